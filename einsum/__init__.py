@@ -1,0 +1,1 @@
+"""What is computed: cascades of Extended Einsums, no hardware."""

@@ -1,0 +1,99 @@
+"""A cascade: declarations and an ordered list of Einsums, in up to three sections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .equation import Einsum
+from .expression import Condition, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A named dimension; its size may be a number, another rank's name, or left open."""
+
+    name: str
+    size: int | str | None = None
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """``split M -> M1, M0``: the whole is the product of the outer and the inner rank."""
+
+    whole: str
+    outer: str
+    inner: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """``iter i over K``: the variable is generational and aliases that rank."""
+
+    variable: str
+    rank: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor with its ranks, in the order of its declaration or definition."""
+
+    name: str
+    ranks: tuple[str, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """What is computed.
+
+    Without a ``loop:`` every Einsum stands in ``init``. ``tensors`` holds every tensor of the
+    cascade (inputs first, then by definition) with its ranks: a generational tensor counts its
+    iterative rank among them, under the rank that the iterative variable aliases.
+    """
+
+    name: str
+    ranks: tuple[Rank, ...] = ()
+    splits: tuple[Split, ...] = ()
+    iterations: tuple[Iteration, ...] = ()
+    input_tensors: tuple[Tensor, ...] = ()
+    outputs: tuple[str, ...] = ()
+    init: tuple[Einsum, ...] = ()
+    loop: tuple[Einsum, ...] = ()
+    final: tuple[Einsum, ...] = ()
+    stop: Condition = ()
+    tensors: tuple[Tensor, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the input tensors, in the order of declaration."""
+        return tuple(tensor.name for tensor in self.input_tensors)
+
+    @property
+    def einsums(self) -> tuple[Einsum, ...]:
+        """All Einsums in the order of the text."""
+        return self.init + self.loop + self.final
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor by its name; KeyError if the cascade has none such."""
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor
+        raise KeyError(name)
+
+    def rank_of(self, variable: str) -> str:
+        """Return the rank that a variable runs over: its iterative alias, or its upper case."""
+        for iteration in self.iterations:
+            if iteration.variable == variable:
+                return iteration.rank
+        return variable.upper()
+
+    def producers(self, name: str) -> tuple[Einsum, ...]:
+        """Return the Einsums that write a tensor (an initialiser and a loop may both do)."""
+        return tuple(e for e in self.einsums if any(o.tensor == name for o in e.outputs))
+
+    def consumers(self, name: str) -> tuple[Einsum, ...]:
+        """Return the Einsums that read a tensor."""
+        return tuple(e for e in self.einsums if any(a.tensor == name for a in e.operands))

@@ -1,0 +1,90 @@
+"""One Einsum: outputs, the expression that is mapped, and the actions that follow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .expression import Access, Expression, Span, accesses, variables
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """``max(m0)`` or ``+(e,m)``: fold the variables away with a monoid."""
+
+    operator: str
+    variables: tuple[str, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Populate:
+    """``topk(m -> t)``: a coordinate operator places the result along another rank."""
+
+    operator: str
+    source: str
+    target: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+Action = Reduce | Populate
+
+
+@dataclass(frozen=True, slots=True)
+class Einsum:
+    """One line of a cascade.
+
+    ``outputs`` has one access, or two for a populate (values, then coordinates).
+    ``actions`` holds what the text says; `reductions` adds the implicit ``+``.
+    ``merge`` is ``union``, ``inter``, ``left``, ``right`` or None for the operator's default.
+    """
+
+    outputs: tuple[Access, ...]
+    expression: Expression
+    actions: tuple[Action, ...] = ()
+    merge: str | None = None
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The tensor it writes (the first one), which also names the Einsum."""
+        return self.outputs[0].tensor
+
+    @property
+    def output(self) -> Access:
+        """The first output access."""
+        return self.outputs[0]
+
+    @property
+    def operands(self) -> tuple[Access, ...]:
+        """The tensors read, gathers inside indices included, in the order of the text."""
+        return tuple(accesses(self.expression)) + tuple(
+            below
+            for output in self.outputs
+            for index in output.indices
+            for below in accesses(index)
+        )
+
+    @property
+    def output_variables(self) -> tuple[str, ...]:
+        """The rank variables on the left, each once."""
+        found = (v for output in self.outputs for index in output.indices for v in variables(index))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The rank variables of the iteration space: the right's, then those only on the left.
+
+        The target of a populate is no part of the iteration space.
+        """
+        targets = {a.target for a in self.actions if isinstance(a, Populate)}
+        found = (*variables(self.expression), *self.output_variables)
+        return tuple(v for v in dict.fromkeys(found) if v not in targets)
+
+    @property
+    def reductions(self) -> tuple[Reduce, ...]:
+        """All reductions, with the implicit ``+`` over what is neither kept nor folded yet."""
+        named = tuple(a for a in self.actions if isinstance(a, Reduce))
+        gone = {v for a in named for v in a.variables}
+        gone |= {a.source for a in self.actions if isinstance(a, Populate)}
+        left = tuple(v for v in self.variables if v not in gone | set(self.output_variables))
+        return (*named, Reduce("+", left)) if left else named

@@ -1,0 +1,1 @@
+"""Where and when it is computed: architectures, mappings, counts."""

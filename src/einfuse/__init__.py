@@ -1,0 +1,1 @@
+"""Einfuse: attention algorithms as Einsum cascades, mapped, simulated and measured."""
