@@ -1,11 +1,15 @@
-"""The error of the cascade language: what, where, with the line and a caret."""
+"""Errors that a user can mend; the command line prints them without a traceback."""
 
 from __future__ import annotations
 
 from .expression import Span
 
 
-class CascadeError(ValueError):
+class EinfuseError(ValueError):
+    """Something the user gave is wrong: the text says what was expected, found, and where."""
+
+
+class CascadeError(EinfuseError):
     """A cascade that is wrong. Its text names source, line and column, and points with a caret."""
 
     def __init__(

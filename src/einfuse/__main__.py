@@ -1,0 +1,5 @@
+"""``python -m einfuse``."""
+
+from einfuse.cli import main
+
+main()

@@ -1,0 +1,53 @@
+"""Reading ``B=64,H=12`` and printing JSON: what the commands share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from einfuse.einsum.errors import EinfuseError
+
+_SIZE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*([0-9]+)([KkMm]?)\s*")
+_UNIT = {"": 1, "K": 1024, "M": 1024**2}
+
+
+def parse_shape(text: str) -> dict[str, int]:
+    """Return the rank sizes of ``B=64,M=4K`` (K = 1024, M = 1024^2).
+
+    >>> parse_shape("B=64,M=4K")
+    {'B': 64, 'M': 4096}
+    """
+    shape: dict[str, int] = {}
+    for part in filter(str.strip, text.split(",")):
+        match = _SIZE.fullmatch(part)
+        if match is None:
+            raise EinfuseError(f"--shape: expected RANK=SIZE with a whole size, found '{part}'")
+        rank, digits, unit = match.groups()
+        if rank in shape:
+            raise EinfuseError(f"--shape: rank {rank} is given twice")
+        size = int(digits) * _UNIT[unit.upper()]
+        if size == 0:
+            raise EinfuseError(f"--shape: rank {rank} needs a size of at least 1, found {part}")
+        shape[rank] = size
+    return shape
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Return ``{name: value}`` of ``--set a=1 --set b=2,c=3``, values as text.
+
+    >>> parse_settings(["array_1d.lanes=512", "clock_hz=1e9,buffer.bytes=1024"])
+    {'array_1d.lanes': '512', 'clock_hz': '1e9', 'buffer.bytes': '1024'}
+    """
+    settings: dict[str, str] = {}
+    for part in (part for text in texts for part in text.split(",") if part.strip()):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise EinfuseError(f"--set: expected NAME=VALUE, found '{part}'")
+        settings[name] = value
+    return settings
+
+
+def print_json(value: object) -> None:
+    """Print strict JSON (no NaN, no infinity) on standard output."""
+    print(json.dumps(value, indent=2, allow_nan=False))
