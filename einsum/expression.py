@@ -29,16 +29,12 @@ class Span:
     end_column: int
 
 
-def _span() -> Span | None:
-    return field(default=None, compare=False, repr=False)
-
-
 @dataclass(frozen=True, slots=True)
 class Number:
     """A literal; ``inf`` is ``Number(math.inf)``."""
 
     value: int | float
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class RankSize:
     """A bare rank name: its size (its shape)."""
 
     rank: str
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ class Coordinate:
     """A bare rank variable: its coordinate."""
 
     variable: str
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ class Negate:
     """Minus an operand."""
 
     operand: Expression
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ class Binary:
     operator: str
     left: Expression
     right: Expression
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,7 @@ class Call:
 
     function: str
     arguments: tuple[Expression, ...]
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,7 @@ class Comparison:
     left: Expression
     operator: str
     right: Expression
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 Condition = tuple[Comparison, ...]
@@ -111,7 +107,7 @@ class Access:
 
     tensor: str
     indices: tuple[Index, ...] = ()
-    span: Span | None = _span()
+    span: Span | None = field(default=None, compare=False, repr=False)
 
 
 Expression = Number | RankSize | Coordinate | Access | Negate | Binary | Call
