@@ -51,10 +51,11 @@ class Cascade:
 
     Without a ``loop:`` every Einsum stands in ``init``. ``tensors`` holds every tensor of the
     cascade (inputs first, then by definition) with its ranks: a generational tensor counts its
-    iterative rank among them, under the rank that the iterative variable aliases.
+    iterative rank among them, under the rank that the iterative variable aliases. Two cascades
+    of one text are equal whatever they are called.
     """
 
-    name: str
+    name: str = field(compare=False)
     ranks: tuple[Rank, ...] = ()
     splits: tuple[Split, ...] = ()
     iterations: tuple[Iteration, ...] = ()
@@ -65,6 +66,13 @@ class Cascade:
     final: tuple[Einsum, ...] = ()
     stop: Condition = ()
     tensors: tuple[Tensor, ...] = ()
+    output_spans: tuple[Span | None, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def rank_names(self) -> tuple[str, ...]:
+        """All ranks: those of the ``rank`` lines, then those that only a split declares."""
+        split = (name for s in self.splits for name in (s.whole, s.outer, s.inner))
+        return tuple(dict.fromkeys((*(rank.name for rank in self.ranks), *split)))
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,0 +1,130 @@
+"""A cascade, written: as its text (`render`) and in the notation of papers (`latex`)."""
+
+from __future__ import annotations
+
+import math
+
+from .cascade import Cascade, Rank, Tensor
+from .equation import Action, Einsum, Reduce
+from .expression import (
+    Access,
+    Binary,
+    Call,
+    Condition,
+    Coordinate,
+    Expression,
+    Index,
+    Negate,
+    Number,
+    RankSize,
+)
+
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "%": 2}
+
+
+def render(cascade: Cascade) -> str:
+    """Return the text form; ``parse(render(cascade)) == cascade``.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> print(render(parse("rank M\\ninput A[M]\\noutput Y\\nY[]=A[m]*A[m]")), end="")
+    rank M
+    input A[M]
+    output Y
+    Y[] = A[m] * A[m]
+    """
+    lines: list[str] = []
+    if cascade.ranks:
+        lines.append("rank " + ", ".join(map(_rank, cascade.ranks)))
+    lines += [f"split {s.whole} -> {s.outer}, {s.inner}" for s in cascade.splits]
+    lines += [f"iter {i.variable} over {i.rank}" for i in cascade.iterations]
+    if cascade.input_tensors:
+        lines.append("input " + ", ".join(map(render_tensor, cascade.input_tensors)))
+    if cascade.outputs:
+        lines.append("output " + ", ".join(cascade.outputs))
+    sectioned = bool(cascade.loop or cascade.final)
+    for label, section in (
+        ("init", cascade.init),
+        ("loop", cascade.loop),
+        ("final", cascade.final),
+    ):
+        if section and sectioned:
+            lines.append(f"{label}:")
+        lines += map(render_einsum, section)
+        if label == "loop" and cascade.stop:
+            lines.append(f"stop {render_condition(cascade.stop)}")
+    return "\n".join(lines) + "\n"
+
+
+def render_einsum(einsum: Einsum) -> str:
+    """Return one Einsum's line.
+
+    >>> from einfuse.einsum.library import load
+    >>> render_einsum(load("attention/3-pass").einsums[1])
+    'GM[p] = QK[m,p] :: max(m)'
+    """
+    outputs = ", ".join(map(render_expression, einsum.outputs))
+    line = f"({outputs})" if len(einsum.outputs) > 1 else outputs
+    line += f" = {render_expression(einsum.expression)}"
+    if einsum.actions:
+        line += " :: " + "; ".join(map(_action, einsum.actions))
+    return line + (f" @ {einsum.merge}" if einsum.merge else "")
+
+
+def render_tensor(tensor: Tensor) -> str:
+    """Return ``Q[E,P]``."""
+    return f"{tensor.name}[{','.join(tensor.ranks)}]"
+
+
+def render_expression(expression: Expression) -> str:
+    """Return the text of a value, with the fewest brackets that keep its tree."""
+    return _expression(expression, 0, " ")
+
+
+def render_condition(condition: Condition) -> str:
+    """Return the text of a filter or a stop condition."""
+    return " & ".join(
+        f"{_expression(c.left, 0, '')}{c.operator}{_expression(c.right, 0, '')}" for c in condition
+    )
+
+
+def _rank(rank: Rank) -> str:
+    return rank.name if rank.size is None else f"{rank.name} = {rank.size}"
+
+
+def _action(action: Action) -> str:
+    if isinstance(action, Reduce):
+        return f"{action.operator}({','.join(action.variables)})"
+    return f"{action.operator}({action.source} -> {action.target})"
+
+
+def _expression(node: Expression, precedence: int, space: str) -> str:
+    match node:
+        case Number(value=value):
+            return _number(value)
+        case RankSize(rank=name) | Coordinate(variable=name):
+            return name
+        case Access(tensor=tensor, indices=indices):
+            return f"{tensor}[{','.join(map(_index, indices))}]"
+        case Call(function=function, arguments=arguments):
+            return f"{function}({', '.join(_expression(a, 0, space) for a in arguments)})"
+        case Negate(operand=operand):
+            return "-" + _expression(operand, 3, space)
+        case Binary(operator=operator, left=left, right=right):
+            own = _PRECEDENCE[operator]
+            text = (
+                _expression(left, own, space)
+                + f"{space}{operator}{space}"
+                + _expression(right, own + 1, space)
+            )
+            return f"({text})" if own < precedence else text
+
+
+def _index(index: Index) -> str:
+    text = _expression(index.expression, 0, "")
+    return f"{text}: {render_condition(index.condition)}" if index.condition else text
+
+
+def _number(value: int | float) -> str:
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return repr(value)
