@@ -1,0 +1,136 @@
+"""One attention call: its tensors and its options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from .architecture import find_architecture
+from .options import Options
+from .registry import Traits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """What a kernel is given; every tensor already checked, the last dimension contiguous.
+
+    Shapes by the cascade's ranks, with B batches, H heads and G key heads (H a multiple of G):
+    ``q [B, H, P, E]``, ``k [B, G, M, E]``, ``v [B, G, M, F]``. A batch of sequences packed end to
+    end has ``q [P, H, E]``, ``k [M, G, E]``, ``v [M, G, F]`` and the first row of each sequence
+    (and the end) in ``starts_q`` and ``starts_k``. ``block_mask [B or 1, H or 1, P tiles, M
+    tiles]`` says which tiles of ``block_size`` by ``block_size`` scores exist; ``full_heads [H]``
+    (bool) which heads the window leaves alone.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    options: Options
+    starts_q: Tensor | None = None
+    starts_k: Tensor | None = None
+    block_mask: Tensor | None = None
+    block_size: int = 0
+    full_heads: Tensor | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the sequences are packed end to end."""
+        return self.starts_q is not None
+
+    @property
+    def batch(self) -> int:
+        """B, the number of sequences."""
+        return self.q.shape[0] if self.starts_q is None else self.starts_q.numel() - 1
+
+    @property
+    def heads(self) -> int:
+        """H, the number of query heads."""
+        return self.q.shape[1]
+
+    @property
+    def key_heads(self) -> int:
+        """G, the number of key and value heads."""
+        return self.k.shape[1]
+
+    @property
+    def queries(self) -> int:
+        """P, the queries of a sequence (of the longest one, if packed)."""
+        return (
+            self.q.shape[2] if self.starts_q is None else _longest(self.starts_q, self.q.shape[0])
+        )
+
+    @property
+    def keys(self) -> int:
+        """M, the keys of a sequence (of the longest one, if packed)."""
+        return (
+            self.k.shape[2] if self.starts_k is None else _longest(self.starts_k, self.k.shape[0])
+        )
+
+    @property
+    def head_size(self) -> int:
+        """E, the length of a query or key."""
+        return self.q.shape[-1]
+
+    @property
+    def value_size(self) -> int:
+        """F, the length of a value."""
+        return self.v.shape[-1]
+
+    def sequences(self) -> Iterator[Problem]:
+        """Yield the sequences of a packed batch, each a batch of one."""
+        assert self.starts_q is not None and self.starts_k is not None
+        bounds = zip(
+            itertools.pairwise(_bounds(self.starts_q, self.q.shape[0])),
+            itertools.pairwise(_bounds(self.starts_k, self.k.shape[0])),
+            strict=True,
+        )
+        for rows, columns in bounds:
+            q, k, v = (
+                tensor[slice(*part)].transpose(0, 1)[None]
+                for tensor, part in ((self.q, rows), (self.k, columns), (self.v, columns))
+            )
+            yield replace(self, q=q, k=k, v=v, starts_q=None, starts_k=None)
+
+    def traits(self, training: bool = False, architecture: str | None = None) -> Traits:
+        """Return what a kernel must know to say whether it takes this call.
+
+        ``training`` asks for a kernel with a backward pass; ``architecture`` is that of the
+        tensors' device unless given.
+        """
+        features = set(self.options.features)
+        if self.is_packed:
+            features.add("varlen")
+        if self.block_mask is not None:
+            features.add("block_mask")
+        if self.full_heads is not None:
+            features.add("full_heads")
+        if self.heads != self.key_heads:
+            features.add("gqa")
+        if training:
+            features.add("backward")
+        return Traits(
+            architecture=architecture or find_architecture(self.q.device),
+            dtype=str(self.q.dtype).removeprefix("torch."),
+            heads=self.heads,
+            key_heads=self.key_heads,
+            queries=self.queries,
+            keys=self.keys,
+            head_size=self.head_size,
+            value_size=self.value_size,
+            features=frozenset(features),
+        )
+
+
+def _longest(starts: Tensor, rows: int) -> int:
+    return max(stop - start for start, stop in itertools.pairwise(_bounds(starts, rows)))
+
+
+def _bounds(starts: Tensor, rows: int) -> list[int]:
+    """The values of ``starts``; equal lengths where it has no data."""
+    if starts.is_meta or type(starts) is not Tensor:
+        count = starts.numel() - 1
+        return [rows * i // count for i in range(count + 1)]
+    return [int(start) for start in starts.tolist()]
