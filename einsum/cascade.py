@@ -52,7 +52,8 @@ class Cascade:
     Without a ``loop:`` every Einsum stands in ``init``. ``tensors`` holds every tensor of the
     cascade (inputs first, then by definition) with its ranks: a generational tensor counts its
     iterative rank among them, under the rank that the iterative variable aliases. Two cascades
-    of one text are equal whatever they are called.
+    of one text are equal whatever they are called. ``text`` and ``source`` are what was parsed, for
+    errors that point into it later.
     """
 
     name: str = field(compare=False)
@@ -67,6 +68,8 @@ class Cascade:
     stop: Condition = ()
     tensors: tuple[Tensor, ...] = ()
     output_spans: tuple[Span | None, ...] = field(default=(), compare=False, repr=False)
+    text: str = field(default="", compare=False, repr=False)
+    source: str = field(default="", compare=False, repr=False)
 
     @property
     def rank_names(self) -> tuple[str, ...]:

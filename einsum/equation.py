@@ -34,7 +34,7 @@ class Einsum:
     """One line of a cascade.
 
     ``outputs`` has one access, or two for a populate (values, then coordinates).
-    ``actions`` holds what the text says; `reductions` adds the implicit ``+``.
+    ``actions`` holds what the text says; `reductions` adds the implicit ``+`` before them.
     ``merge`` is ``union``, ``inter``, ``left``, ``right`` or None for the operator's default.
     """
 
@@ -82,9 +82,12 @@ class Einsum:
 
     @property
     def reductions(self) -> tuple[Reduce, ...]:
-        """All reductions, with the implicit ``+`` over what is neither kept nor folded yet."""
+        """All reductions in their order: the implicit ``+`` of the Einsum, then its actions.
+
+        ``Q[e,p] * K[e,m] :: max(m)`` sums over ``e`` first and takes the maximum of the sums.
+        """
         named = tuple(a for a in self.actions if isinstance(a, Reduce))
         gone = {v for a in named for v in a.variables}
         gone |= {a.source for a in self.actions if isinstance(a, Populate)}
         left = tuple(v for v in self.variables if v not in gone | set(self.output_variables))
-        return (*named, Reduce("+", left)) if left else named
+        return (Reduce("+", left), *named) if left else named

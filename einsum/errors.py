@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
 from .expression import Span
+
+_WIDTH = 200  # characters of a line that an error shows
 
 
 class EinfuseError(ValueError):
@@ -21,14 +27,46 @@ class CascadeError(EinfuseError):
         super().__init__(_render(message, span, text, source))
 
 
+class Located(Protocol):
+    """What knows its text: a cascade."""
+
+    @property
+    def text(self) -> str:
+        """The text it was parsed from, or nothing."""
+
+    @property
+    def source(self) -> str:
+        """Where that text came from."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+
+@contextmanager
+def located(cascade: Located) -> Iterator[None]:
+    """Give a `CascadeError` from inside the cascade's source and text, to point into."""
+    try:
+        yield
+    except CascadeError as error:
+        source = cascade.source or cascade.name
+        raise CascadeError(error.message, error.span, cascade.text, source) from None
+
+
+class CascadeWarning(UserWarning):
+    """A cascade that is right and probably not what was meant."""
+
+
 def _render(message: str, span: Span | None, text: str, source: str) -> str:
     if span is None:
         return f"{source}: {message}"
     where = f"{source}:{span.line}:{span.column}: {message}"
-    lines = text.splitlines()
-    if not 1 <= span.line <= len(lines):
+    lines = text.split("\n")
+    if not text or not 1 <= span.line <= len(lines):
         return where
-    line = lines[span.line - 1]
+    line = lines[span.line - 1].rstrip("\r")
     end = span.end_column if span.end_line == span.line else len(line) + 1
-    caret = " " * (span.column - 1) + "^" * max(1, end - span.column)
-    return f"{where}\n    {line}\n    {caret}"
+    shown = slice(max(0, span.column - _WIDTH // 2), span.column + _WIDTH // 2)
+    lead = "".join("\t" if c == "\t" else " " for c in line[shown.start : span.column - 1])
+    caret = lead + "^" * max(1, min(end, shown.stop, len(line) + 1) - span.column)
+    return f"{where}\n    {line[shown]}\n    {caret}"

@@ -389,22 +389,28 @@ def _register_defaults() -> None:
     f("sign", np.sign, operation="compare", torch=on(lambda t: t.sign))
     f("clamp", np.clip, arity=3, torch=on(lambda t: t.clamp))
     f("floor", np.floor, torch=on(lambda t: t.floor))
-    for name, ufunc in (("max", np.maximum), ("min", np.minimum)):
-        f(
-            name,
-            _variadic(ufunc),
-            arity=None,
-            operation="max",
-            torch=on(lambda t, name=ufunc.__name__: _variadic(getattr(t, name))),  # type: ignore[misc]
-        )
-    comparisons = {
+    f(
+        "max",
+        _variadic(np.maximum),
+        arity=None,
+        operation="max",
+        torch=on(lambda t: _variadic(t.maximum)),
+    )
+    f(
+        "min",
+        _variadic(np.minimum),
+        arity=None,
+        operation="max",
+        torch=on(lambda t: _variadic(t.minimum)),
+    )
+    comparisons: dict[str, np.ufunc] = {
         "ge": np.greater_equal,
         "gt": np.greater,
         "le": np.less_equal,
         "lt": np.less,
     }
-    for name, ufunc in comparisons.items():
-        f(name, _compare(ufunc), arity=2, operation="compare", torch=on(_torch_compare(name)))
+    for name, compare in comparisons.items():
+        f(name, _compare(compare), arity=2, operation="compare", torch=on(_torch_compare(name)))
     f(
         "where",
         lambda c, a, b: np.where(np.not_equal(c, 0), a, b),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .cascade import Cascade, Iteration, Rank, Split, Tensor
 from .equation import Action, Einsum, Populate, Reduce
@@ -71,9 +71,9 @@ def parse(text: str, name: str = "cascade", source: str = "<cascade>") -> Cascad
         raise CascadeError(f"unexpected character {error.char!r}", span, text, source) from None
     except UnexpectedInput as error:
         raise CascadeError(_complaint(error), _where(error), text, source) from None
-    except _Misplaced as error:
+    except _MisplacedError as error:
         raise CascadeError(error.message, error.span, text, source) from None
-    return validated(_assemble(statements, name, text, source), text, source)
+    return validated(_assemble(cast(Any, statements), name, text, source))
 
 
 @functools.cache
@@ -108,7 +108,7 @@ class _Stop:
     span: Span
 
 
-class _Misplaced(Exception):
+class _MisplacedError(Exception):
     """A construct the grammar admits and the language does not."""
 
     def __init__(self, message: str, span: Span) -> None:
@@ -243,7 +243,7 @@ class _Builder:
             return RankSize(name, span)
         if name == name.lower():
             return Coordinate(name, span)
-        raise _Misplaced(
+        raise _MisplacedError(
             f"'{name}' alone is neither a rank's size (upper case) nor a variable (lower case); "
             f"a tensor takes indices: {name}[...]",
             span,
@@ -275,7 +275,7 @@ class _Left:
 
 def _integer(token: Token) -> int:
     if len(token) > 18:
-        raise _Misplaced("a whole number has at most 18 digits", _token_span(token))
+        raise _MisplacedError("a whole number has at most 18 digits", _token_span(token))
     return int(token)
 
 
@@ -327,6 +327,8 @@ def _assemble(statements: Iterable[Any], name: str, text: str, source: str) -> C
         tuple(sections.get("final", ())),
         stop or (),
         output_spans=tuple(output_spans),
+        text=text,
+        source=source,
     )
 
 

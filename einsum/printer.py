@@ -80,6 +80,11 @@ def render_expression(expression: Expression) -> str:
     return _expression(expression, 0, " ")
 
 
+def render_index(expression: Expression) -> str:
+    """Return the text of an index, without blanks: ``m1*M0+m0``."""
+    return _expression(expression, 0, "")
+
+
 def render_condition(condition: Condition) -> str:
     """Return the text of a filter or a stop condition."""
     return " & ".join(

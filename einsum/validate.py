@@ -6,22 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .cascade import Cascade
-from .errors import CascadeError
+from .errors import located
 from .inference import infer_tensors
 
 RULES: tuple[Callable[[Cascade], None], ...] = ()
 
 
-def validated(cascade: Cascade, text: str = "", source: str = "") -> Cascade:
+def validated(cascade: Cascade) -> Cascade:
     """Return the cascade with its tensors inferred; CascadeError if it breaks a rule.
 
     Rewrites that build a cascade call this to complete ``tensors`` and to check the result.
     """
-    try:
+    with located(cascade):
         cascade = replace(cascade, tensors=infer_tensors(cascade))
         for rule in RULES:
             rule(cascade)
-    except CascadeError as error:
-        where = source or cascade.name
-        raise CascadeError(error.message, error.span, text, where) from None
     return cascade
