@@ -1,0 +1,137 @@
+"""The instructions that one turn of a kernel's main loop needs, derived from its cascade."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .dataflow import Dataflow, Node
+from .distribution import Distribution
+from .errors import KernelError
+from .lowering import LoweringTable, lower
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the tiles of a dataflow lie: how they are spread and which rank runs along rows.
+
+    ``row_ranks`` lists ranks in order of preference: of a tile's two ranks the one that stands
+    first is along the rows. Tiles of a size that no distribution has are spread like the first.
+    """
+
+    distributions: tuple[Distribution, ...]
+    row_ranks: tuple[str, ...]
+    size: Mapping[str, int]
+
+    def split(self, ranks: Iterable[str]) -> tuple[str | None, str | None]:
+        """Return the rank along the rows and the one along the columns.
+
+        >>> Placement((), ("P",), {"P": 128, "M": 64}).split({"M", "P"})
+        ('P', 'M')
+        """
+        found = sorted(ranks)
+        if len(found) > 2:
+            raise KernelError(f"model: expected a tile of at most two ranks, found {found}")
+        rows = next((rank for rank in self.row_ranks if rank in found), None)
+        columns = [rank for rank in found if rank != rows]
+        if len(columns) > 1:
+            raise KernelError(f"model: expected one of {found} among the ranks along rows")
+        return rows, columns[0] if columns else None
+
+    def spread(self, ranks: Iterable[str]) -> Distribution:
+        """Return how a tile of these ranks is spread over the threads."""
+        rows, columns = (self.size.get(rank or "", 0) for rank in self.split(ranks))
+        for distribution in self.distributions:
+            if rows in (0, distribution.rows) and columns in (0, distribution.columns):
+                return distribution
+        if not self.distributions:
+            raise KernelError("model: the compiled kernel has no product and no reduction")
+        return replace(self.distributions[0], rows=rows or 1, columns=columns or 1)
+
+    def elements(self, ranks: Iterable[str]) -> int:
+        """Return how many elements of a tile a thread holds."""
+        rows, columns = self.split(ranks)
+        spread = self.spread(ranks)
+        return (spread.rows_per_thread if rows else 1) * (
+            spread.columns_per_thread if columns else 1
+        )
+
+
+def count_instructions(
+    dataflow: Dataflow,
+    placement: Placement,
+    table: LoweringTable,
+    architecture: str,
+    dtype_bytes: int = 2,
+) -> dict[str, int]:
+    """Return instruction -> count of a thread, for one turn of a loop over tiles of a dataflow."""
+    count: Counter[str] = Counter()
+    converted: set[int] = set()
+    for node in lower(dataflow, table).nodes():
+        match node.operation:
+            case "load" | "constant" | "accumulate":
+                continue
+            case "matrix":
+                count += _matrix(node, placement, table, architecture, dtype_bytes)
+                computed = [o for o in node.operands if o.operation not in ("load", "constant")]
+                for operand in computed:
+                    if id(operand) not in converted:  # two values of 32 bits into one register
+                        converted.add(id(operand))
+                        count[table.instructions["convert"]] += (
+                            placement.elements(operand.ranks) // 2
+                        )
+            case "fold":
+                steps, shuffles = _fold(node, placement)
+                count[table.instructions[table.monoids[node.operator]]] += steps
+                count[table.instructions["shuffle"]] += shuffles
+            case operation:
+                count[table.instructions[operation]] += placement.elements(node.ranks)
+    return {name: number for name, number in sorted(count.items()) if number}
+
+
+def _matrix(
+    node: Node,
+    placement: Placement,
+    table: LoweringTable,
+    architecture: str,
+    dtype_bytes: int,
+) -> Counter[str]:
+    instruction = table.matrix_instruction(architecture)
+    spread = placement.spread(node.ranks)
+    (folded,) = node.folded
+    depth = -(-placement.size[folded] * dtype_bytes // 32)
+    columns = instruction.columns
+    if instruction.rows == 64:
+        columns = _shared_columns(spread)
+    # The threads of an instruction (a warp, or four) hold its result between them.
+    held = instruction.rows * columns // (128 if instruction.rows == 64 else 32)
+    elements = spread.rows_per_thread * spread.columns_per_thread
+    return Counter({instruction.name: elements // held * depth})
+
+
+def _shared_columns(spread: Distribution) -> int:
+    """Return the columns of a warp-group's instruction: Triton takes the most that divide."""
+    warps = spread.warps[0] * spread.warps[1]
+    beside = max(1, warps // max(1, spread.rows // 16))
+    most = min(256, max(spread.columns // beside, 64))
+    return next(n for n in range(most // 8 * 8, 0, -8) if spread.columns % n == 0)
+
+
+def _fold(node: Node, placement: Placement) -> tuple[int, int]:
+    (folded,) = node.folded
+    rows, _ = placement.split(node.ranks | node.folded)
+    spread = placement.spread(node.ranks | node.folded)
+    along_rows = folded == rows
+    return spread.steps_along_rows() if along_rows else spread.steps_along_columns()
+
+
+def differences(model: Mapping[str, int], compiled: Mapping[str, int]) -> dict[str, int]:
+    """Return instruction -> compiled less model, where they differ.
+
+    >>> differences({"EX2": 66, "FMUL": 66}, {"EX2": 66, "FMUL": 68})
+    {'FMUL': 2}
+    """
+    names: Sequence[str] = sorted({*model, *compiled})
+    found = {name: compiled.get(name, 0) - model.get(name, 0) for name in names}
+    return {name: difference for name, difference in found.items() if difference}
