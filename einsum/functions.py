@@ -90,13 +90,15 @@ class CoordinateOperator:
     """Chooses coordinates along an axis: ``topk(m -> t)``.
 
     ``numpy`` takes (values, count, axis) and gives (values, coordinates), the axis now
-    ``count`` long; torch likewise.
+    ``count`` long; torch likewise. ``absent`` is a value that it chooses last: what stands in
+    for an absent point.
     """
 
     name: str
     operation: str
     numpy: Callable[[Array, int, int], tuple[Array, Array]]
     torch_loader: TorchLoader | None = None
+    absent: float = -math.inf
 
     @property
     def torch(self) -> Callable[..., Any]:
@@ -241,10 +243,11 @@ def register_coordinate(
     *,
     operation: str | None = None,
     torch: TorchLoader | None = None,
+    absent: float = -math.inf,
 ) -> CoordinateOperator:
     """Add a coordinate operator, or replace one, and return it."""
     _check_name(name, "coordinate operator")
-    _COORDINATES[name] = CoordinateOperator(name, operation or name, numpy, torch)
+    _COORDINATES[name] = CoordinateOperator(name, operation or name, numpy, torch, absent)
     return _COORDINATES[name]
 
 
@@ -459,7 +462,9 @@ def _register_defaults() -> None:
         "all", both, 1.0, operation="compare", fold=_truth("all"), torch=_torch_truth("all")
     )
     register_coordinate("topk", functools.partial(_select, True), torch=_torch_select(True))
-    register_coordinate("bottomk", functools.partial(_select, False), torch=_torch_select(False))
+    register_coordinate(
+        "bottomk", functools.partial(_select, False), torch=_torch_select(False), absent=math.inf
+    )
 
 
 _register_defaults()
