@@ -9,11 +9,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch
+from .one_pass_backward import plan_backward
 from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
 from .problem import Problem
 from .registry import Kernel
 from .tiles import accumulator, padded, strides
 
+__all__ = ["plan_backward", "plan_forward"]
 _LOG2_E = math.log2(math.e)
 
 
@@ -22,7 +24,7 @@ def plan_forward(
 ) -> tuple[Launch, ...]:
     """Return the launch that fills ``out [B, H, P, F]`` and ``lse [B, H, P]`` (float32)."""
     q, k, v = problem.q, problem.k, problem.v
-    row = kernel.configuration("forward", architecture, head_size=problem.head_size)
+    row = kernel.configuration("forward", architecture, **problem.sizes)
     tiles = dict(row.tiles)
     launch = Launch(
         function=forward_kernel,

@@ -17,6 +17,21 @@ from .problem import Problem
 from .registry import Kernel, Traits, choose_kernel, kernels
 
 
+def empty_outputs(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return ``out`` (``q`` with F for E) and ``lse [B, H, P]`` (``[H, P]`` if packed), unset."""
+    q = problem.q
+    out = q.new_empty((*q.shape[:-1], problem.value_size))
+    ranks = (q.shape[1], q.shape[0]) if problem.is_packed else q.shape[:-1]
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return out, q.new_empty(ranks, dtype=exact)
+
+
+def empty_gradients(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tensors for the gradients of q, k and v, unset."""
+    q, k, v = problem.q, problem.k, problem.v
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
 @torch.library.custom_op("einfuse::attention", mutates_args=())
 def attention_operator(
     q: Tensor,
@@ -43,7 +58,7 @@ def attention_operator(
         sinks, similarity, bias, softcap,
     )  # fmt: skip
     check_problem(problem)
-    out, lse = _empty_outputs(problem)
+    out, lse = empty_outputs(problem)
     traits = problem.traits(training=training)
     chosen = _choose(traits, kernel)
     plan = chosen.function("plan_forward")
@@ -54,7 +69,7 @@ def attention_operator(
 
 @attention_operator.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(_problem(q, k, v, *options[:-2]))
+    return empty_outputs(_problem(q, k, v, *options[:-2]))
 
 
 @torch.library.custom_op("einfuse::attention_backward", mutates_args=())
@@ -86,12 +101,12 @@ def attention_backward_operator(
         q, k, v, starts_q, starts_k, block_mask, full_heads, block_size, scale, causal, window,
         sinks, similarity, bias, softcap,
     )  # fmt: skip
-    gradients = _empty_gradients(problem)
+    gradients = empty_gradients(problem)
     traits = problem.traits(training=training)
     chosen = _choose(traits, kernel)
     plan = chosen.function("plan_backward")
     launches = plan(
-        chosen, problem, out, lse, _rows_contiguous(grad_out), grad_lse, *gradients,
+        chosen, problem, out, lse, _rows_contiguous(grad_out), grad_lse.contiguous(), *gradients,
         traits.architecture,
     )  # fmt: skip
     for launch in launches:
@@ -104,7 +119,7 @@ def _(
     grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor,
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _empty_gradients(_problem(q, k, v, *options[:-2]))
+    return empty_gradients(_problem(q, k, v, *options[:-2]))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -177,17 +192,3 @@ def _warn_once(text: str) -> None:
 
 def _rows_contiguous(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _empty_outputs(problem: Problem) -> tuple[Tensor, Tensor]:
-    """``out`` as ``q``'s shape with F for E; ``lse [B, H, P]``, or ``[H, P]`` if packed."""
-    q = problem.q
-    out = q.new_empty((*q.shape[:-1], problem.value_size))
-    ranks = (q.shape[1], q.shape[0]) if problem.is_packed else q.shape[:-1]
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return out, q.new_empty(ranks, dtype=exact)
-
-
-def _empty_gradients(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = problem.q, problem.k, problem.v
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)

@@ -79,6 +79,16 @@ class Problem:
         """F, the length of a value."""
         return self.v.shape[-1]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the rows of a kernel's configurations may be conditional on."""
+        return {
+            "head_size": max(self.head_size, self.value_size),
+            "itemsize": self.q.element_size(),
+            "queries": self.queries,
+            "keys": self.keys,
+        }
+
     def sequences(self) -> Iterator[Problem]:
         """Yield the sequences of a packed batch, each a batch of one."""
         assert self.starts_q is not None and self.starts_k is not None

@@ -36,7 +36,8 @@ class Traits:
 class Kernel:
     """One implementation of a cascade.
 
-    ``limits`` bound numbers of :class:`Traits`, both ends included. Among the kernels that take a
+    A call may ask for ``features`` and must ask for those in ``requires``. ``limits`` bound
+    numbers of :class:`Traits`, both ends included. Among the kernels that take a
     call, the one with the smallest ``order`` is chosen. ``module`` has the functions of
     docs/decisions/0005-kernels.md.
     """
@@ -48,6 +49,7 @@ class Kernel:
     architectures: tuple[str, ...]
     dtypes: tuple[str, ...]
     features: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
     limits: tuple[tuple[str, int, int], ...] = ()
     order: int = 100
     configurations: tuple[Configuration, ...] = field(default=(), repr=False)
@@ -66,6 +68,9 @@ class Kernel:
         missing = sorted(traits.features - self.features)
         if missing:
             return f"does not know {_listed(missing)}"
+        unused = sorted(self.requires - traits.features)
+        if unused:
+            return f"is for calls with {_listed(unused)}"
         for name, least, most in self.limits:
             value = getattr(traits, name)
             if not least <= value <= most:
@@ -158,7 +163,8 @@ def _from_data(data: Mapping[str, Any]) -> Kernel:
         module=data["module"],
         architectures=tuple(data["architectures"]),
         dtypes=tuple(data["dtypes"]),
-        features=frozenset(data.get("features", ())),
+        features=frozenset((*data.get("features", ()), *data.get("requires", ()))),
+        requires=frozenset(data.get("requires", ())),
         limits=tuple((name, *ends) for name, ends in data.get("limits", {}).items()),
         order=data.get("order", 100),
         configurations=tuple(
