@@ -1,0 +1,484 @@
+"""One Einsum, evaluated over its whole iteration space: map, reduce, populate.
+
+Sums of products become matrix products; everything else is element-wise over whole arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from .absence import Arithmetic, Value, touch_of
+from .backend import Array
+from .contraction import contract
+from .equation import Action, Einsum, Populate, Reduce
+from .errors import EinfuseError
+from .expression import (
+    Access,
+    Binary,
+    Call,
+    Coordinate,
+    Expression,
+    Index,
+    Negate,
+    Number,
+    RankSize,
+    accesses,
+    variables,
+    walk,
+)
+from .functions import coordinate_operator, function, monoid
+from .indexing import Reader, Space, condition, coordinate, coordinates_of
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor as it is read: its value, an index and an extent for each of its axes.
+
+    ``value`` is None where nothing has been written yet. ``last`` says that it is read for the
+    last time, so that its buffer may be overwritten.
+    """
+
+    value: Value | None
+    indices: tuple[Index, ...]
+    extents: tuple[int, ...]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an Einsum writes: an index and an extent for each axis."""
+
+    indices: tuple[Index, ...]
+    extents: tuple[int, ...]
+
+
+Fetch = Callable[[Access, Space], Operand]
+
+
+def evaluate(
+    einsum: Einsum, space: Space, targets: Sequence[Target], arithmetic: Arithmetic, fetch: Fetch
+) -> tuple[Value, ...]:
+    """Return the value of every output, with an axis for each index of its target.
+
+    Args:
+        einsum: the Einsum.
+        space: its iteration space, the axes in the order of `space_of`.
+        targets: where the outputs go.
+        arithmetic: the operators, in the dtype to compute in.
+        fetch: gives a tensor's value for an access.
+    """
+    return _Evaluation(einsum, space, arithmetic, fetch).outputs(targets)
+
+
+def read_number(
+    access: Access, space: Space, arithmetic: Arithmetic, fetch: Fetch
+) -> tuple[Array, Array | None]:
+    """Return the numbers of an access over a space, and where they are present."""
+    return _Evaluation(Einsum((access,), access), space, arithmetic, fetch).number(access)
+
+
+def space_of(
+    einsum: Einsum, fixed: Mapping[str, int], sizes: Mapping[str, int], rank_of: Callable[[str], str]
+) -> Space:
+    """Return the iteration space: the variables on the left, in its order, then those reduced."""
+    targets = {a.target: a.source for a in einsum.actions if isinstance(a, Populate)}
+    left = [targets.get(v, v) for v in einsum.output_variables]
+    names = tuple(v for v in dict.fromkeys([*left, *einsum.variables]) if v not in fixed)
+    return Space(names, tuple(sizes[rank_of(v)] for v in names), fixed, sizes)
+
+
+def ordered_actions(einsum: Einsum) -> tuple[Action, ...]:
+    """Return the actions in order, with the implicit ``+`` before the first populate, or last.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> text = "rank E, M, T\\ninput Q[E], K[E,M]\\noutput V\\nV[t] = Q[e]*K[e,m] :: topk(m -> t)"
+    >>> [action.operator for action in ordered_actions(parse(text).init[0])]
+    ['+', 'topk']
+    """
+    named = {a for a in einsum.actions if isinstance(a, Reduce)}
+    implicit = [a for a in einsum.reductions if a not in named]
+    place = next(
+        (k for k, a in enumerate(einsum.actions) if isinstance(a, Populate)), len(einsum.actions)
+    )
+    return (*einsum.actions[:place], *implicit, *einsum.actions[place:])
+
+
+class _Evaluation:
+    """The evaluation of one Einsum; holds what all parts of it need."""
+
+    def __init__(
+        self, einsum: Einsum, space: Space, arithmetic: Arithmetic, fetch: Fetch
+    ) -> None:
+        self.einsum, self.space = einsum, space
+        self.arithmetic, self.backend = arithmetic, arithmetic.backend
+        self.fetch = fetch
+        self.axes = list(space.variables)
+        self.extents = list(space.extents)
+        names = [access.tensor for access in einsum.operands]
+        self.read_once = {name for name in names if names.count(name) == 1}
+
+    def outputs(self, targets: Sequence[Target]) -> tuple[Value, ...]:
+        actions = list(ordered_actions(self.einsum))
+        expression = self.einsum.expression
+        if actions and isinstance(actions[0], Reduce) and actions[0].operator == "+":
+            value = self._sum(expression, self._free(actions.pop(0).variables))
+        else:
+            value = self._kept(expression, self.einsum.merge)
+        coordinates: Value | None = None
+        for action in actions:
+            if isinstance(action, Reduce):
+                axes = [self.axes.index(v) for v in self._free(action.variables)]
+                sizes = [self.extents[axis] for axis in axes]
+                value = self.arithmetic.fold(monoid(action.operator), value, axes, sizes)
+            else:
+                value, coordinates = self._populated(value, action)
+        found = [value] if coordinates is None else [value, coordinates]
+        return tuple(
+            self._placed(v, access, target)
+            for v, access, target in zip(found, self.einsum.outputs, targets, strict=False)
+        )
+
+    def _free(self, names: Sequence[str]) -> list[str]:
+        return [v for v in names if v not in self.space.fixed]
+
+    def _names(self, node: Expression) -> frozenset[str]:
+        return frozenset(variables(node)) - self.space.fixed.keys()
+
+    # Values of expressions.
+
+    def _value(self, node: Expression, merge: str | None = None) -> Value:
+        match node:
+            case Number(value=number):
+                return Value(number)
+            case RankSize(rank=rank):
+                return Value(self.space.sizes[rank])
+            case Coordinate(variable=variable):
+                if variable in self.space.fixed:
+                    return Value(self.space.fixed[variable])
+                return Value(coordinate(variable, self.space, self.backend))
+            case Access():
+                return self._access(node)
+            case Negate(operand=operand):
+                return self.arithmetic.negated(self._value(operand, merge))
+            case Binary(operator=operator, left=left, right=right):
+                touch = touch_of(operator, merge, self._names(left), self._names(right))
+                a = self._value(left, merge if _is_binary(left, operator) else None)
+                b = self._value(right, merge if _is_binary(right, operator) else None)
+                return self.arithmetic.binary(operator, a, b, touch)
+            case Call(function=name, arguments=arguments):
+                return self._call(name, arguments, merge)
+
+    def _kept(self, node: Expression, merge: str | None = None) -> Value:
+        """Return a value that is kept as it is: an infinite literal stands for nothing yet."""
+        number = _literal(node)
+        if number is not None and math.isinf(number):
+            return self.arithmetic.absent(self.space.ndim, number)
+        return self._value(node, merge)
+
+    def _call(self, name: str, arguments: Sequence[Expression], merge: str | None) -> Value:
+        if name in ("max", "min"):
+            result, names = self._kept(arguments[0]), self._names(arguments[0])
+            for argument in arguments[1:]:
+                touch = touch_of(name, merge, names, self._names(argument))
+                result = self.arithmetic.binary(name, result, self._kept(argument), touch)
+                names |= self._names(argument)
+            return result
+        if name == "where":
+            values = [self._value(arguments[0]), *map(self._kept, arguments[1:])]
+        else:
+            inner = merge if len(arguments) == 1 else None
+            values = [self._value(argument, inner) for argument in arguments]
+        return self.arithmetic.call(function(name), values, merge)
+
+    def _access(self, access: Access) -> Value:
+        operand = self.fetch(access, self.space)
+        reader = Reader(
+            self.backend, self.space, access, operand.indices, operand.extents, self.number
+        )
+        live = reader.live
+        if live is not None and bool(live.all()):
+            live = None
+        if operand.value is None or (live is not None and not bool(live.any())):
+            if operand.value is None and (live is None or bool(live.any())):
+                raise EinfuseError(
+                    f"{self.einsum.name} reads {access.tensor} before it is written"
+                )
+            empty = operand.value.empty if operand.value else 0.0
+            return self.arithmetic.absent(self.space.ndim, empty)
+        value = operand.value
+        data, simple = reader(value.data)
+        present = live
+        if value.present is not None:
+            present = reader(value.present)[0]
+            present = present if live is None else present & live
+        owned = operand.last and simple and value.owned and access.tensor in self.read_once
+        return Value(data, present, value.empty, value.clean and live is None, owned)
+
+    def number(self, access: Access) -> tuple[Array, Array | None]:
+        """Return an access inside an index or a filter."""
+        value = self._access(access)
+        return self.arithmetic.as_array(value, self.space.ndim).data, value.present
+
+    # Sums.
+
+    def _sum(self, node: Expression, summed: Sequence[str]) -> Value:
+        """Return the sum of an expression over variables."""
+        if self.einsum.merge is None:
+            match node:
+                case Negate(operand=operand):
+                    return self.arithmetic.negated(self._sum(operand, summed))
+                case Binary(operator="+" | "-" as operator, left=left, right=right):
+                    if self._distributes(left, right, summed):
+                        touch = touch_of(operator, None, self._names(left), self._names(right))
+                        a, b = self._sum(left, summed), self._sum(right, summed)
+                        return self.arithmetic.binary(operator, a, b, touch)
+                case Binary(operator="*" | "/"):
+                    return self._product(node, summed)
+                case _:
+                    pass
+        value = self._kept(node, self.einsum.merge)
+        axes = [self.axes.index(v) for v in summed]
+        return self.arithmetic.fold(
+            monoid("+"), value, axes, [self.extents[axis] for axis in axes]
+        )
+
+    def _distributes(self, left: Expression, right: Expression, summed: Sequence[str]) -> bool:
+        """Tell whether the sides of a sum can be, and are better, summed one by one.
+
+        Better where a side is a matrix product. It cannot be where a point that one side lacks
+        would be counted on the other.
+        """
+        names = self._names(left), self._names(right)
+        if names[0] != names[1] and (self._may_miss(left) or self._may_miss(right)):
+            return False
+        return self._is_contraction(left, summed) or self._is_contraction(right, summed)
+
+    def _is_contraction(self, node: Expression, summed: Sequence[str]) -> bool:
+        match node:
+            case Negate(operand=operand):
+                return self._is_contraction(operand, summed)
+            case Binary(operator="+" | "-", left=left, right=right):
+                return self._is_contraction(left, summed) or self._is_contraction(right, summed)
+            case Binary(operator="*" | "/"):
+                numerators, denominators, _ = self._factors(node)
+                names = [self._names(factor) for factor in (*numerators, *denominators)]
+                together = frozenset[str]().union(*names)
+                return bool(together & set(summed)) and all(own != together for own in names)
+            case _:
+                return False
+
+    def _may_miss(self, node: Expression) -> bool:
+        """Tell whether the value of an expression can be absent somewhere."""
+        for access in accesses(node):
+            if any(index.condition for index in access.indices):
+                return True
+            value = self.fetch(access, self.space).value
+            if value is None or value.present is not None:
+                return True
+        return any(isinstance(n, Number) and math.isinf(n.value) for n in walk(node))
+
+    def _factors(self, node: Expression) -> tuple[list[Expression], list[Expression], int]:
+        """Return numerators, denominators and the sign of a product."""
+        match node:
+            case Negate(operand=operand):
+                above, below, sign = self._factors(operand)
+                return above, below, -sign
+            case Binary(operator="*", left=left, right=right):
+                above, below, sign = self._factors(left)
+                more, fewer, other = self._factors(right)
+                return above + more, below + fewer, sign * other
+            case Binary(operator="/", left=left, right=right):
+                if not self._names(left) <= self._names(right) or not self._may_miss(left):
+                    above, below, sign = self._factors(left)
+                    return above, [*below, right], sign
+                return [node], [], 1
+            case _:
+                return [node], [], 1
+
+    def _product(self, node: Expression, summed: Sequence[str]) -> Value:
+        """Return the sum of a product: a quotient by what does not vary is taken afterwards."""
+        above, below, sign = self._factors(node)
+        factors = [self._value(factor) for factor in above]
+        names = [self._names(factor) for factor in above]
+        after: list[Value] = []
+        for divisor in below:
+            value, own = self._value(divisor), self._names(divisor)
+            if not own & set(summed):
+                after.append(value)
+                continue
+            touch = touch_of("/", "inter", own, own)
+            holders = [k for k, n in enumerate(names) if own <= n]
+            if holders:
+                k = min(holders, key=lambda k: len(names[k]))
+                factors[k] = self.arithmetic.binary("/", factors[k], value, touch)
+            else:
+                factors.append(self.arithmetic.binary("/", Value(1.0), value, touch))
+                names.append(own)
+        if sign < 0:
+            factors.append(Value(-1))
+        result = self._contracted(factors, [self.axes.index(v) for v in summed])
+        for value in after:
+            touch = touch_of("/", "inter", frozenset(), frozenset())
+            result = self.arithmetic.binary("/", result, value, touch)
+        return result
+
+    def _contracted(self, factors: Sequence[Value], summed: Sequence[int]) -> Value:
+        presents = [f.present for f in factors if f.present is not None]
+        present: Array | None = None
+        for mask in presents:
+            present = mask if present is None else present & mask
+        if present is not None:
+            seen = tuple(a for a in summed if present.shape[a] != 1)
+            kept = self.backend.any(present, seen) if seen else present
+            if not bool(kept.any()):
+                return self.arithmetic.absent(self.space.ndim, 0.0)
+            if self._spoils(factors):
+                return self._pointwise_sum(factors, present, kept, summed)
+            present = kept
+        layout = [axis for axis in range(self.space.ndim) if axis not in summed]
+        data = [self.arithmetic.filled(factor, 0.0) for factor in factors]
+        result = contract(
+            self.backend, self.arithmetic.dtype, data, self.space.extents, summed, layout
+        )
+        return Value(result.data, present, 0.0, True, result.owned)
+
+    def _spoils(self, factors: Sequence[Value]) -> bool:
+        """Tell whether a factor that is not finite meets an absent one: 0 * inf would be NaN."""
+        masked = [k for k, factor in enumerate(factors) if factor.present is not None]
+        for k, factor in enumerate(factors):
+            if any(other != k for other in masked) and self.backend.is_array(factor.data):
+                data = self.arithmetic.filled(factor, 0.0)
+                if self.backend.is_floating(data) and not self.backend.is_finite(data):
+                    return True
+        return False
+
+    def _pointwise_sum(
+        self, factors: Sequence[Value], present: Array, kept: Array, summed: Sequence[int]
+    ) -> Value:
+        """Return the sum with absent products left out one by one: IEEE for all that is there."""
+        product = replace(factors[0], present=None)
+        touch = touch_of("*", None, frozenset(), frozenset())
+        for factor in factors[1:]:
+            product = self.arithmetic.binary("*", product, replace(factor, present=None), touch)
+        sizes = [self.extents[axis] for axis in summed]
+        total = self.arithmetic.fold(
+            monoid("+"), replace(product, present=present, clean=False), summed, sizes
+        )
+        return replace(total, present=kept)
+
+    # Results.
+
+    def _populated(self, value: Value, action: Populate) -> tuple[Value, Value]:
+        """Return values and coordinates, the target's axis in the place of the source's."""
+        operator = coordinate_operator(action.operator)
+        axis = self.axes.index(action.source)
+        count = self.space.sizes[action.target.upper()]
+        if count > self.extents[axis]:
+            raise EinfuseError(
+                f"{action.operator}({action.source} -> {action.target}) asks for {count} of "
+                f"{self.extents[axis]}"
+            )
+        value = self.arithmetic.as_array(value, self.space.ndim)
+        data = self._along(self.arithmetic.filled(value, operator.absent), axis)
+        values, found = self.backend.select(operator, data, count, axis)
+        present = None
+        if value.present is not None:
+            full = list(map(max, data.shape, value.present.shape))
+            present = self.backend.take_along(
+                self.backend.broadcast(value.present, full), self.backend.broadcast(found, [
+                    size if a != axis else count for a, size in enumerate(full)
+                ]), axis
+            )
+        self.axes[axis], self.extents[axis] = action.target, count
+        clean = present is None
+        return (
+            Value(values, present, value.empty, clean, True),
+            Value(found, present, 0.0, clean, True),
+        )
+
+    def _along(self, data: Array, axis: int) -> Array:
+        """Return the array with an axis at its full extent."""
+        shape = list(data.shape)
+        shape[axis] = self.extents[axis]
+        return self.backend.broadcast(data, shape)
+
+    def _placed(self, value: Value, access: Access, target: Target) -> Value:
+        """Return the value with an axis for each index on the left."""
+        space = replace(self.space, variables=tuple(self.axes), extents=tuple(self.extents))
+        value = self.arithmetic.as_array(value, space.ndim)
+        names = [
+            i.expression.variable
+            if isinstance(i.expression, Coordinate) and i.expression.variable in space.variables
+            else None
+            for i in target.indices
+        ]
+        comparisons = [c for index in target.indices for c in index.condition]
+        live = condition(comparisons, space, self.backend, self.number)
+        if live is not None:
+            present = live if value.present is None else value.present & live
+            value = replace(value, present=present, clean=False)
+        if None in names or len(set(names)) != len(names):
+            return self._scattered(value, access, target, space)
+        value = self.arithmetic.cleaned(value)
+        order = [self.axes.index(name) for name in names if name is not None]
+        present = None if value.present is None else self._arranged(value.present, order)
+        return replace(value, data=self._arranged(value.data, order), present=present)
+
+    def _arranged(self, array: Array, order: Sequence[int]) -> Array:
+        """Return the axes in an order; the others, all of size 1, are gone."""
+        kept = tuple(slice(None) if a in order else 0 for a in range(len(array.shape)))
+        if len(order) != len(array.shape):
+            array = array[kept]
+        ranked = sorted(order)
+        moved = [ranked.index(axis) for axis in order]
+        if all(a < b for a, b in pairwise(moved)):
+            return array
+        return self.backend.transpose(array, moved)
+
+    def _scattered(self, value: Value, access: Access, target: Target, space: Space) -> Value:
+        """Return the value placed at coordinates; what meets at one of them adds up."""
+        places, live = coordinates_of(
+            self.backend, space, access, target.indices, target.extents, self.number
+        )
+        if live is not None:
+            present = live if value.present is None else value.present & live
+            value = replace(value, present=present, clean=False)
+        data = self.arithmetic.filled(value, 0.0)
+        index = None
+        for place, extent in zip(places, target.extents, strict=True):
+            index = place if index is None else index * extent + place
+        assert index is not None
+        over = [a for a in range(space.ndim) if max(index.shape[a], data.shape[a]) != 1 or (
+            value.present is not None and value.present.shape[a] != 1)]
+        full = [space.extents[a] if a in over else 1 for a in range(space.ndim)]
+        rows = math.prod(full)
+        flat = self.backend.broadcast(index, full).reshape(rows)
+        count = math.prod(target.extents)
+        filled = self.backend.scatter_sum(
+            count, self.backend.broadcast(data, full).reshape(rows), flat
+        )
+        truth = self.backend.truth((), True) if value.present is None else value.present
+        hit = self.backend.scatter_any(count, self.backend.broadcast(truth, full).reshape(rows), flat)
+        shape = tuple(target.extents)
+        return self.arithmetic.cleaned(
+            Value(filled.reshape(shape), hit.reshape(shape), 0.0, True, True)
+        )
+
+
+def _is_binary(node: Expression, operator: str) -> bool:
+    return isinstance(node, Binary) and node.operator == operator
+
+
+def _literal(node: Expression) -> float | None:
+    """Return the number of a literal, signs included, None for anything else."""
+    match node:
+        case Number(value=value):
+            return float(value)
+        case Negate(operand=operand):
+            inner = _literal(operand)
+            return None if inner is None else -inner
+        case _:
+            return None
