@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -43,13 +43,19 @@ class MatrixInstruction:
 
 @dataclass(frozen=True, slots=True)
 class LoweringTable:
-    """What data/lowering.yaml says."""
+    """What data/lowering.yaml says.
+
+    ``exact`` are the instructions of the special-function unit, which decide with the matrix
+    instructions which compiled loop a model is of. ``shared_bytes`` is the most a block may have.
+    """
 
     version: int
     instructions: Mapping[str, str]
     monoids: Mapping[str, str]
     functions: Mapping[str, FunctionLowering]
     matrix: Mapping[str, MatrixInstruction]
+    exact: tuple[str, ...]
+    shared_bytes: Mapping[str, int]
 
     def matrix_instruction(self, architecture: str) -> MatrixInstruction:
         """Return the instruction of an architecture, or of the newest one listed before it."""
@@ -63,13 +69,7 @@ class LoweringTable:
 
     def with_functions(self, changes: Mapping[str, FunctionLowering]) -> LoweringTable:
         """Return the table with some functions lowered in another way."""
-        return LoweringTable(
-            self.version,
-            self.instructions,
-            self.monoids,
-            {**self.functions, **changes},
-            self.matrix,
-        )
+        return replace(self, functions={**self.functions, **changes})
 
 
 @functools.cache
@@ -90,6 +90,8 @@ def lowering_table() -> LoweringTable:
             name: MatrixInstruction(entry["instruction"], entry["rows"], entry["columns"])
             for name, entry in data["matrix"].items()
         },
+        exact=tuple(data["exact"]),
+        shared_bytes=data["shared_bytes"],
     )
 
 
@@ -186,7 +188,10 @@ def _fused(dataflow: Dataflow) -> Dataflow:
         operands = tuple(done[id(operand)] for operand in node.operands)
         if node.operation == "add":
             pairs = list(zip(node.operands, operands, strict=True))
-            if any(o.operation == "matrix" and readers[id(o)] == 1 for o in node.operands):
+            alike = all(operand.ranks == node.ranks for operand in node.operands)
+            if alike and any(
+                o.operation == "matrix" and readers[id(o)] == 1 for o in node.operands
+            ):
                 done[id(node)] = _with_operands(node, operands, "accumulate")
                 continue
             product = next((new for old, new in pairs if is_absorbed(old, node)), None)

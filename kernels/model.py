@@ -74,7 +74,10 @@ def count_instructions(
                 continue
             case "matrix":
                 count += _matrix(node, placement, table, architecture, dtype_bytes)
-                computed = [o for o in node.operands if o.operation not in ("load", "constant")]
+                loaded = ("load", "constant")
+                computed = [o for o in node.operands if o.operation not in loaded]
+                if dtype_bytes > 2:
+                    continue
                 for operand in computed:
                     if id(operand) not in converted:  # two values of 32 bits into one register
                         converted.add(id(operand))
@@ -97,16 +100,19 @@ def _matrix(
     architecture: str,
     dtype_bytes: int,
 ) -> Counter[str]:
-    instruction = table.matrix_instruction(architecture)
     spread = placement.spread(node.ranks)
+    elements = spread.rows_per_thread * spread.columns_per_thread
     (folded,) = node.folded
+    if dtype_bytes > 2:  # at full precision: no tensor cores
+        multiply_add = table.instructions["multiply_add"]
+        return Counter({multiply_add: elements * placement.size[folded]})
+    instruction = table.matrix_instruction(architecture)
     depth = -(-placement.size[folded] * dtype_bytes // 32)
     columns = instruction.columns
     if instruction.rows == 64:
         columns = _shared_columns(spread)
     # The threads of an instruction (a warp, or four) hold its result between them.
     held = instruction.rows * columns // (128 if instruction.rows == 64 else 32)
-    elements = spread.rows_per_thread * spread.columns_per_thread
     return Counter({instruction.name: elements // held * depth})
 
 
@@ -114,7 +120,7 @@ def _shared_columns(spread: Distribution) -> int:
     """Return the columns of a warp-group's instruction: Triton takes the most that divide."""
     warps = spread.warps[0] * spread.warps[1]
     beside = max(1, warps // max(1, spread.rows // 16))
-    most = min(256, max(spread.columns // beside, 64))
+    most = min(256, max(spread.columns // beside, 8))
     return next(n for n in range(most // 8 * 8, 0, -8) if spread.columns % n == 0)
 
 

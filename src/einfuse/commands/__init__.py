@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 import typer
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("measure",)
 
 
 class CommandModule(Protocol):
