@@ -1,0 +1,487 @@
+"""Expressions as algebra: separation of variables, and how a term follows its references.
+
+A barrier pair is ``y = fold over r of h(x, g)`` where the references ``g`` are values that a fold
+over the same rank has made. Two questions decide what can be done about it:
+
+- *separation*: is ``h(x, g)`` a sum of products ``a(x) * b(g)``? Then the references leave
+  the fold (deferral).
+- *orbit*: is ``h(x, g')`` a combination of finitely many ``h_k(x, g)`` with coefficients that
+  do not depend on ``x``? Then a fold at old references can be moved to new ones (running
+  corrections; one function: a factor; several: a vector state, as in Welford's variance).
+
+sympy answers both on small formulas: every maximal part of an expression that reads no reference
+is one symbol. All symbols are real; powers and logarithms expand as if bases were positive, so
+that a rewrite must still be checked on numbers before anyone sees it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import product
+from typing import Any
+
+import sympy as sp
+
+from .expression import (
+    Access,
+    Binary,
+    Call,
+    Coordinate,
+    Expression,
+    Negate,
+    Number,
+    RankSize,
+)
+
+Formula = Any  # sympy ships no types
+Symbol = Any
+
+_TO_SYMPY: dict[str, Callable[..., Formula]] = {
+    "exp": sp.exp,
+    "exp2": lambda x: sp.Pow(2, x),
+    "log": sp.log,
+    "log2": lambda x: sp.log(x) / sp.log(2),
+    "sqrt": sp.sqrt,
+    "rsqrt": lambda x: sp.Pow(x, -sp.Rational(1, 2)),
+    "sq": lambda x: x**2,
+    "abs": sp.Abs,
+}
+
+HOMOGENEOUS = frozenset({"relu", "abs"})
+"""Functions with ``f(c * x) = c * f(x)`` for every positive ``c``."""
+
+
+@dataclass(slots=True)
+class SymbolTable:
+    """One symbol per distinct part of an expression, in the order of the text.
+
+    ``positive`` tells which parts are known to be positive.
+    """
+
+    positive: Callable[[Expression], bool] = lambda part: False
+    _symbols: dict[Expression, Symbol] = field(default_factory=dict)
+    _parts: dict[Symbol, Expression] = field(default_factory=dict)
+
+    def symbol(self, part: Expression, *, first: bool = False) -> Symbol:
+        """Return the symbol of a part, a new one if it has none yet.
+
+        Symbols are written in the order in which they were made, but those made ``first``.
+        """
+        if part not in self._symbols:
+            name = f"{'a' if first else 'x'}{len(self._symbols):04d}"
+            positive = True if isinstance(part, RankSize) or self.positive(part) else None
+            symbol = sp.Symbol(name, real=True, positive=positive)
+            self._symbols[part], self._parts[symbol] = symbol, part
+        return self._symbols[part]
+
+    def part(self, symbol: Symbol) -> Expression:
+        """Return the part that a symbol stands for."""
+        return self._parts[symbol]
+
+    def formula(self, node: Expression, whole: Callable[[Expression], bool]) -> Formula:
+        """Return an expression as a formula; parts for which ``whole`` holds are one symbol.
+
+        >>> from einfuse.einsum.expression import Access, Binary, Call
+        >>> a, b = Access("A"), Access("B")
+        >>> SymbolTable().formula(Call("exp", (Binary("-", a, b),)), lambda part: part == a)
+        exp(x0000 - x0001)
+        """
+        match node:
+            case Number(value=value):
+                return self.symbol(node) if math.isinf(value) else sp.nsimplify(value)
+            case RankSize() | Coordinate() | Access():
+                return self.symbol(node)
+        if whole(node):
+            return self.symbol(node)
+        match node:
+            case Negate(operand=operand):
+                return -self.formula(operand, whole)
+            case Binary(operator=operator, left=left, right=right):
+                return self._binary(operator, self.formula(left, whole), self.formula(right, whole))
+            case Call(function="where", arguments=(condition, yes, no)) if whole(condition):
+                return self._choice(condition, yes, no, whole)
+            case Call(function=name, arguments=arguments):
+                values = [self.formula(argument, whole) for argument in arguments]
+                return _TO_SYMPY.get(name, sp.Function(name, real=True))(*values)
+        raise AssertionError(node)
+
+    def expression(self, formula: Formula) -> Expression:
+        """Return a formula as an expression: numerators first, in the order of the text."""
+        return _to_expression(formula, self)
+
+    def _binary(self, operator: str, left: Formula, right: Formula) -> Formula:
+        match operator:
+            case "+":
+                return left + right
+            case "-":
+                return left - right
+            case "*":
+                return left * right
+            case "/":
+                return left / right
+        return sp.Function("mod", real=True)(left, right)
+
+    def _choice(
+        self,
+        condition: Expression,
+        yes: Expression,
+        no: Expression,
+        whole: Callable[[Expression], bool],
+    ) -> Formula:
+        """``where(c, a, b)`` is ``[c]*a + [not c]*b``, unless a branch is infinite."""
+        if any(isinstance(branch, Number) and math.isinf(branch.value) for branch in (yes, no)):
+            function = sp.Function("where", real=True)
+            return function(*(self.formula(part, whole) for part in (condition, yes, no)))
+        chosen = self.symbol(Call("where", (condition, Number(1), Number(0))))
+        other = self.symbol(Call("where", (condition, Number(0), Number(1))))
+        return chosen * self.formula(yes, whole) + other * self.formula(no, whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """``element * reference``: what varies along the rank, and what does not."""
+
+    element: Formula
+    reference: Formula
+
+
+def separate(formula: Formula, elements: frozenset[Symbol]) -> tuple[Term, ...] | None:
+    """Return the formula as a sum of terms whose factors do not mix; None if it is none.
+
+    Terms with one reference factor are joined, so that one term means that the formula is a
+    product. Signs and numbers go with the references.
+
+    >>> x, g = sp.symbols("x g", real=True)
+    >>> separate(sp.exp(x - g), frozenset({x}))
+    (Term(element=exp(x), reference=exp(-g)),)
+    >>> len(separate((x - g) ** 2, frozenset({x})))
+    3
+    >>> separate(sp.exp(-((x - g) ** 2)), frozenset({x})) is None
+    True
+    """
+    grouped: dict[Formula, Formula] = {}
+    for term in sp.Add.make_args(expanded(formula)):
+        element, reference, mixed = _factors(term, elements)
+        if mixed != 1:
+            return None
+        grouped[reference] = grouped.get(reference, 0) + element
+    by_element: dict[Formula, Formula] = {}
+    for reference, element in grouped.items():
+        by_element[element] = by_element.get(element, 0) + reference
+    return tuple(Term(e, r) for e, r in by_element.items() if e != 0 and r != 0)
+
+
+def additive(formula: Formula, elements: frozenset[Symbol]) -> tuple[Formula, Formula] | None:
+    """Return ``(a, b)`` with formula = a(elements) + b(references); None if they mix.
+
+    >>> x, g = sp.symbols("x g", real=True)
+    >>> additive(2 * x - g, frozenset({x}))
+    (2*x, -g)
+    """
+    a, b = sp.Integer(0), sp.Integer(0)
+    for term in sp.Add.make_args(expanded(formula)):
+        element, reference, mixed = _factors(term, elements)
+        if mixed != 1 or (element != 1 and reference.free_symbols):
+            return None
+        if element == 1:
+            b += reference
+        else:
+            a += term
+    return a, b
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function of an orbit: its value, and its coefficients over the orbit.
+
+    ``formula`` is ``h_k(x, g)``; ``h_k(x, g') = sum over j of coefficients[j] * h_j(x, g)``,
+    where the coefficients hold old and new references and no element.
+    """
+
+    formula: Formula
+    coefficients: tuple[tuple[int, Formula], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Orbit:
+    """A finite set of functions, closed under a move of the references; the first is ``h``.
+
+    ``factor`` is what all coefficients share: ``b(g') / b(g)``.
+    """
+
+    functions: tuple[Function, ...]
+    factor: Formula
+
+
+def orbit(
+    formula: Formula, elements: frozenset[Symbol], moved: dict[Symbol, Symbol]
+) -> Orbit | None:
+    """Return the orbit of a formula when its references move; None if there is no finite one.
+
+    ``moved`` maps each reference to the symbol of its new value. The formula is factored into
+    ``a(x) * b(g) * p(x, g)``; ``b`` gives the factor, and ``p``, if it is a polynomial in the
+    references, its Taylor polynomials about the old ones.
+
+    >>> x, g, new = sp.symbols("x g new", real=True)
+    >>> orbit(sp.exp(x - g), frozenset({x}), {g: new}).factor
+    exp(g - new)
+    >>> [f.formula for f in orbit((x - g) ** 2, frozenset({x}), {g: new}).functions]
+    [(-g + x)**2, -g + x, 1]
+    >>> orbit(sp.floor(x / g), frozenset({x}), {g: new}) is None
+    True
+    """
+    a, b, p = _product(formula, elements)
+    references = [symbol for symbol in moved if symbol in p.free_symbols]
+    factor = ratio(b, moved)
+    if not p.is_polynomial(*references):
+        return _separable_orbit(a * b * p, elements, moved)
+    orders = _orders(p, references)
+    parts = {k: _monic(_derivative(p, references, k), references) for k in orders}
+    kept = [k for k in orders if parts[k][1] != 0]
+    functions = []
+    for k in kept:
+        coefficients = []
+        for position, j in enumerate(kept):
+            above = tuple(high - low for high, low in zip(j, k, strict=True))
+            if min(above, default=0) < 0:
+                continue
+            choose = math.prod(math.comb(high, low) for high, low in zip(j, k, strict=True))
+            shift = reduce(
+                lambda value, step: value * (moved[step[0]] - step[0]) ** step[1],
+                zip(references, above, strict=True),
+                sp.Integer(choose),
+            )
+            coefficients.append((position, shift * parts[j][0] / parts[k][0]))
+        functions.append(Function(sp.powsimp(a * b * parts[k][1]), tuple(coefficients)))
+    return Orbit(tuple(functions), factor)
+
+
+def _separable_orbit(
+    formula: Formula, elements: frozenset[Symbol], moved: dict[Symbol, Symbol]
+) -> Orbit | None:
+    """The orbit of a sum of products: each product follows its references by a factor."""
+    terms = separate(formula, elements)
+    if terms is None:
+        return None
+    whole, parts = [], []
+    for place, term in enumerate(terms, start=1):
+        if term.element == 1:
+            new = term.reference.subs(moved, simultaneous=True)
+            whole.append((place, new))
+            parts.append(Function(sp.Integer(1), ((place, sp.Integer(1)),)))
+        else:
+            follows = (place, ratio(term.reference, moved))
+            whole.append(follows)
+            parts.append(Function(sp.powsimp(term.element * term.reference), (follows,)))
+    return Orbit((Function(formula, tuple(whole)), *parts), sp.Integer(1))
+
+
+def without(whole: Orbit, zero: frozenset[int]) -> Orbit:
+    """Return an orbit without the functions whose folds are known to be 0.
+
+    >>> x, g, new = sp.symbols("x g new", real=True)
+    >>> squares = orbit((x - g) ** 2, frozenset({x}), {g: new})
+    >>> [f.formula for f in without(squares, frozenset({1})).functions]
+    [(-g + x)**2, 1]
+    """
+    kept = [n for n in range(len(whole.functions)) if n not in zero]
+    place = {old: new for new, old in enumerate(kept)}
+    return Orbit(
+        tuple(
+            Function(
+                whole.functions[n].formula,
+                tuple((place[j], c) for j, c in whole.functions[n].coefficients if j in place),
+            )
+            for n in kept
+        ),
+        whole.factor,
+    )
+
+
+def ratio(formula: Formula, moved: dict[Symbol, Symbol]) -> Formula:
+    """Return ``b(g') / b(g)``, powers and exponentials joined.
+
+    >>> g, d, new, after = sp.symbols("g d new after", positive=True)
+    >>> ratio(sp.exp(-g) / d, {g: new, d: after})
+    d*exp(g - new)/after
+    """
+    quotient = formula.subs(moved, simultaneous=True) / formula
+    return sp.powsimp(sp.cancel(expanded_powers(quotient)) if quotient != 1 else quotient)
+
+
+def expanded(formula: Formula) -> Formula:
+    """Return the formula multiplied out, exponentials and powers of products split."""
+    return sp.expand(expanded_powers(_homogeneous(formula)), force=True)
+
+
+def expanded_powers(formula: Formula) -> Formula:
+    """Return the formula with exponentials of sums and powers of products split, no more."""
+    return sp.expand_power_base(sp.expand_power_exp(formula), force=True)
+
+
+def simplified(formula: Formula) -> Formula:
+    """Return an equal formula that depends on as few symbols as can be seen at once.
+
+    >>> n, d, g = sp.symbols("n d g", positive=True)
+    >>> simplified(n * sp.exp(-g) / (d * sp.exp(-g)))
+    n/d
+    >>> simplified(sp.log(d * sp.exp(-g)) + g)
+    log(d)
+    """
+    opened = sp.expand_log(formula, force=True)
+    return sp.powsimp(sp.expand(opened)) if opened.has(sp.log) else sp.powsimp(sp.cancel(opened))
+
+
+def _homogeneous(formula: Formula) -> Formula:
+    """Pull positive factors out of functions that are homogeneous of degree one."""
+
+    def pull(call: Formula) -> Formula:
+        constant, rest = sp.expand(call.args[0]).as_independent(
+            *(s for s in call.free_symbols if not s.is_positive), as_Add=False
+        )
+        return constant * call.func(rest) if constant.is_positive else call
+
+    names = HOMOGENEOUS - {"abs"}
+    return formula.replace(lambda node: node.is_Function and str(node.func) in names, pull)
+
+
+def _factors(term: Formula, elements: frozenset[Symbol]) -> tuple[Formula, Formula, Formula]:
+    element, reference, mixed = sp.Integer(1), sp.Integer(1), sp.Integer(1)
+    for factor in sp.Mul.make_args(term):
+        symbols = factor.free_symbols
+        if not symbols & elements:
+            reference *= factor
+        elif symbols <= elements:
+            element *= factor
+        else:
+            mixed *= factor
+    return element, reference, mixed
+
+
+def _product(formula: Formula, elements: frozenset[Symbol]) -> tuple[Formula, Formula, Formula]:
+    """Factor a formula into elements, references and the part that mixes them."""
+    formula = _homogeneous(formula)
+    a, b, p = _factors(expanded_powers(formula), elements)
+    if p == 1:
+        return a, b, p
+    terms = separate(p, elements)
+    if terms is not None and len(terms) == 1:
+        return a * terms[0].element, b * terms[0].reference, sp.Integer(1)
+    more_a, more_b, p = _factors(sp.factor_terms(sp.expand_power_exp(p)), elements)
+    if any(node.is_Function or node.is_Pow for node in p.atoms(sp.Function, sp.Pow)):
+        more = _factors(sp.factor(expanded(p)), elements)
+        more_a, more_b, p = more_a * more[0], more_b * more[1], more[2]
+    return a * more_a, b * more_b, p
+
+
+def _orders(p: Formula, references: list[Symbol]) -> list[tuple[int, ...]]:
+    if not references:
+        return [()]
+    degrees = [sp.Poly(p, symbol).degree() for symbol in references]
+    orders = product(*(range(degree + 1) for degree in degrees))
+    return sorted(orders, key=lambda k: (sum(k), tuple(-i for i in k)))
+
+
+def _derivative(p: Formula, references: list[Symbol], order: tuple[int, ...]) -> Formula:
+    for symbol, times in zip(references, order, strict=True):
+        p = sp.diff(p, symbol, times) / math.factorial(times)
+    return p
+
+
+def _monic(formula: Formula, references: list[Symbol]) -> tuple[Formula, Formula]:
+    """Return ``(number, rest)`` with a rest that is positive in its elements."""
+    number, rest = sp.factor_terms(formula).as_coeff_Mul()
+    if rest == 0:
+        return sp.Integer(1), rest
+    leading = rest.subs(dict.fromkeys(references, 0))
+    negative = (leading if leading != 0 else rest).could_extract_minus_sign()
+    return (-number, -rest) if negative else (number, rest)
+
+
+def _to_expression(formula: Formula, table: SymbolTable) -> Expression:
+    def convert(value: Formula) -> Expression:
+        return _to_expression(value, table)
+
+    if formula.is_Symbol:
+        return table.part(formula)
+    if formula.is_Integer:
+        return Number(int(formula))
+    if formula.is_Rational:
+        number: Expression = Binary("/", Number(abs(int(formula.p))), Number(int(formula.q)))
+        return Negate(number) if formula < 0 else number
+    if formula.is_Float:
+        return Number(float(formula))
+    if formula.is_Add:
+        return _sum(formula, convert)
+    if formula.is_Mul:
+        return _quotient(formula, convert)
+    if isinstance(formula, sp.exp):
+        return Call("exp", (convert(formula.args[0]),))
+    if formula.is_Pow:
+        return _power(formula.base, formula.exp, convert)
+    if isinstance(formula, sp.Abs):
+        return Call("abs", (convert(formula.args[0]),))
+    return Call(str(formula.func), tuple(convert(argument) for argument in formula.args))
+
+
+def _order(formula: Formula) -> tuple[int, str]:
+    names = sorted(str(symbol) for symbol in formula.free_symbols)
+    return (1 if names else 0, " ".join(names) + " " + str(formula))
+
+
+def _sum(formula: Formula, convert: Callable[[Formula], Expression]) -> Expression:
+    terms = sorted(formula.args, key=lambda t: (bool(t.could_extract_minus_sign()), _order(t)))
+    total = convert(terms[0])
+    for term in terms[1:]:
+        negative = term.could_extract_minus_sign()
+        total = Binary("-" if negative else "+", total, convert(-term if negative else term))
+    return total
+
+
+def _quotient(formula: Formula, convert: Callable[[Formula], Expression]) -> Expression:
+    number, _ = formula.as_coeff_Mul()
+    if number < 0:
+        return Negate(convert(-formula)) if -formula != formula else convert(formula)
+    above, below = [], []
+    for factor in sorted(formula.args, key=_order):
+        if factor.is_Rational and not factor.is_Integer:
+            above += [sp.Integer(factor.p)] if factor.p != 1 else []
+            below.append(sp.Integer(factor.q))
+        elif _is_reciprocal(factor):
+            below.append(1 / factor)
+        else:
+            above.append(factor)
+    total = _chain("*", map(convert, above)) if above else Number(1)
+    return _chain("/", (total, *map(convert, below)))
+
+
+def _is_reciprocal(factor: Formula) -> bool:
+    if not factor.is_Pow or isinstance(factor, sp.exp):
+        return False
+    exponent = factor.exp
+    return bool(exponent.is_Number and exponent < 0 and exponent != -sp.Rational(1, 2))
+
+
+def _power(
+    base: Formula, exponent: Formula, convert: Callable[[Formula], Expression]
+) -> Expression:
+    if base == 2 and not exponent.is_Number:
+        return Call("exp2", (convert(exponent),))
+    if exponent == 2:
+        return Call("sq", (convert(base),))
+    if exponent.is_Integer and 2 < exponent <= 8:
+        return _chain("*", [convert(base)] * int(exponent))
+    if exponent == sp.Rational(1, 2):
+        return Call("sqrt", (convert(base),))
+    if exponent == -sp.Rational(1, 2):
+        return Call("rsqrt", (convert(base),))
+    if exponent.is_Number and exponent < 0:
+        return Binary("/", Number(1), convert(1 / sp.Pow(base, exponent)))
+    return Call("exp", (Binary("*", convert(exponent), Call("log", (convert(base),))),))
+
+
+def _chain(operator: str, values: Iterable[Expression]) -> Expression:
+    return reduce(lambda left, right: Binary(operator, left, right), values)
