@@ -347,6 +347,8 @@ def _torch_truth(name: str) -> TorchLoader:
 def _select(largest: bool, values: Array, count: int, axis: int) -> tuple[Array, Array]:
     """Return the extreme ``count`` values along an axis, best first, ties by coordinate."""
     key = -values if largest else values
+    if not 0 <= count <= values.shape[axis]:
+        raise EinfuseError(f"cannot select {count} of {values.shape[axis]} coordinates")
     coordinates = np.take(np.argsort(key, axis=axis, kind="stable"), np.arange(count), axis=axis)
     return np.take_along_axis(values, coordinates, axis), coordinates
 

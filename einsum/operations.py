@@ -51,22 +51,20 @@ def count_operations(
     counts: dict[str, dict[str, sympy.Expr]] = {}
     for einsum in cascade.einsums:
         own = counts.setdefault(einsum.name, {})
-        for operation, count in _einsum_operations(cascade, einsum, bound).items():
+        for operation, count in einsum_operations(cascade, einsum, bound).items():
             own[operation] = own.get(operation, sympy.Integer(0)) + count
     return counts
 
 
-def total_operations(
-    counts: Mapping[str, Mapping[str, sympy.Expr]],
-) -> dict[str, sympy.Expr]:
-    """Return operation class -> count over all Einsums.
+def total_operations(counts: Iterable[Mapping[str, sympy.Expr]]) -> dict[str, sympy.Expr]:
+    """Return operation class -> count over several Einsums.
 
     >>> from einfuse.einsum.library import load
-    >>> total_operations(count_operations(load("attention/3-pass")))["divide"]
+    >>> total_operations(count_operations(load("attention/3-pass")).values())["divide"]
     M*P
     """
     totals: dict[str, sympy.Expr] = {}
-    for own in counts.values():
+    for own in counts:
         for operation, count in own.items():
             totals[operation] = totals.get(operation, sympy.Integer(0)) + count
     return totals
@@ -137,9 +135,16 @@ def _named(einsum: Einsum) -> int:
     return sum(isinstance(action, Reduce) for action in einsum.actions)
 
 
-def _einsum_operations(
+def einsum_operations(
     cascade: Cascade, einsum: Einsum, sizes: Mapping[str, sympy.Expr]
 ) -> dict[str, sympy.Expr]:
+    """Return operation class -> count of one Einsum.
+
+    Args:
+        cascade: the cascade of the Einsum.
+        einsum: the Einsum.
+        sizes: size of every rank, as from `shape.bind_symbolic`.
+    """
     counts: dict[str, sympy.Expr] = {}
 
     def add(operation: str, count: sympy.Expr) -> None:

@@ -26,13 +26,16 @@ from .expression import (
     RankSize,
     Span,
 )
-from .validate import validated
+from .validate import validated, warn
 
 if TYPE_CHECKING:
     from lark import Lark, Token, UnexpectedInput
 
-NESTING_LIMIT = 100
-"""How deep an expression may nest: deeper trees are mistakes or attacks."""
+NESTING_LIMIT = 50
+"""How deep the brackets of a line may nest."""
+
+OPERATOR_LIMIT = 200
+"""How many operators a line may have."""
 
 KEYWORDS = frozenset(
     {"rank", "split", "iter", "over", "input", "output", "init", "loop", "final", "stop", "inf"}
@@ -42,7 +45,8 @@ KEYWORDS = frozenset(
 def parse(text: str, name: str = "cascade", source: str = "<cascade>") -> Cascade:
     """Return the cascade that a text describes, checked by every rule of the language.
 
-    Lines before any section label belong to ``init``. Declarations may stand anywhere.
+    Lines before any section label belong to ``init``. Declarations may stand anywhere. An input
+    that nothing reads is a `CascadeWarning`, a Python warning on standard error.
 
     Args:
         text: the text form, one statement a line.
@@ -61,19 +65,18 @@ def parse(text: str, name: str = "cascade", source: str = "<cascade>") -> Cascad
     >>> cascade.inputs, cascade.tensor("Y").ranks
     (('A',), ('P',))
     """
-    from lark import UnexpectedCharacters, UnexpectedInput
+    from lark import UnexpectedInput
 
-    _check_nesting(text, source)
+    _check_size(text, source)
     try:
         statements = _lark().parse(text + "\n")
-    except UnexpectedCharacters as error:
-        span = _point(error.line, error.column)
-        raise CascadeError(f"unexpected character {error.char!r}", span, text, source) from None
     except UnexpectedInput as error:
-        raise CascadeError(_complaint(error), _where(error), text, source) from None
+        raise _syntax_error(error, text, source) from None
     except _MisplacedError as error:
         raise CascadeError(error.message, error.span, text, source) from None
-    return validated(_assemble(cast(Any, statements), name, text, source))
+    cascade = validated(_assemble(cast(Any, statements), name, text, source))
+    warn(cascade)
+    return cascade
 
 
 @functools.cache
@@ -287,7 +290,8 @@ def _assemble(statements: Iterable[Any], name: str, text: str, source: str) -> C
     outputs: list[str] = []
     output_spans: list[Span] = []
     sections: dict[str, list[Einsum]] = {"init": []}
-    current, stop = "init", None
+    current, labelled = "init", False
+    stop: Condition | None = None
     for statement in statements:
         match statement:
             case Split():
@@ -299,12 +303,12 @@ def _assemble(statements: Iterable[Any], name: str, text: str, source: str) -> C
                 output_spans.extend(spans)
             case _Section(label, span):
                 order = ("init", "loop", "final")
-                if sections[current] or label != "init":
-                    if order.index(label) <= order.index(current):
-                        message = f"'{label}:' after '{current}:'; the order is init, loop, final"
-                        raise CascadeError(message, span, text, source)
-                current = label
-                sections[label] = sections.get(label, [])
+                first = label == "init" and not labelled
+                if not first and order.index(label) <= order.index(current):
+                    message = f"'{label}:' after '{current}:'; the order is init, loop, final"
+                    raise CascadeError(message, span, text, source)
+                current, labelled = label, True
+                sections.setdefault(label, [])
             case _Stop(condition, span):
                 if stop is not None:
                     raise CascadeError("a second stop: join conditions by '&'", span, text, source)
@@ -332,15 +336,20 @@ def _assemble(statements: Iterable[Any], name: str, text: str, source: str) -> C
     )
 
 
-def _check_nesting(text: str, source: str) -> None:
-    for number, line in enumerate(text.splitlines(), start=1):
-        depth = 0
+def _check_size(text: str, source: str) -> None:
+    """Refuse what would nest deeper than trees are walked; brackets and operators bound that."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        depth = operators = 0
         for column, character in enumerate(line, start=1):
             if character == "#":
                 break
             depth += (character in "([") - (character in ")]")
+            operators += character in "+-*/%"
             if depth > NESTING_LIMIT:
                 message = f"brackets nest more than {NESTING_LIMIT} deep"
+                raise CascadeError(message, _point(number, column), text, source)
+            if operators > OPERATOR_LIMIT:
+                message = f"more than {OPERATOR_LIMIT} operators on a line: split it in Einsums"
                 raise CascadeError(message, _point(number, column), text, source)
 
 
@@ -348,12 +357,48 @@ def _point(line: int, column: int) -> Span:
     return Span(line, column, line, column + 1)
 
 
-def _where(error: UnexpectedInput) -> Span:
-    token = getattr(error, "token", None)
-    if token is None or token.type in ("$END", "_NL"):
-        return _point(error.line, error.column)
-    return _token_span(token)
+def _syntax_error(error: UnexpectedInput, text: str, source: str) -> CascadeError:
+    token: Token | None = getattr(error, "token", None)
+    if token is None:  # no token starts here
+        found = repr(getattr(error, "char", "?"))
+        return CascadeError(
+            f"unexpected character {found}", _point(error.line, error.column), text, source
+        )
+    if token.type in {"_NL", "$END"}:
+        found, span = "the end of the line", _point(token.line or 1, token.column or 1)
+    else:
+        found, span = f"'{token}'", _token_span(token)
+        if token in KEYWORDS:
+            found += " (a reserved word)"
+    wanted = _wanted(set(getattr(error, "accepts", None) or error.expected))  # type: ignore[attr-defined]
+    return CascadeError(f"expected {wanted}, found {found}", span, text, source)
 
 
-def _complaint(error: UnexpectedInput) -> str:
-    return "unexpected input"
+_VALUE = {"NAME", "INT", "FLOAT", "INF", "LPAR", "MINUS"}
+_OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT"}
+_WORDS = {
+    "NAME": "a name",
+    "INT": "a whole number",
+    "COMPARE": "a comparison (< <= > >= == !=)",
+    "_NL": "the end of the line",
+    "$END": "the end",
+}
+
+
+def _wanted(terminals: set[str]) -> str:
+    """Say in plain words which of some terminals may come next."""
+    if "RANK" in terminals:
+        return "a declaration, a section label or an Einsum such as 'Y[p] = A[m,p] * B[m]'"
+    words: list[str] = []
+    if terminals >= _VALUE:
+        words.append("a value")
+        terminals -= _VALUE
+    closing = terminals & {"RPAR", "RSQB"}
+    words += [f"'{')' if bracket == 'RPAR' else ']'}'" for bracket in sorted(closing)]
+    terminals -= closing
+    if {"PLUS", "MINUS"} <= terminals:  # after a reduction the parser may have forgotten '*'
+        words.append("an operator")
+        terminals -= _OPERATORS
+    literals = {t.name: t.pattern.value for t in _lark().terminals if t.pattern.type == "str"}
+    words += sorted(_WORDS.get(t) or f"'{literals.get(t, t)}'" for t in terminals)
+    return " or ".join(words)

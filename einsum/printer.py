@@ -92,6 +92,111 @@ def render_condition(condition: Condition) -> str:
     )
 
 
+def latex(cascade: Cascade) -> str:
+    """Return the Einsums in the notation of papers, as a LaTeX ``align*``.
+
+    >>> from einfuse.einsum.library import load
+    >>> print(latex(load("attention/3-pass")).splitlines()[2])
+    GM_{p} &= QK_{m,p} :: \\bigvee_{m} \\max(\\cup) \\\\
+    """
+    lines: list[str] = []
+    sectioned = bool(cascade.loop or cascade.final)
+    for label, section in (
+        ("init", cascade.init),
+        ("loop", cascade.loop),
+        ("final", cascade.final),
+    ):
+        if section and sectioned:
+            lines.append(rf"\textbf{{{label}:}} &")
+        lines += map(_latex_einsum, section)
+        if label == "loop" and cascade.stop:
+            lines.append(rf"\textbf{{stop}}\ & {_latex_condition(cascade.stop)}")
+    return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}\n"
+
+
+def _latex_einsum(einsum: Einsum) -> str:
+    outputs = ", ".join(_latex(output, 0) for output in einsum.outputs)
+    line = f"({outputs})" if len(einsum.outputs) > 1 else outputs
+    line += f" &= {_latex(einsum.expression, 0)}"
+    if einsum.merge is not None:
+        operator = {Binary: "operator", Call: "function"}[type(einsum.expression)]
+        sign = _latex_operator(getattr(einsum.expression, operator))
+        line += rf" :: \bigwedge {sign}({_LATEX_MERGES[einsum.merge]})"
+    for action in einsum.actions:
+        if isinstance(action, Reduce):
+            folded = ",".join(map(_latex_name, action.variables))
+            line += rf" :: \bigvee_{{{folded}}} {_latex_operator(action.operator)}(\cup)"
+        else:
+            source, target = _latex_name(action.source), _latex_name(action.target)
+            line += rf" :: \operatorname{{{action.operator}}}_{{{source} \to {target}}}"
+    return line
+
+
+_LATEX_MERGES = {
+    "union": r"\cup",
+    "inter": r"\cap",
+    "left": r"\leftarrow",
+    "right": r"\rightarrow",
+}
+_LATEX_OPERATORS = {
+    "*": r"\times",
+    "%": r"\bmod",
+    "<=": r"\leq",
+    ">=": r"\geq",
+    "==": "=",
+    "!=": r"\neq",
+}
+_LATEX_FUNCTIONS = {"max", "min", "log", "sin", "cos", "tanh"}
+
+
+def _latex_operator(name: str) -> str:
+    if name in _LATEX_FUNCTIONS:
+        return "\\" + name
+    return _LATEX_OPERATORS.get(name, rf"\operatorname{{{name}}}" if name.isalnum() else name)
+
+
+def _latex_name(name: str) -> str:
+    stem = name.rstrip("0123456789")
+    digits = name[len(stem) :]
+    stem = stem.replace("_", r"\_")
+    return rf"{stem}_{{{digits}}}" if digits and stem else stem + digits
+
+
+def _latex_condition(condition: Condition) -> str:
+    return r" \land ".join(
+        f"{_latex(c.left, 0)} {_LATEX_OPERATORS.get(c.operator, c.operator)} {_latex(c.right, 0)}"
+        for c in condition
+    )
+
+
+def _latex(node: Expression, precedence: int) -> str:
+    match node:
+        case Number(value=value):
+            return _number(value).replace("inf", r"\infty")
+        case RankSize(rank=name) | Coordinate(variable=name):
+            return _latex_name(name)
+        case Access(tensor=tensor, indices=indices):
+            places = (
+                _latex(i.expression, 0) + (": " + _latex_condition(i.condition)) * bool(i.condition)
+                for i in indices
+            )
+            name = tensor.replace("_", r"\_")
+            return f"{name}_{{{','.join(places)}}}" if indices else name
+        case Call(function="exp", arguments=(argument,)):
+            return f"e^{{{_latex(argument, 0)}}}"
+        case Call(function="sqrt", arguments=(argument,)):
+            return rf"\sqrt{{{_latex(argument, 0)}}}"
+        case Call(function=function, arguments=arguments):
+            return f"{_latex_operator(function)}({', '.join(_latex(a, 0) for a in arguments)})"
+        case Negate(operand=operand):
+            return "-" + _latex(operand, 3)
+        case Binary(operator=operator, left=left, right=right):
+            own = _PRECEDENCE[operator]
+            sign = _LATEX_OPERATORS.get(operator, operator)
+            text = f"{_latex(left, own)} {sign} {_latex(right, own + 1)}"
+            return f"({text})" if own < precedence else text
+
+
 def _rank(rank: Rank) -> str:
     return rank.name if rank.size is None else f"{rank.name} = {rank.size}"
 
@@ -113,7 +218,9 @@ def _expression(node: Expression, precedence: int, space: str) -> str:
         case Call(function=function, arguments=arguments):
             return f"{function}({', '.join(_expression(a, 0, space) for a in arguments)})"
         case Negate(operand=operand):
-            return "-" + _expression(operand, 3, space)
+            nested = isinstance(operand, Negate | Number)
+            inner = _expression(operand, 0 if nested else 3, space)
+            return f"-({inner})" if nested else f"-{inner}"
         case Binary(operator=operator, left=left, right=right):
             own = _PRECEDENCE[operator]
             text = (
@@ -132,4 +239,4 @@ def _index(index: Index) -> str:
 def _number(value: int | float) -> str:
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    return repr(value)
+    return repr(int(value) if isinstance(value, int) else float(value))

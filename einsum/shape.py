@@ -12,7 +12,7 @@ import numpy as np
 from .cascade import Cascade, Split
 from .equation import Einsum, Populate
 from .errors import CascadeError, EinfuseError, located
-from .expression import Access, Comparison, Expression, Number, accesses, variables, walk
+from .expression import Access, Comparison, Expression, Number, Span, accesses, variables, walk
 from .functions import closest
 from .indices import (
     at_most_zero,
@@ -101,6 +101,20 @@ def bind_symbolic(
             elif name in known:
                 known[roots[name]] = known[name]
     return {name: known[name] for name in cascade.rank_names}
+
+
+def bind_known(cascade: Cascade) -> dict[str, int]:
+    """Return the sizes that follow from the text alone.
+
+    Raises:
+        CascadeError: they contradict each other.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> cascade = parse("rank M = 8, M0 = 2, P\nsplit M -> M1, M0\ninput A[M,P]\nY[p] = A[m,p]")
+    >>> bind_known(cascade)
+    {'M': 8, 'M0': 2, 'M1': 4}
+    """
+    return _resolve(cascade, {}, False)
 
 
 def symbol(rank: str) -> sympy.Symbol:
@@ -222,22 +236,23 @@ def _resolve(cascade: Cascade, given: Mapping[str, Any], ragged: bool) -> dict[s
     known: dict[str, Any] = {}
     origin: dict[str, str] = {}
 
-    def learn(name: str, size: Any, why: str) -> bool:
+    def learn(name: str, size: Any, why: str, span: Span | None = None) -> bool:
         root = roots.get(name, name)
         if root not in known:
             known[root], origin[root] = size, why
             return True
         if not np.all(known[root] == size):
             also = f" ({name} = {root})" if name != root else ""
-            raise EinfuseError(
+            raise CascadeError(
                 f"rank {root} has two sizes{also}: {_show(known[root])} "
-                f"{origin[root]} and {_show(size)} {why}"
+                f"{origin[root]} and {_show(size)} {why}",
+                span,
             )
         return False
 
     for rank in cascade.ranks:
         if isinstance(rank.size, int):
-            learn(rank.name, rank.size, "in the text")
+            learn(rank.name, rank.size, "in the text", rank.span)
     for name, size in given.items():
         learn(name, size, "as given" if name == roots[name] else f"as given for {name}")
     changed = True
@@ -250,20 +265,18 @@ def _resolve(cascade: Cascade, given: Mapping[str, Any], ragged: bool) -> dict[s
     return {name: known[roots[name]] for name in cascade.rank_names if roots[name] in known}
 
 
-def _complete(
-    split: Split, sizes: list[Any], learn: Callable[[str, Any, str], bool], ragged: bool
-) -> bool:
+def _complete(split: Split, sizes: list[Any], learn: Callable[..., bool], ragged: bool) -> bool:
     whole, outer, inner = sizes
     why = f"by the split {split.whole} -> {split.outer}, {split.inner}"
     if whole is None:
-        return learn(split.whole, outer * inner, why)
+        return learn(split.whole, outer * inner, why, split.span)
     if outer is None:
         if not ragged:
             _check_divides(split, whole, split.inner, inner)
-        return learn(split.outer, -(-whole // inner), why)
+        return learn(split.outer, -(-whole // inner), why, split.span)
     if inner is None:
         _check_divides(split, whole, split.outer, outer)
-        return learn(split.inner, whole // outer, why)
+        return learn(split.inner, whole // outer, why, split.span)
     wanted = (outer - 1) * inner < whole if ragged else whole == outer * inner
     if not np.all(np.logical_and(wanted, whole <= outer * inner)):
         raise CascadeError(

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 import typer
 
-MODULES: tuple[str, ...] = ("measure",)
+MODULES: tuple[str, ...] = ("cascades", "measure",)
 
 
 class CommandModule(Protocol):

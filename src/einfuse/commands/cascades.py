@@ -1,0 +1,147 @@
+"""``einfuse show``: a cascade's text, iteration spaces and operations."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from einfuse.commands.arguments import parse_shape, print_json
+
+if TYPE_CHECKING:
+    import sympy
+
+    from einfuse.einsum.cascade import Cascade
+    from einfuse.einsum.equation import Einsum
+
+_WIDTH = 100  # columns of a table that is piped
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``show`` to the application."""
+    app.command("show")(show)
+
+
+def show(
+    cascade: Annotated[str, typer.Argument(help="a name of the library, or a file")],
+    shape: Annotated[
+        str, typer.Option(help="sizes of ranks, such as E=64,F=64,P=4K,M=4K,M0=256")
+    ] = "",
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="print the Einsums as LaTeX")] = False,
+) -> None:
+    """Show a cascade: its text, each Einsum's iteration space and operations."""
+    from einfuse.einsum import printer
+    from einfuse.einsum.library import load
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = load(cascade)
+    for warning in caught:
+        where = f"{warning.filename}:{warning.lineno}"
+        print(f"warning: {where}: {warning.message}", file=sys.stderr)
+    if latex:
+        print(printer.latex(loaded), end="")
+        return
+    description = describe(loaded, parse_shape(shape))
+    if json:
+        print_json(description)
+    else:
+        _print(loaded, description)
+
+
+def describe(cascade: Cascade, sizes: dict[str, int]) -> dict[str, Any]:
+    """Return what ``show --json`` prints: formulas, and numbers where sizes are given."""
+    from einfuse.einsum.operations import count_operations, einsum_operations, total_operations
+    from einfuse.einsum.printer import render, render_einsum
+    from einfuse.einsum.shape import bind, bind_symbolic, tensor_shape
+    from einfuse.einsum.space import count_points, iteration_space
+
+    open_sizes = bind_symbolic(cascade)
+    bound = bind(cascade, sizes) if sizes else None
+    at_shape = bind_symbolic(cascade, bound) if bound else None
+
+    def counted(formula: sympy.Expr, number: sympy.Expr | int | None) -> dict[str, Any]:
+        return {"formula": str(formula), "count": None if number is None else int(number)}
+
+    def operations(einsum: Einsum) -> dict[str, Any]:
+        formulas = einsum_operations(cascade, einsum, open_sizes)
+        numbers = einsum_operations(cascade, einsum, at_shape) if at_shape else {}
+        return {
+            operation: counted(formula, numbers.get(operation, 0) if at_shape else None)
+            for operation, formula in formulas.items()
+        }
+
+    def described(einsum: Einsum, section: str) -> dict[str, Any]:
+        points = count_points(cascade, einsum, open_sizes)
+        return {
+            "name": einsum.name,
+            "section": section,
+            "text": render_einsum(einsum),
+            "space": list(iteration_space(cascade, einsum)),
+            "points": counted(points, at_shape and count_points(cascade, einsum, at_shape)),
+            "operations": operations(einsum),
+        }
+
+    sections = {"init": cascade.init, "loop": cascade.loop, "final": cascade.final}
+    totals = total_operations(count_operations(cascade).values())
+    found = total_operations(count_operations(cascade, bound).values()) if bound else {}
+    return {
+        "name": cascade.name,
+        "text": render(cascade),
+        "shape": bound,
+        "inputs": {t.name: list(t.ranks) for t in cascade.input_tensors},
+        "outputs": list(cascade.outputs),
+        "tensors": {
+            t.name: {
+                "ranks": list(t.ranks),
+                "extents": [str(n) for n in tensor_shape(cascade, t.name, bound or open_sizes)],
+            }
+            for t in cascade.tensors
+        },
+        "einsums": [
+            described(einsum, section)
+            for section, einsums in sections.items()
+            for einsum in einsums
+        ],
+        "totals": {
+            operation: counted(formula, found.get(operation, 0) if bound else None)
+            for operation, formula in totals.items()
+        },
+    }
+
+
+def _print(cascade: Cascade, description: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    shape = description["shape"]
+    print(f"# {cascade.name}")
+    print(description["text"])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=False)
+    table.add_column("Einsum", no_wrap=True)
+    table.add_column("iteration space", no_wrap=True)
+    table.add_column("operation", no_wrap=True)
+    table.add_column("count")
+    if shape:
+        table.add_column("at the shape", justify="right", no_wrap=True)
+    for einsum in description["einsums"]:
+        name, space = einsum["name"], " ".join(einsum["space"]) or "1"
+        rows = einsum["operations"] or {"-": {"formula": "0", "count": 0}}
+        for operation, count in rows.items():
+            cells = [name, space, operation, count["formula"]]
+            table.add_row(*cells, *([f"{count['count']:,}"] if shape else []))
+            name = space = ""
+    table.add_section()
+    for operation, count in description["totals"].items():
+        cells = ["all", "", operation, count["formula"]]
+        table.add_row(*cells, *([f"{count['count']:,}"] if shape else []))
+    console.print(table)
+    if shape:
+        print("shape: " + ", ".join(f"{rank}={size}" for rank, size in shape.items()))
