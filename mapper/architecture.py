@@ -1,0 +1,303 @@
+"""An architecture: memory levels, compute units, and every parameter of them by its path.
+
+The file is YAML, checked by pydantic. A number in it may be a formula over other parameters
+(``"round(2.174 + 0.004 * ceil(log2(array_2d.registers.depth)), 6)"``), so that what follows from
+a size follows it when the size is changed. Paths are what ``--set`` takes: ``array_1d.lanes``,
+``array_2d.operations.exp.slots``, ``buffer.bytes``, ``clock_hz``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import ArchitectureError, MappingError, closest
+from .formula import Formula, Scope, Values, parse_formula
+
+Number = float | int | str  # a string is a formula
+DATA = Path(__file__).with_name("data")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Operation(_Spec):
+    """What one operation costs on one lane (processing element) of a unit."""
+
+    slots: Number = Field(1, description="issue slots (cycles of the lane) per operation")
+    energy_pj: Number | None = Field(description="energy per operation; null if unknown")
+    area_um2: Number | None = Field(0, description="area of its circuit in every lane")
+    source: str = ""
+
+
+class Registers(_Spec):
+    """The register file of one lane."""
+
+    depth: Number = Field(description="entries, for energy and area")
+    bytes: Number | None = Field(None, description="capacity; null: unlimited")
+    read_pj: Number | None = Field(description="energy per word read; null if unknown")
+    write_pj: Number | None = Field(description="energy per word written; null if unknown")
+    area_um2: Number | None = Field(0, description="area of one lane's file; null if unknown")
+    source: str = ""
+
+
+class Memory(_Spec):
+    """A memory level."""
+
+    bytes: Number | None = Field(None, description="capacity; null: unlimited")
+    access_bytes: Number = Field(description="width of one access (a line)")
+    read_pj: Number | None = Field(description="energy per access; null if unknown")
+    write_pj: Number | None = Field(description="energy per access; null if unknown")
+    bandwidth_bytes_per_s: Number | None = Field(None, description="reads and writes together")
+    read_bandwidth_bytes_per_s: Number | None = None
+    write_bandwidth_bytes_per_s: Number | None = None
+    area_um2: Number | None = Field(0, description="null if unknown")
+    area_unknown: str = Field("", description="why the area is unknown")
+    energy_unknown: str = Field("", description="why the energy is unknown")
+    holds: tuple[str, ...] | None = Field(None, description="tensors that may live here; all")
+    source: str = ""
+
+
+class Unit(_Spec):
+    """A compute unit: a 2D array (rows x columns) or a vector unit (lanes)."""
+
+    rows: Number | None = None
+    columns: Number | None = None
+    lanes: Number | None = None
+    operations: dict[str, Operation]
+    registers: Registers
+    interconnect_area_um2: Number = 0
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _is_array_or_vector(self) -> Unit:
+        array = self.rows is not None and self.columns is not None and self.lanes is None
+        vector = self.lanes is not None and self.rows is None and self.columns is None
+        if not array and not vector:
+            raise ValueError("a unit has either rows and columns, or lanes")
+        return self
+
+
+class ArchitectureFile(_Spec):
+    """The schema of an architecture file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str
+    description: str = ""
+    source: str = ""
+    clock_hz: Number
+    word_bytes: Number = 2
+    interconnect_area_um2: Number = Field(0, description="between the units and the memories")
+    memories: dict[str, Memory] = Field(min_length=1, description="outermost first")
+    units: dict[str, Unit] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> ArchitectureFile:
+        reserved = {"clock_hz", "word_bytes", "interconnect_area_um2", "registers"}
+        for name in [*self.memories, *self.units]:
+            if name in reserved or (name in self.memories and name in self.units):
+                raise ValueError(f"'{name}' names two things")
+            if not name.isidentifier():
+                raise ValueError(f"'{name}' is no name: expected letters, digits and '_'")
+        return self
+
+
+_POSITIVE = (
+    ".bytes",
+    ".access_bytes",
+    "_bytes_per_s",
+    ".rows",
+    ".columns",
+    ".lanes",
+    ".depth",
+    ".slots",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """An architecture and its parameters by path (numbers, arrays, formulas, None if unknown)."""
+
+    file: ArchitectureFile
+    parameters: Mapping[str, Values | Formula | None]
+
+    @property
+    def name(self) -> str:
+        """The architecture's name."""
+        return self.file.name
+
+    @property
+    def memories(self) -> tuple[str, ...]:
+        """The memory levels, outermost first."""
+        return tuple(self.file.memories)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The compute units."""
+        return tuple(self.file.units)
+
+    def dimensions(self, unit: str) -> tuple[str, ...]:
+        """The dimensions that loops in space may use on a unit."""
+        return ("lanes",) if self.file.units[unit].lanes is not None else ("rows", "columns")
+
+    def with_settings(self, settings: Mapping[str, Values | Formula]) -> Architecture:
+        """Return the architecture with other values for some of its parameters.
+
+        >>> load_architecture("fusemax").with_settings({"array_1d.lanes": 512}).parameters[
+        ...     "array_1d.lanes"]
+        512
+        >>> load_architecture("fusemax").with_settings({"array_1d.lane": 512})
+        Traceback (most recent call last):
+        ...
+        einfuse.mapper.errors.ArchitectureError: fusemax: no parameter 'array_1d.lane'; did you \
+mean array_1d.lanes?
+        """
+        for path in settings:
+            if path not in self.parameters:
+                near = closest(path, self.parameters)
+                raise ArchitectureError(f"{self.name}: no parameter '{path}'{near}")
+        merged = {**self.parameters, **settings}
+        return replace(self, parameters=MappingProxyType(merged))
+
+    def values(self, scope: Mapping[str, Values] | None = None) -> dict[str, Values | None]:
+        """Return every parameter's value, formulas worked out; unknown ones are None.
+
+        ``scope`` holds the parameters among further names that formulas read (see `scope`).
+        ArchitectureError names the path of a value that is no number, not positive where it must
+        be, or part of a circle.
+        """
+        names = self.scope() if scope is None else scope
+        found: dict[str, Values | None] = {}
+        for path in self.parameters:
+            try:
+                found[path] = self._checked(path, names[path])
+            except MappingError as error:
+                raise ArchitectureError(f"{self.name}: {path}: {error}") from None
+        return found
+
+    def scope(
+        self,
+        known: Mapping[str, Values] | None = None,
+        definitions: Mapping[str, Formula] | None = None,
+        sources: Mapping[str, Any] | None = None,
+    ) -> Scope:
+        """Return the scope of the parameters and further names."""
+        given = {k: v for k, v in self.parameters.items() if not isinstance(v, Formula)}
+        formulas = {k: v for k, v in self.parameters.items() if isinstance(v, Formula)}
+        return Scope({**given, **(known or {})}, {**formulas, **(definitions or {})}, sources)
+
+    def _checked(self, path: str, given: Values | None) -> Values | None:
+        if given is None:
+            return None
+        array = np.asarray(given)
+        if array.dtype.kind not in "iufb":
+            raise ArchitectureError(f"{self.name}: {path}: expected a number, found {given!r}")
+        if path.endswith("area_um2"):
+            array = np.nan_to_num(array)  # NaN: unknown at some points
+        positive = path.endswith(_POSITIVE) or path in ("clock_hz", "word_bytes")
+        wrong = ~((array > 0 if positive else array >= 0) & np.isfinite(array))
+        if np.any(wrong):
+            needed = "above 0" if positive else "of at least 0"
+            raise ArchitectureError(
+                f"{self.name}: {path}: expected a number {needed}, found {array[wrong].flat[0]:g}"
+            )
+        return given
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    texts = ("source", "description", "area_unknown", "energy_unknown", "holds", "name")
+    for key, item in value.items():
+        if key in texts:
+            continue
+        path = f"{prefix}{key}"
+        if isinstance(item, dict):
+            yield from _flatten(f"{path}.", item)
+        else:
+            yield path, item
+
+
+def parse_architecture(content: Any, where: str) -> Architecture:
+    """Return the architecture of a YAML file's content; ArchitectureError names the path."""
+    try:
+        file = ArchitectureFile.model_validate(content)
+    except ValidationError as error:
+        raise ArchitectureError(explain(error, where)) from None
+    dump = file.model_dump()
+    flat = {key: dump[key] for key in ("clock_hz", "word_bytes", "interconnect_area_um2")}
+    for group in ("memories", "units"):
+        for name, spec in dump[group].items():
+            present = {k: v for k, v in spec.items() if k not in ("rows", "columns", "lanes")}
+            present |= {k: spec[k] for k in ("rows", "columns", "lanes") if spec.get(k) is not None}
+            flat |= dict(_flatten(f"{name}.", present))
+    parameters: dict[str, Any] = {}
+    for path, value in flat.items():
+        try:
+            parameters[path] = _number_or_formula(value)
+        except MappingError as error:
+            raise ArchitectureError(f"{where}: {path}: {error}") from None
+    return Architecture(file, MappingProxyType(parameters))
+
+
+def _number_or_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return parse_formula(value)
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """Say in words what pydantic found wrong, one line for each fault."""
+    lines: list[str] = []
+    for fault in error.errors():
+        path = ".".join(str(part) for part in fault["loc"])
+        found = "" if fault["type"] == "missing" else f", found {fault['input']!r}"
+        if len(found) > 80:
+            found = ""
+        lines.append(f"{where}: {path or 'file'}: {fault['msg']}{found}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file safely; ArchitectureError says what is wrong with it, and where."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ArchitectureError(f"{path}{place}: {problem}") from None
+    except UnicodeDecodeError:
+        raise ArchitectureError(f"{path}: not a text file in UTF-8") from None
+
+
+def find_file(name: str | Path, folder: str, kind: str, error: type[MappingError]) -> Path:
+    """Return the file of a shipped name or a path; the error lists the closest names."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if not path.is_file():
+            raise error(f"{path}: no such {kind} file")
+        return path
+    shipped = {p.stem: p for p in sorted((DATA / folder).glob("*.yaml"))}
+    if str(name) not in shipped:
+        raise error(f"no {kind} '{name}'{closest(str(name), shipped)}")
+    return shipped[str(name)]
+
+
+def load_architecture(name: str | Path) -> Architecture:
+    """Return a shipped architecture by its name, or one from a YAML file.
+
+    >>> load_architecture("fusemax").units
+    ('array_2d', 'array_1d')
+    """
+    path = find_file(name, "architectures", "architecture", ArchitectureError)  # type: ignore[arg-type]
+    return parse_architecture(read_yaml(path), str(path))

@@ -1,0 +1,263 @@
+"""A design: a cascade, an architecture, and the rule that maps the one on the other.
+
+The file is YAML, checked by pydantic. ``let`` defines sizes as formulas in the shape, the
+architecture's parameters, rows of ``tables``, and what stands above; a name that is a rank of the
+cascade gives that rank its size. ``set`` changes architecture parameters likewise.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from einfuse.einsum.cascade import Cascade
+from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.library import load as load_cascade
+
+from .architecture import (
+    Architecture,
+    explain,
+    find_file,
+    load_architecture,
+    parse_architecture,
+    read_yaml,
+)
+from .errors import MappingError, closest
+from .formula import Formula, Values, parse_formula
+from .mapping import Nest, parse_nest
+from .pipeline import Stage, StageFile, parse_stage
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Spec):
+    """How a column of a table selects a row."""
+
+    value: str | float
+    how: Literal["exact", "nearest", "at_least"] = "exact"
+
+
+class TableFile(_Spec):
+    """A table whose row is chosen by the shape or the architecture."""
+
+    file: str
+    match: dict[str, Column] = Field(min_length=1)
+
+
+class Requirement(_Spec):
+    """A condition that a shape must meet, and what to say where it does not."""
+
+    that: str
+    otherwise: str
+
+
+class Growth(_Spec):
+    """Multiply a parameter until a condition on the time of each resource holds."""
+
+    parameter: str
+    by: float = Field(2, gt=1)
+    until: str
+    times: int = Field(24, gt=0)
+
+
+class Omissions(_Spec):
+    """What a published run did not charge; other accountings charge it."""
+
+    energy: tuple[str, ...] = ()
+    area: tuple[str, ...] = ()
+
+
+class DesignFile(_Spec):
+    """The schema of a design file."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str
+    description: str = ""
+    source: str = ""
+    cascade: str
+    architecture: str | dict[str, Any]
+    batch: tuple[str, ...] = ()
+    tables: dict[str, TableFile] = {}
+    let: dict[str, str | float | int] = {}
+    require: tuple[Requirement, ...] = ()
+    set: dict[str, str | float | int] = {}
+    grow: Growth | None = None
+    retention: Literal["trailing", "explicit"] = "trailing"
+    edges: Literal["whole", "exact"] = "whole"
+    mapping: list[Any]
+    composition: Literal["published", "pipelined"] = "published"
+    stages: tuple[StageFile, ...] = ()
+    not_charged_when_published: Omissions = Omissions()
+
+
+_NOTHING = Omissions()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of numbers, a column an array, and the keys that choose a row."""
+
+    name: str
+    columns: Mapping[str, NDArray[np.float64]]
+    match: tuple[tuple[str, Formula, str], ...]
+
+    def lookup(self, names: Mapping[str, Values]) -> dict[str, Values]:
+        """Return ``table.column`` for the matching row (NaN where no row matches exactly)."""
+        keys = [
+            (self.columns[column], np.asarray(formula.evaluate(names), float), how)
+            for column, formula, how in self.match
+        ]
+        shape = np.broadcast_shapes(*(wanted.shape for _, wanted, _ in keys))
+        fits = np.ones((*shape, len(keys[0][0])), dtype=bool)
+        for column, wanted, how in keys:
+            wanted = np.broadcast_to(wanted, shape)[..., None]
+            if how == "exact":
+                fits &= column == wanted
+                continue
+            if how == "nearest":
+                distance = np.where(fits, np.abs(column - wanted), np.inf)
+            else:
+                beyond = np.where(fits & (column >= wanted), column, np.inf)
+                last = np.where(fits, column, -np.inf).max(axis=-1, keepdims=True)
+                distance = np.where(
+                    np.isinf(beyond), np.where(column == last, 1e300, np.inf), beyond
+                )
+            best = distance.min(axis=-1, keepdims=True)
+            fits &= (distance == best) & np.isfinite(distance)
+            if how == "nearest":  # of two at the same distance, the smaller
+                least = np.where(fits, column, np.inf).min(axis=-1, keepdims=True)
+                fits &= column == least
+        row = np.argmax(fits, axis=-1)
+        known = fits.any(axis=-1)
+        return {
+            f"{self.name}.{column}": np.where(known, values[row], np.nan)[()]
+            for column, values in self.columns.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What is evaluated: everything in it is a choice, and nothing depends on a shape."""
+
+    name: str
+    cascade: Cascade
+    architecture: Architecture
+    nest: Nest
+    stages: tuple[Stage, ...] = ()
+    batch: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    let: tuple[tuple[str, Formula], ...] = ()
+    require: tuple[tuple[Formula, str], ...] = ()
+    settings: tuple[tuple[str, Formula], ...] = ()
+    grow: Growth | None = None
+    retention: str = "trailing"
+    edges: str = "whole"
+    composition: str = "published"
+    omissions: Omissions = _NOTHING
+    description: str = ""
+    source: str = ""
+
+    def with_settings(self, settings: Mapping[str, Values]) -> Design:
+        """Return the design on its architecture with other values for some parameters.
+
+        What the user sets wins over what the design sets.
+        """
+        kept = tuple((path, formula) for path, formula in self.settings if path not in settings)
+        return replace(self, architecture=self.architecture.with_settings(settings), settings=kept)
+
+
+@functools.cache
+def _shipped(name: str) -> Design:
+    return _read(find_file(name, "designs", "design", MappingError))
+
+
+def load_design(name: str | Path) -> Design:
+    """Return a shipped design by its name, or one from a YAML file.
+
+    >>> load_design("fusemax").architecture.name
+    'fusemax'
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return _read(find_file(name, "designs", "design", MappingError))
+    return _shipped(str(name))
+
+
+def _read(path: Path) -> Design:
+    return parse_design(read_yaml(path), str(path), path.parent)
+
+
+def parse_design(content: Any, where: str, folder: Path | None = None) -> Design:
+    """Return the design of a YAML file's content; names and files are looked up in ``folder``."""
+    try:
+        file = DesignFile.model_validate(content)
+    except ValidationError as error:
+        raise MappingError(explain(error, where)) from None
+
+    def beside(name: str) -> str:
+        local = None if folder is None else folder / name
+        return str(local) if local is not None and local.is_file() else name
+
+    try:
+        cascade = load_cascade(beside(file.cascade))
+        architecture = (
+            load_architecture(beside(file.architecture))
+            if isinstance(file.architecture, str)
+            else parse_architecture(file.architecture, f"{where}: architecture")
+        )
+        design = Design(
+            name=file.name,
+            cascade=cascade,
+            architecture=architecture,
+            nest=parse_nest(file.mapping),
+            stages=tuple(parse_stage(stage, f"stages[{n}]") for n, stage in enumerate(file.stages)),
+            batch=file.batch,
+            tables=tuple(_read_table(name, table, folder) for name, table in file.tables.items()),
+            let=tuple((name, parse_formula(text)) for name, text in file.let.items()),
+            require=tuple((parse_formula(r.that), r.otherwise) for r in file.require),
+            settings=tuple((path, parse_formula(text)) for path, text in file.set.items()),
+            grow=file.grow,
+            retention=file.retention,
+            edges=file.edges,
+            composition=file.composition,
+            omissions=file.not_charged_when_published,
+            description=file.description,
+            source=file.source,
+        )
+        for path in dict(design.settings):
+            if path not in architecture.parameters:
+                near = closest(path, architecture.parameters)
+                raise MappingError(f"set: {architecture.name} has no parameter '{path}'{near}")
+    except EinfuseError as error:
+        raise MappingError(f"{where}: {error}") from None
+    return design
+
+
+def _read_table(name: str, table: TableFile, folder: Path | None) -> Table:
+    path = (folder or Path()) / table.file
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+        columns = {
+            key: np.array([float(row[key]) for row in rows]) for key in (rows[0] if rows else {})
+        }
+    except OSError as error:
+        raise MappingError(f"tables.{name}: {path}: {error.strerror}") from None
+    except (TypeError, ValueError) as error:
+        raise MappingError(f"tables.{name}: {path}: expected numbers, found {error}") from None
+    for column in table.match:
+        if column not in columns:
+            near = closest(column, columns)
+            raise MappingError(f"tables.{name}: {path} has no column '{column}'{near}")
+    match = tuple((c, parse_formula(key.value), key.how) for c, key in table.match.items())
+    return Table(name, columns, match)

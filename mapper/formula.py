@@ -1,0 +1,277 @@
+"""Formulas of designs: ``largest_divisor(ceil(P / array_2d.columns), buffer.bytes / 512)``.
+
+A formula is parsed once and evaluated over scalars or whole arrays of shapes and architectures.
+Names are rank sizes, earlier definitions, and parameters of the architecture by their path.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lark
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import MappingError, closest
+
+Values = Any  # a number, a truth value, or a NumPy array of either
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A parsed formula; ``text`` is what the file says."""
+
+    text: str
+    tree: lark.Tree[lark.Token]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names it reads, each once."""
+        found = (str(t.children[0]) for t in self.tree.find_data("name"))
+        return tuple(dict.fromkeys(found))
+
+    def evaluate(self, names: Mapping[str, Values]) -> Values:
+        """Return the value for the values of its names (broadcast against each other).
+
+        >>> parse_formula("ceil(P / 256) * 2").evaluate({"P": 300})
+        4.0
+        >>> parse_formula("largest_divisor(12, 5)").evaluate({})
+        4.0
+        """
+        return _evaluate(self.tree, names, self.text)
+
+
+class Scope(Mapping[str, Values]):
+    """Names with their values, worked out when they are asked for.
+
+    ``known`` are values (None: unknown); ``definitions`` are formulas over all names of the
+    scope; ``sources`` make several names at once from the scope (a row of a table). A formula
+    that reads an unknown value is itself unknown.
+
+    >>> scope = Scope({"P": 512}, {"tiles": parse_formula("P / lanes"), "lanes": parse_formula(64)})
+    >>> scope["tiles"]
+    8.0
+    """
+
+    def __init__(
+        self,
+        known: Mapping[str, Values | None],
+        definitions: Mapping[str, Formula] | None = None,
+        sources: Mapping[str, Callable[[Mapping[str, Values]], Mapping[str, Values]]] | None = None,
+    ) -> None:
+        self._found: dict[str, Values | None] = dict(known)
+        self._definitions = dict(definitions or {})
+        self._sources = dict(sources or {})
+        self._busy: list[str] = []
+
+    def __getitem__(self, name: str) -> Values:
+        if name in self._found:
+            return self._found[name]
+        if name in self._busy:
+            circle = " -> ".join([*self._busy[self._busy.index(name) :], name])
+            raise MappingError(f"{circle} go round in a circle")
+        if name in self._definitions:
+            formula = self._definitions[name]
+            self._busy.append(name)
+            unknown = any(self[read] is None for read in formula.names if read in self)
+            self._found[name] = None if unknown else formula.evaluate(self)
+            self._busy.pop()
+            return self._found[name]
+        source = self._sources[name.partition(".")[0]]
+        self._busy.append(name)
+        self._found.update(source(self))
+        self._busy.pop()
+        return self._found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return (
+            name in self._found
+            or name in self._definitions
+            or (isinstance(name, str) and name.partition(".")[0] in self._sources)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._found, **self._definitions, **self._sources})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@cache
+def parse_formula(text: str | int | float) -> Formula:
+    """Parse a formula; MappingError with the place if it is none."""
+    source = str(text)
+    try:
+        tree = parser().parse(source, start="formula")
+    except lark.exceptions.UnexpectedInput as error:
+        raise MappingError(
+            f"formula '{source}': expected a number, a name, a function or an operator, "
+            f"found {unexpected(error, source)}"
+        ) from None
+    return Formula(source, tree)
+
+
+@cache
+def parser() -> lark.Lark:
+    """Return the parser of design.lark; it starts at ``formula`` or at ``node``."""
+    grammar = Path(__file__).with_name("design.lark").read_text(encoding="utf-8")
+    return lark.Lark(grammar, parser="lalr", start=["formula", "node"], propagate_positions=True)
+
+
+def unexpected(error: lark.exceptions.UnexpectedInput, source: str) -> str:
+    """Say what a parser stumbled over, and where."""
+    token: lark.Token | None = getattr(error, "token", None)
+    if token is not None and token.type == "$END":
+        return "the end"
+    place = max(0, error.column - 1)
+    return f"'{source[place:]}' at column {place + 1}"
+
+
+def render_formula(tree: Any) -> str:
+    """Return the text of a formula's tree, with parentheses only where they are needed.
+
+    >>> render_formula(parse_formula("(P + 1) * 2 - (3 - Q)").tree)
+    '(P + 1) * 2 - (3 - Q)'
+    """
+    return _render(tree, 0)
+
+
+def _render(tree: Any, floor: int) -> str:
+    children = tree.children
+    match tree.data:
+        case "number" | "name":
+            return str(children[0])
+        case "call":
+            return f"{children[0]}({', '.join(_render(c, 0) for c in children[1:])})"
+        case "minus":
+            level, text = 6, f"-{_render(children[0], 6)}"
+        case "inverse":
+            level, text = 2, f"not {_render(children[0], 3)}"
+        case "either" | "both":
+            level, word = (0, "or") if tree.data == "either" else (1, "and")
+            text = f"{_render(children[0], level)} {word} {_render(children[1], level + 1)}"
+        case _:
+            sign = str(children[1])
+            level = 3 if tree.data == "compare" else 4 if sign in "+-" else 5
+            left = _render(children[0], level + (tree.data == "compare"))
+            text = f"{left} {sign} {_render(children[2], level + 1)}"
+    return f"({text})" if level < floor else text
+
+
+def _divisors(number: int) -> Iterator[int]:
+    for small in range(1, int(number**0.5) + 1):
+        if number % small == 0:
+            yield small
+            yield number // small
+
+
+def _over_pairs(
+    choose: Callable[[int, float], float],
+) -> Callable[[Values, Values], NDArray[np.float64]]:
+    """Vectorise a function of (whole number, limit) by evaluating each distinct pair once."""
+
+    def vectorised(numbers: Values, limits: Values) -> NDArray[np.float64]:
+        number, limit = np.broadcast_arrays(np.asarray(numbers, float), np.asarray(limits, float))
+        pairs, where = np.unique(
+            np.stack([number.ravel(), limit.ravel()]), axis=1, return_inverse=True
+        )
+        chosen = np.array([choose(int(n), float(k)) for n, k in pairs.T])
+        result = chosen[where.reshape(-1)].reshape(number.shape)
+        return result if result.shape else result[()]
+
+    return vectorised
+
+
+def _largest(number: int, limit: float) -> float:
+    """The largest divisor at most the limit; 0 if there is none."""
+    return float(max((d for d in _divisors(number) if d <= limit), default=0))
+
+
+def _smallest(number: int, limit: float) -> float:
+    """The smallest divisor at least the limit; the number itself if the limit is beyond it."""
+    return float(min((d for d in _divisors(number) if d >= limit), default=number))
+
+
+def _ceil(value: Values) -> Values:
+    return np.ceil(value)
+
+
+def _power_of_two(value: Values) -> Values:
+    """The largest power of two at most the value; 0 below 1."""
+    clipped = np.maximum(value, 1)
+    return np.where(np.asarray(value) >= 1, 2.0 ** np.floor(np.log2(clipped)), 0.0)[()]
+
+
+FUNCTIONS: dict[str, tuple[int, Callable[..., Values]]] = {
+    "ceil": (1, _ceil),
+    "floor": (1, np.floor),
+    "log2": (1, np.log2),
+    "min": (2, np.minimum),
+    "max": (2, np.maximum),
+    "where": (3, lambda test, yes, no: np.where(test, yes, no)[()]),
+    "largest_divisor": (2, _over_pairs(_largest)),
+    "smallest_divisor": (2, _over_pairs(_smallest)),
+    "power_of_two": (1, _power_of_two),
+    "round": (2, lambda value, digits: np.round(value, int(digits))),
+}
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": np.true_divide,
+    "<": np.less,
+    "<=": np.less_equal,
+    ">": np.greater,
+    ">=": np.greater_equal,
+    "==": np.equal,
+    "!=": np.not_equal,
+}
+
+
+def _evaluate(node: lark.Tree[lark.Token], names: Mapping[str, Values], text: str) -> Values:
+    def value(child: Any) -> Values:
+        return _evaluate(child, names, text)
+
+    children: list[Any] = list(node.children)
+    match node.data:
+        case "number":
+            number = float(children[0])
+            return int(number) if number.is_integer() and abs(number) < 2**53 else number
+        case "name":
+            name = str(children[0])
+            if name not in names:
+                raise MappingError(f"formula '{text}': unknown name '{name}'{closest(name, names)}")
+            return names[name]
+        case "call":
+            function, arguments = str(children[0]), children[1:]
+            if function not in FUNCTIONS:
+                raise MappingError(
+                    f"formula '{text}': unknown function '{function}'{closest(function, FUNCTIONS)}"
+                )
+            arity, meaning = FUNCTIONS[function]
+            if len(arguments) != arity:
+                raise MappingError(
+                    f"formula '{text}': {function} takes {arity} arguments, found {len(arguments)}"
+                )
+            return meaning(*(value(a) for a in arguments))
+        case "binary" | "compare":
+            left, right = value(children[0]), value(children[2])
+            if children[1] == "/" and np.any(np.asarray(right) == 0):
+                raise MappingError(f"formula '{text}': division by zero")
+            return _OPERATORS[str(children[1])](left, right)
+        case "minus":
+            return -value(children[0])
+        case "either":
+            return np.logical_or(value(children[0]), value(children[1]))
+        case "both":
+            return np.logical_and(value(children[0]), value(children[1]))
+        case "inverse":
+            return np.logical_not(value(children[0]))
+        case unknown:
+            raise AssertionError(unknown)

@@ -1,0 +1,45 @@
+"""What a result charges: an explicit, named choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from einfuse.mapper.errors import MappingError, closest
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """How energy, area and waits are charged.
+
+    Attributes:
+        name: the name.
+        all_register_files: charge the register files of every active lane, not of one.
+        omissions: leave out what the design says that its published run left out.
+        waits: pay the wait of a dependency that the design's pipeline breaks, not just warn.
+    """
+
+    name: str
+    all_register_files: bool
+    omissions: bool
+    waits: bool
+
+
+ACCOUNTINGS = {
+    accounting.name: accounting
+    for accounting in (
+        Accounting("published", all_register_files=False, omissions=True, waits=False),
+        Accounting("published-all-registers", all_register_files=True, omissions=True, waits=False),
+        Accounting("physical", all_register_files=True, omissions=False, waits=True),
+    )
+}
+
+
+def find_accounting(name: str) -> Accounting:
+    """Return an accounting by its name; MappingError lists the known ones.
+
+    >>> find_accounting("physical").waits
+    True
+    """
+    if name not in ACCOUNTINGS:
+        raise MappingError(f"no accounting '{name}'{closest(name, ACCOUNTINGS)}")
+    return ACCOUNTINGS[name]
