@@ -148,7 +148,7 @@ class Architecture:
         """The dimensions that loops in space may use on a unit."""
         return ("lanes",) if self.file.units[unit].lanes is not None else ("rows", "columns")
 
-    def with_settings(self, settings: Mapping[str, Values | Formula]) -> Architecture:
+    def with_settings(self, settings: Mapping[str, Values | Formula | None]) -> Architecture:
         """Return the architecture with other values for some of its parameters.
 
         >>> load_architecture("fusemax").with_settings({"array_1d.lanes": 512}).parameters[

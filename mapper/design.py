@@ -90,7 +90,8 @@ class DesignFile(_Spec):
     tables: dict[str, TableFile] = {}
     let: dict[str, str | float | int] = {}
     require: tuple[Requirement, ...] = ()
-    set: dict[str, str | float | int] = {}
+    set: dict[str, str | float | int | None] = {}
+    unknown: dict[str, str] = {}
     grow: Growth | None = None
     retention: Literal["trailing", "explicit"] = "trailing"
     edges: Literal["whole", "exact"] = "whole"
@@ -158,7 +159,8 @@ class Design:
     tables: tuple[Table, ...] = ()
     let: tuple[tuple[str, Formula], ...] = ()
     require: tuple[tuple[Formula, str], ...] = ()
-    settings: tuple[tuple[str, Formula], ...] = ()
+    settings: tuple[tuple[str, Formula | None], ...] = ()
+    unknown: tuple[tuple[str, str], ...] = ()
     grow: Growth | None = None
     retention: str = "trailing"
     edges: str = "whole"
@@ -225,7 +227,11 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
             tables=tuple(_read_table(name, table, folder) for name, table in file.tables.items()),
             let=tuple((name, parse_formula(text)) for name, text in file.let.items()),
             require=tuple((parse_formula(r.that), r.otherwise) for r in file.require),
-            settings=tuple((path, parse_formula(text)) for path, text in file.set.items()),
+            settings=tuple(
+                (path, None if text is None else parse_formula(text))
+                for path, text in file.set.items()
+            ),
+            unknown=tuple(file.unknown.items()),
             grow=file.grow,
             retention=file.retention,
             edges=file.edges,

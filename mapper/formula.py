@@ -84,8 +84,11 @@ class Scope(Mapping[str, Values]):
             return self._found[name]
         source = self._sources[name.partition(".")[0]]
         self._busy.append(name)
-        self._found.update(source(self))
+        row = source(self)
         self._busy.pop()
+        if name not in row:
+            raise MappingError(f"unknown name '{name}'{closest(name, row)}")
+        self._found.update(row)
         return self._found[name]
 
     def __contains__(self, name: object) -> bool:

@@ -8,7 +8,7 @@ architecture's tables under a named accounting. Nothing here knows a particular 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,6 @@ from einfuse.mapper.pipeline import Phase, Stage, compose, resolve
 from .accounting import Accounting, find_accounting
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
 from .merge import broadcast_inputs, finish, merge
-
 
 _ROUNDING = 1e-12  # a share that fills a level to the last byte may round above it
 
@@ -199,7 +198,26 @@ def _scope(design: Design, shape: Mapping[str, Any], settings: Mapping[str, Any]
     architecture = design.architecture.with_settings({**settings, **kept})
     fixed = {r.name: r.size for r in design.cascade.ranks if isinstance(r.size, int)}
     sources = {table.name: table.lookup for table in design.tables}
-    return _ShapeScope(design, architecture.scope({**fixed, **shape}, dict(design.let), sources))
+    definitions = {**_derived_ranks(design, {*shape, *fixed}), **dict(design.let)}
+    return _ShapeScope(design, architecture.scope({**fixed, **shape}, definitions, sources))
+
+
+def _derived_ranks(design: Design, given: Collection[str]) -> dict[str, Formula]:
+    """Sizes that follow from others: of aliases, of wholes, and of the open factor of a split."""
+    known = {*given, *dict(design.let)}
+    found = {
+        rank.name: parse_formula(rank.size)
+        for rank in design.cascade.ranks
+        if isinstance(rank.size, str)
+    }
+    for split in design.cascade.splits:
+        if split.whole not in known:
+            found[split.whole] = parse_formula(f"{split.outer} * {split.inner}")
+        elif split.outer not in known:
+            found[split.outer] = parse_formula(f"ceil({split.whole} / {split.inner})")
+        elif split.inner not in known:
+            found[split.inner] = parse_formula(f"ceil({split.whole} / {split.outer})")
+    return {name: formula for name, formula in found.items() if name not in known}
 
 
 class _ShapeScope(Scope):
@@ -540,7 +558,8 @@ def _area(point: _Point, accounting: Accounting) -> dict[str, Values | None]:
         interconnect = point.number(f"{unit}.interconnect_area_um2")
         area[unit] = None if each is None else lanes * each + interconnect
     for level in point.architecture.memories:
-        area[level] = point.values[f"{level}.area_um2"]
+        size = point.values[f"{level}.area_um2"]
+        area[level] = None if size is None or np.all(np.isnan(size)) else size
     return area
 
 
@@ -553,18 +572,19 @@ def _unknown(
     point: _Point, energy: Mapping[str, Values | None], area: Mapping[str, Values | None]
 ) -> dict[str, str]:
     """Why a total is unknown."""
-    memories = point.architecture.file.memories
+    stated = dict(point.design.unknown)
+    for level, memory in point.architecture.file.memories.items():
+        stated.setdefault(f"{level}.area_um2", memory.area_unknown)
+        stated.setdefault(f"{level}.read_pj", memory.energy_unknown)
     reasons: dict[str, str] = {}
-    for total, parts in (("energy_pj", energy), ("area_um2", area)):
-        missing = [
-            name
-            for name, value in parts.items()
-            if value is None or np.any(np.isnan(np.asarray(value, float)))
-        ]
+    for total, price, parts in (
+        ("energy_pj", "read_pj", energy),
+        ("area_um2", "area_um2", area),
+    ):
+        missing = [n for n, v in parts.items() if v is None or np.any(np.isnan(v))]
         if missing:
             why = [
-                getattr(memories.get(name), f"{total.split('_')[0]}_unknown", "")
-                or f"the {total.split('_')[0]} of {name} is not known"
+                stated.get(f"{name}.{price}") or f"the {total[:-3].strip('_')} of {name} is unknown"
                 for name in missing
             ]
             reasons[total] = "; ".join(why)

@@ -1,1 +1,55 @@
-"""Einfuse: attention algorithms as Einsum cascades, mapped, simulated and measured."""
+"""Einfuse: attention algorithms as Einsum cascades, mapped, simulated and measured.
+
+The names below are loaded on first use, so that ``import einfuse`` is quick and light.
+
+>>> import einfuse as ef
+>>> shape = {"B": 1, "H": 1, "M": 1024, "P": 1024, "E": 64, "F": 64}
+>>> ef.evaluate(ef.load_design("fusemax"), shape).bound
+'array_1d'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from einfuse.einsum.library import load as load_cascade
+    from einfuse.einsum.parser import parse
+    from einfuse.einsum.printer import render
+    from einfuse.mapper.architecture import load_architecture
+    from einfuse.mapper.design import load_design, parse_design
+    from einfuse.simulator.model import evaluate
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "evaluate": ("einfuse.simulator.model", "evaluate"),
+    "load_architecture": ("einfuse.mapper.architecture", "load_architecture"),
+    "load_cascade": ("einfuse.einsum.library", "load"),
+    "load_design": ("einfuse.mapper.design", "load_design"),
+    "parse": ("einfuse.einsum.parser", "parse"),
+    "parse_design": ("einfuse.mapper.design", "parse_design"),
+    "render": ("einfuse.einsum.printer", "render"),
+}
+
+__all__ = [
+    "evaluate",
+    "load_architecture",
+    "load_cascade",
+    "load_design",
+    "parse",
+    "parse_design",
+    "render",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        module, attribute = _HOMES[name]
+        return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -7,7 +7,11 @@ from typing import Protocol, cast
 
 import typer
 
-MODULES: tuple[str, ...] = ("cascades", "measure",)
+MODULES: tuple[str, ...] = (
+    "cascades",
+    "designs",
+    "measure",
+)
 
 
 class CommandModule(Protocol):

@@ -1,0 +1,78 @@
+"""Commands on designs: ``evaluate``, ``study``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from einfuse.einsum.errors import EinfuseError
+
+from .arguments import parse_settings, parse_shape, print_json
+
+Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An architecture parameter by its path: array_1d.lanes=512."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def evaluate(
+    design: Annotated[str, typer.Option(help="A shipped design, or a YAML file.")],
+    shape: Shape,
+    settings: Setting = None,
+    accounting: Annotated[
+        str, typer.Option(help="published, published-all-registers, or physical.")
+    ] = "physical",
+    json: Json = False,
+) -> None:
+    """Cost of a design at a shape: time, traffic, energy, area, utilization, peak bytes."""
+    from einfuse.mapper.design import load_design
+    from einfuse.simulator.model import evaluate as run
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = run(
+            load_design(design),
+            parse_shape(shape),
+            accounting=accounting,
+            set=_numbers(settings or []),
+        )
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    if json:
+        print_json(result.to_json())
+    else:
+        print(result)
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="The study: fusemax.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")],
+    model: Annotated[list[str] | None, typer.Option(help="Only this model, such as BERT.")] = None,
+    length: Annotated[list[str] | None, typer.Option(help="Only this length, such as 4K.")] = None,
+) -> None:
+    """Answer a question: write its tables, figures and report."""
+    from einfuse.studies import run_study
+
+    run_study(name, out, models=model, lengths=length)
+
+
+def _numbers(texts: list[str]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for path, text in parse_settings(texts).items():
+        try:
+            numbers[path] = float(text)
+        except ValueError:
+            raise EinfuseError(f"--set: {path} needs a number, found '{text}'") from None
+    return numbers
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(evaluate)
+    app.command()(study)
