@@ -68,7 +68,8 @@ class LoopModel:
         dtype_bytes: int,
     ) -> dict[str, int]:
         """Return instruction -> count of a thread for one turn, extras included."""
-        dataflow = trace(self.cascade or load(cascade), tile, self.over, self.einsums)
+        part = _part_of_a_group(tile, self.row_ranks[0], distributions)
+        dataflow = trace(self.cascade or load(cascade), part, self.over, self.einsums)
         placement = Placement(distributions, self.row_ranks, dataflow.size)
         table = lowering_table().with_functions(dict(self.functions))
         count = count_instructions(dataflow, placement, table, architecture, dtype_bytes)
@@ -77,6 +78,19 @@ class LoopModel:
                 present = placement.elements(r for r in extra.ranks if r in placement.size)
                 count[extra.instruction] = count.get(extra.instruction, 0) + extra.times * present
         return count
+
+
+def _part_of_a_group(
+    tile: Mapping[str, int], row_rank: str, distributions: tuple[Distribution, ...]
+) -> dict[str, int]:
+    """Return the part of a tile that a group of warps works on: where warps are specialised the
+    compiler gives each consumer group half of the rows.
+    """
+    rows = {d.rows for d in distributions}
+    size = tile.get(row_rank, 1)
+    if size not in rows and size % 2 == 0 and size // 2 in rows:
+        return {**tile, row_rank: size // 2}
+    return dict(tile)
 
 
 @functools.cache
@@ -94,13 +108,19 @@ def loop_models() -> tuple[LoopModel, ...]:
     )
 
 
-def _loop_model(function: str, entry: Mapping[str, Any]) -> LoopModel:
+def _cascade(function: str, entry: Mapping[str, Any]) -> Cascade | None:
+    if "library" in entry:
+        return load(entry["library"])
     text = entry.get("cascade")
+    return parse(text, function, f"loops.yaml: {function}") if text else None
+
+
+def _loop_model(function: str, entry: Mapping[str, Any]) -> LoopModel:
     functions = entry.get("functions", {})
     return LoopModel(
         function=function,
         name=entry.get("name", "main"),
-        cascade=parse(text, function, f"loops.yaml: {function}") if text else None,
+        cascade=_cascade(function, entry),
         einsums=tuple(entry.get("einsums", ())),
         over=entry.get("over", "M"),
         row_ranks=tuple(entry.get("rows", ("P",))),
