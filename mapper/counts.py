@@ -26,20 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.equation import Einsum, Populate
-from einfuse.einsum.expression import Access as Operand
-from einfuse.einsum.expression import Coordinate, variables
-from einfuse.einsum.functions import coordinate_operator, monoid
-from einfuse.einsum.operations import (
-    MULTIPLY_ACCUMULATE,
-    is_constant,
-    is_product_sum,
-    is_view,
-    operations_per_point,
-)
-
 from .errors import MappingError, closest
+from .facts import EinsumFacts, Facts, Operand
 from .formula import Values
 from .mapping import Branch, Compute, Keep, Nest, Node, Parallel, Temporal
 
@@ -89,8 +77,7 @@ class Problem:
     extent of each dimension of each unit; ``memories`` the levels, outermost first.
     """
 
-    cascade: Cascade
-    batch: tuple[str, ...]
+    facts: Facts
     sizes: Mapping[str, Values]
     names: Mapping[str, Values]
     lanes: Mapping[str, Mapping[str, Values]]
@@ -156,7 +143,7 @@ def count(nest: Nest, problem: Problem) -> Counts:
     missing = [name for name in analysis.einsums if name not in analysis.work]
     if missing:
         raise MappingError(
-            f"Einsum {missing[0]} of {problem.cascade.name} has no place in the mapping: add "
+            f"Einsum {missing[0]} of {problem.facts.cascade.name} has no place in the mapping: add "
             f"'compute {missing[0]} on UNIT'"
         )
     analysis.settle()
@@ -181,34 +168,19 @@ class _Analysis:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        cascade = problem.cascade
-        self.root = _roots(cascade)
-        self.einsums = _mapped(cascade)
-        self.batch = frozenset(problem.batch)
-        self.ranks: dict[str, frozenset[str]] = {}
-        for einsum in self.einsums.values():
-            for access in (*einsum.outputs, *einsum.operands):
-                name = self.root.get(access.tensor, access.tensor)
-                known = self.ranks.get(name, frozenset())
-                self.ranks[name] = known | self.access_ranks(access)
-        self.generational = frozenset(i.rank for i in cascade.iterations)
+        self.facts = problem.facts
+        self.einsums = problem.facts.einsums
         self.traffic: dict[tuple[str, str, str], list[Values]] = {}
         self.work: dict[str, Work] = {}
         self.homes: list[_Home] = []
 
-    def access_ranks(self, access: Operand) -> frozenset[str]:
-        """The ranks that an access depends on."""
-        cascade = self.problem.cascade
-        found = {cascade.rank_of(v) for index in access.indices for v in variables(index)}
-        return frozenset(found) | self.batch
-
     def implicit_homes(self) -> dict[str, _Home]:
         """Inputs and outputs live in the outermost memory unless the mapping says otherwise."""
-        cascade, outer = self.problem.cascade, self.problem.memories[0]
+        cascade, outer = self.facts.cascade, self.problem.memories[0]
         homes: dict[str, _Home] = {}
         for name in (*cascade.inputs, *cascade.outputs):
-            root = self.root.get(name, name)
-            if root in self.ranks and root not in homes:
+            root = self.facts.root(name)
+            if root in self.facts.ranks and root not in homes:
                 keep = Keep((root,), outer)
                 homes[root] = _Home(root, keep, outer, None, (), dict(self.problem.sizes))
                 self.homes.append(homes[root])
@@ -303,7 +275,7 @@ class _Analysis:
         held: list[tuple[str, str, Values]] = []
         below: Values = 0
         if step.overlaying is not None:
-            under = homes.get(self.root.get(step.overlaying, step.overlaying))
+            under = homes.get(self.facts.root(step.overlaying))
             if under is None or under.level != step.level:
                 raise MappingError(
                     f"{where}: overlaying {step.overlaying}, which is not kept at {step.level} "
@@ -311,10 +283,10 @@ class _Analysis:
                 )
             below = self.words(under)
         for name in step.tensors:
-            tensor = self.root.get(name, name)
-            if tensor not in self.ranks:
+            tensor = self.facts.root(name)
+            if tensor not in self.facts.ranks:
                 raise MappingError(
-                    f"{where}: keep of an unknown tensor '{name}'{closest(name, self.ranks)}"
+                    f"{where}: keep of an unknown tensor '{name}'{closest(name, self.facts.ranks)}"
                 )
             parent = homes.get(tensor)
             if parent is not None and levels.index(step.level) <= levels.index(parent.level):
@@ -334,9 +306,9 @@ class _Analysis:
 
     def words(self, home: _Home) -> Values:
         """The words that a home takes: of a generational tensor, one generation."""
-        ranks = self.ranks[home.tensor] - (
-            self.generational if _is_carried(self.problem.cascade, home.tensor) else set()
-        )
+        ranks = self.facts.ranks[home.tensor]
+        if home.tensor in self.facts.carried:
+            ranks = ranks - self.facts.iterative
         words: Values = 1
         for rank in ranks:
             words = words * home.tiles[rank]
@@ -367,23 +339,20 @@ class _Analysis:
             raise MappingError(
                 f"{where}: no unit '{step.unit}'{closest(step.unit, self.problem.lanes)}"
             )
-        own = frozenset(self.problem.cascade.rank_of(v) for v in einsum.variables) | self.batch
-        for rank in sorted(own):
+        for rank in sorted(einsum.ranks):
             if np.any(np.asarray(tiles[rank]) > 1):
                 raise MappingError(
                     f"{where}: {step.einsum} is left with {np.max(tiles[rank]):g} of rank {rank} "
                     f"in one step: add 'for {rank}' or 'parallel {rank} over ...'"
                 )
-        self.work[step.einsum] = self._work(step, einsum, loops, own)
+        self.work[step.einsum] = self._work(step, einsum, loops)
         steps = self.work[step.einsum].steps
-        for operand in dict.fromkeys(einsum.operands):
+        for operand in einsum.operands:
             self._read(step, operand, loops, homes, steps, where)
         for output in einsum.outputs:
             self._write(step, output, loops, homes, steps, where)
 
-    def _work(
-        self, step: Compute, einsum: Einsum, loops: tuple[_Loop, ...], own: frozenset[str]
-    ) -> Work:
+    def _work(self, step: Compute, einsum: EinsumFacts, loops: tuple[_Loop, ...]) -> Work:
         steps = self._product(loops, parallel=False)
         active = self._product(loops, parallel=True)
         lanes: Values = 1
@@ -391,16 +360,16 @@ class _Analysis:
             lanes = lanes * extent
         operations: dict[str, Values] = {}
         per_point: dict[str, int] = {}
-        for operation, times, kept in _operations(einsum):
-            ranks = {self.problem.cascade.rank_of(v) for v in kept} | self.batch
-            gone = own - ranks
-            rest = tuple(loop for loop in loops if loop.rank not in gone)
+        for operation in einsum.operations:
+            gone = einsum.ranks - operation.ranks
+            rest = [loop for loop in loops if loop.rank not in gone]
             done = steps if not gone else self._product(rest, parallel=False)
-            operations[operation] = operations.get(operation, 0) + times * done
+            known = operations.get(operation.name, 0)
+            operations[operation.name] = known + operation.times * done
             if not gone:
-                per_point[operation] = per_point.get(operation, 0) + times
+                per_point[operation.name] = per_point.get(operation.name, 0) + operation.times
         if self.problem.edges == "exact":
-            points = self._points(own, loops)
+            points = self._points(einsum.ranks, loops)
             scale = points / (steps * active)
             operations = {name: done * scale for name, done in operations.items()}
         return Work(step.unit, steps, active, lanes, operations, per_point, step.pipelined)
@@ -414,17 +383,17 @@ class _Analysis:
         steps: Values,
         where: str,
     ) -> None:
-        tensor = self.root.get(operand.tensor, operand.tensor)
+        tensor = operand.tensor
         self._add(step.einsum, tensor, REGISTERS, reads=steps)
-        if operand.tensor in step.forwarding or tensor in step.forwarding:
+        if operand.name in step.forwarding or tensor in step.forwarding:
             return
         home = homes.get(tensor)
         if home is None:
             raise MappingError(
-                f"{where}: tensor {operand.tensor} has no home where {step.einsum} reads it: add "
-                f"'keep {operand.tensor} at LEVEL' above, or 'forwarding {operand.tensor}'"
+                f"{where}: tensor {operand.name} has no home where {step.einsum} reads it: add "
+                f"'keep {operand.name} at LEVEL' above, or 'forwarding {operand.name}'"
             )
-        ranks = self.access_ranks(operand)
+        ranks = operand.ranks
         if home.level == REGISTERS:
             register, home = home, home.parent
             loads, tile = self._loads(register.loops, ranks), self._tile_words(register, ranks)
@@ -449,8 +418,8 @@ class _Analysis:
         steps: Values,
         where: str,
     ) -> None:
-        tensor = self.root.get(output.tensor, output.tensor)
-        ranks = self.access_ranks(output) - set(step.accumulating)
+        tensor = output.tensor
+        ranks = output.ranks - set(step.accumulating)
         once = self._product([o for o in loops if o.rank in ranks], parallel=False)
         self._add(step.einsum, tensor, REGISTERS, reads=steps - once, writes=steps)
         home = homes.get(tensor)
@@ -619,73 +588,3 @@ def _in_turn(peaks: list[_Peak]) -> _Peak:
             larger = held if np.max(words) > np.max(total) else others
             longest[level] = (np.maximum(total, words), larger)
     return longest
-
-
-def _roots(cascade: Cascade) -> dict[str, str]:
-    """View -> the tensor it is a view of."""
-    roots: dict[str, str] = {}
-    for einsum in cascade.einsums:
-        if is_view(einsum):
-            source = einsum.operands[0].tensor
-            roots[einsum.name] = roots.get(source, source)
-    return roots
-
-
-def _mapped(cascade: Cascade) -> dict[str, Einsum]:
-    """The Einsums that need a place: neither views nor constants that initialise."""
-    found: dict[str, Einsum] = {}
-    for einsum in cascade.einsums:
-        if not is_view(einsum) and not is_constant(einsum.expression):
-            if einsum.name in found:
-                raise MappingError(
-                    f"{cascade.name}: {einsum.name} is computed by two Einsums; a mapping cannot "
-                    "tell them apart: give the initial value a name of its own"
-                )
-            found[einsum.name] = einsum
-    return found
-
-
-def _is_carried(cascade: Cascade, tensor: str) -> bool:
-    """Whether an iterative rank carries the tensor from generation to generation."""
-    iterative = {i.variable for i in cascade.iterations}
-    for einsum in cascade.producers(tensor):
-        for output in einsum.outputs:
-            for index in output.indices:
-                touched = set(variables(index)) & iterative
-                if output.tensor == tensor and touched:
-                    return not isinstance(index.expression, Coordinate)
-    return False
-
-
-def needed_operations(cascade: Cascade, einsum: str) -> tuple[str, ...]:
-    """Return the operations that a unit must have to run an Einsum.
-
-    >>> from einfuse.einsum.library import load
-    >>> needed_operations(load("attention/1-pass"), "SLN")
-    ('exp', 'add')
-    """
-    known = _mapped(cascade)
-    if einsum not in known:
-        return ()
-    return tuple(dict.fromkeys(name for name, _, _ in _operations(known[einsum])))
-
-
-def _operations(einsum: Einsum) -> list[tuple[str, int, frozenset[str]]]:
-    """(operation, times, variables of the points it is done for) of an Einsum."""
-    kept = frozenset(einsum.variables)
-    per_point = dict(operations_per_point(einsum.expression))
-    found: list[tuple[str, int, frozenset[str]]] = []
-    implicit = [r for r in einsum.reductions if r not in einsum.actions]
-    for place, action in enumerate((*implicit, *einsum.actions)):
-        if isinstance(action, Populate):
-            found.append((coordinate_operator(action.operator).operation, 1, kept))
-            kept -= {action.source}
-            continue
-        if place == 0 and is_product_sum(einsum):
-            per_point["multiply"] -= 1
-            found.append((MULTIPLY_ACCUMULATE, 1, kept))
-        else:
-            found.append((monoid(action.operator).operation, 1, kept))
-        kept -= set(action.variables)
-    whole = frozenset(einsum.variables)
-    return [(name, times, whole) for name, times in per_point.items() if times] + found

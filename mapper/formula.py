@@ -28,12 +28,7 @@ class Formula:
 
     text: str
     tree: lark.Tree[lark.Token]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names it reads, each once."""
-        found = (str(t.children[0]) for t in self.tree.find_data("name"))
-        return tuple(dict.fromkeys(found))
+    names: tuple[str, ...]  # that it reads, each once
 
     def evaluate(self, names: Mapping[str, Values]) -> Values:
         """Return the value for the values of its names (broadcast against each other).
@@ -116,7 +111,13 @@ def parse_formula(text: str | int | float) -> Formula:
             f"formula '{source}': expected a number, a name, a function or an operator, "
             f"found {unexpected(error, source)}"
         ) from None
-    return Formula(source, tree)
+    return formula_of(tree, source)
+
+
+def formula_of(tree: lark.Tree[lark.Token], text: str | None = None) -> Formula:
+    """Return the formula of a parsed tree."""
+    found = (str(name.children[0]) for name in tree.find_data("name"))
+    return Formula(text or render_formula(tree), tree, tuple(dict.fromkeys(found)))
 
 
 @cache

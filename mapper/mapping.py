@@ -35,7 +35,7 @@ from typing import Any
 import lark
 
 from .errors import MappingError
-from .formula import Formula, parse_formula, parser, render_formula, unexpected
+from .formula import Formula, formula_of, parse_formula, parser, unexpected
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ def _names(token: str) -> tuple[str, ...]:
 
 
 def _formula(node: Any) -> Formula | None:
-    return None if node is None else Formula(render_formula(node), node)
+    return None if node is None else formula_of(node)
 
 
 def render_nest(nest: Nest) -> list[Any]:

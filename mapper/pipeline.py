@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.expression import Access, Binary, Coordinate, Number
-
 from .errors import MappingError
+from .facts import Facts
 from .formula import Formula, Values, parse_formula
 
 _ONE = parse_formula(1)
@@ -93,16 +91,6 @@ class Composition:
     busy: Mapping[str, Values]
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """Einsum ``producer`` makes ``tensor`` for ``consumer``, ``generations`` later."""
-
-    producer: str
-    consumer: str
-    tensor: str
-    generations: int
-
-
 def parse_stage(file: StageFile, where: str) -> Stage:
     """Return the stage of its file; MappingError names the place of what is wrong."""
     phases: list[Phase | Stall] = []
@@ -137,40 +125,6 @@ def parse_stage(file: StageFile, where: str) -> Stage:
     return stage
 
 
-def edges(cascade: Cascade) -> tuple[Edge, ...]:
-    """Return the edges between the cascade's Einsums, with the generations each one spans.
-
-    >>> from einfuse.einsum.library import load
-    >>> [e for e in edges(load("attention/1-pass")) if e.tensor == "RD" and e.consumer == "SPD"]
-    [Edge(producer='RD', consumer='SPD', tensor='RD', generations=1)]
-    """
-    iterative = {iteration.variable for iteration in cascade.iterations}
-    body = cascade.loop or cascade.einsums
-    found: list[Edge] = []
-    for producer in body:
-        for output in producer.outputs:
-            written = _generation(output, iterative)
-            for consumer in body:
-                for operand in consumer.operands:
-                    if operand.tensor == output.tensor:
-                        read = _generation(operand, iterative)
-                        edge = Edge(producer.name, consumer.name, output.tensor, written - read)
-                        if edge.generations > 0 or producer.name != consumer.name:
-                            found.append(edge)
-    return tuple(dict.fromkeys(found))
-
-
-def _generation(access: Access, iterative: set[str]) -> int:
-    for index in access.indices:
-        match index.expression:
-            case Binary(operator="+", left=Coordinate(variable=v), right=Number(value=value)):
-                if v in iterative:
-                    return int(value)
-            case _:
-                pass
-    return 0
-
-
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What the edges make of a stage's offsets."""
@@ -180,8 +134,15 @@ class Timing:
     violations: tuple[str, ...]
 
 
-def resolve(stage: Stage, cascade: Cascade, distance: Values) -> Timing:
-    """Return the offsets and the interval under which every edge of the cascade is kept."""
+def resolve(stage: Stage, facts: Facts, distance: Values, iterations: Values) -> Timing:
+    """Return the offsets and the interval under which every edge of the cascade is kept.
+
+    Args:
+        stage: the stage.
+        facts: those of its cascade.
+        distance: tiles from one iteration to the next, within which a carried value returns.
+        iterations: how many iterations there are; a single one carries nothing.
+    """
     offsets = dict(stage.offsets)
     phase_of = {
         einsum: number
@@ -190,7 +151,7 @@ def resolve(stage: Stage, cascade: Cascade, distance: Values) -> Timing:
         for _, einsums in phase.einsums
         for einsum in einsums
     }
-    inside = [e for e in edges(cascade) if e.producer in offsets and e.consumer in offsets]
+    inside = [e for e in facts.edges if e.producer in offsets and e.consumer in offsets]
     violations: list[str] = []
     for _ in offsets:
         changed = False
@@ -209,7 +170,11 @@ def resolve(stage: Stage, cascade: Cascade, distance: Values) -> Timing:
     for edge in (e for e in inside if e.generations > 0):
         late = phase_of[edge.producer] > phase_of[edge.consumer]
         gap = offsets[edge.producer] + late - offsets[edge.consumer]
-        needed_interval = np.ceil(gap / (edge.generations * np.asarray(distance)))[()]
+        needed_interval = np.where(
+            np.asarray(iterations) > edge.generations,
+            np.ceil(gap / (edge.generations * np.asarray(distance))),
+            1,
+        )[()]
         if np.any(needed_interval > 1):
             violations.append(
                 f"{edge.consumer} reads {edge.tensor} of the tile before, which {edge.producer} "

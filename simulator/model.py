@@ -22,11 +22,11 @@ from einfuse.mapper.counts import (
     Problem,
     Work,
     count,
-    needed_operations,
     select,
 )
 from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError, closest
+from einfuse.mapper.facts import Facts, facts
 from einfuse.mapper.formula import Formula, Scope, Values, parse_formula
 from einfuse.mapper.mapping import Compute, Nest, walk_nest
 from einfuse.mapper.pipeline import Phase, Stage, compose, resolve
@@ -239,9 +239,11 @@ class _Point:
     """Everything that the costs are worked out from."""
 
     design: Design
+    facts: Facts
     architecture: Architecture
     values: Mapping[str, Values | None]
     scope: Scope
+    sizes: Mapping[str, Values]
     counts: Counts
     cycles: Mapping[str, Values]
 
@@ -263,6 +265,7 @@ def _evaluate_uniform(
 ) -> Evaluation:
     architecture = design.architecture
     with _Located(design):
+        known = facts(design.cascade, design.batch)
         values = architecture.values(scope)
         feasible = _requirements(design, scope, scalar)
         sizes = _sizes(design, scope, shape)
@@ -271,10 +274,9 @@ def _evaluate_uniform(
             unit: {d: values[f"{unit}.{d}"] for d in architecture.dimensions(unit)}
             for unit in architecture.units
         }
-        _check_operations(design, architecture, nest)
+        _check_operations(design, known, nest)
         problem = Problem(
-            design.cascade,
-            design.batch,
+            known,
             sizes,
             scope,
             lanes,
@@ -284,7 +286,7 @@ def _evaluate_uniform(
         )
         counts = count(nest, problem)
         cycles = {name: _cycles(work, values) for name, work in counts.work.items()}
-        point = _Point(design, architecture, values, scope, counts, cycles)
+        point = _Point(design, known, architecture, values, scope, sizes, counts, cycles)
         traffic = _traffic(point)
         peak = {
             level: words * point.number("word_bytes") for level, words in counts.peak_words.items()
@@ -364,37 +366,35 @@ def _whole(value: Values) -> Values:
     return array.astype(np.int64) if array.shape else int(array)
 
 
-def _check_operations(design: Design, architecture: Architecture, nest: Nest) -> None:
-    """Every Einsum's operations must be among its unit's."""
-    for node in walk_nest(nest):
-        step = node.step
-        if not isinstance(step, Compute) or step.unit not in architecture.units:
-            continue
-        has = architecture.file.units[step.unit].operations
-        for operation in needed_operations(design.cascade, step.einsum):
-            if operation not in has:
-                raise MappingError(
-                    f"Einsum {step.einsum} needs {operation}, which {step.unit} lacks (it has "
-                    f"{', '.join(has)}): bind it to another unit, or add the operation"
-                )
+def _check_operations(design: Design, known: Facts, nest: Nest) -> None:
+    """Every Einsum's operations must be among its unit's, and every Einsum in a stage."""
+    units = design.architecture.file.units
+    steps = [node.step for node in walk_nest(nest)]
+    bound = {step.einsum: step.unit for step in steps if isinstance(step, Compute)}
+    for einsum, unit in bound.items():
+        if einsum in known.einsums and unit in units:
+            has = units[unit].operations
+            for operation in known.einsums[einsum].operations:
+                if operation.name not in has:
+                    raise MappingError(
+                        f"Einsum {einsum} needs {operation.name}, which {unit} lacks (it has "
+                        f"{', '.join(has)}): bind it to another unit, or add the operation"
+                    )
+    staged: dict[str, str | None] = {}
     for stage in design.stages:
-        bound = {n.step.einsum: n.step.unit for n in walk_nest(nest) if isinstance(n.step, Compute)}
         for einsum in stage.einsums:
             if einsum not in bound:
+                near = closest(einsum, bound)
+                raise MappingError(f"stage {stage.name}: no Einsum '{einsum}' in the mapping{near}")
+            staged[einsum] = stage.unit_of(einsum)
+            if staged[einsum] != bound[einsum]:
                 raise MappingError(
-                    f"stage {stage.name}: no Einsum '{einsum}' in the mapping"
-                    f"{closest(einsum, bound)}"
-                )
-            if stage.unit_of(einsum) != bound[einsum]:
-                raise MappingError(
-                    f"stage {stage.name} has {einsum} on {stage.unit_of(einsum)}, the mapping on "
+                    f"stage {stage.name} has {einsum} on {staged[einsum]}, the mapping on "
                     f"{bound[einsum]}"
                 )
-    if design.stages:
-        staged = {einsum for stage in design.stages for einsum in stage.einsums}
-        for node in walk_nest(nest):
-            if isinstance(node.step, Compute) and node.step.einsum not in staged:
-                raise MappingError(f"Einsum {node.step.einsum} stands in no phase of any stage")
+    for einsum in bound:
+        if design.stages and einsum not in staged:
+            raise MappingError(f"Einsum {einsum} stands in no phase of any stage")
 
 
 def _cycles(work: Work, values: Mapping[str, Values | None]) -> Values:
@@ -462,8 +462,11 @@ def _time(
     seconds: Values = 0.0
     resources: dict[str, Values] = {}
     notes: list[str] = []
+    iterations: Values = 1
+    for iteration in point.design.cascade.iterations:
+        iterations = np.maximum(iterations, point.sizes[iteration.rank])
     for stage in stages:
-        timing = resolve(stage, point.design.cascade, stage.distance.evaluate(point.scope))
+        timing = resolve(stage, point.facts, stage.distance.evaluate(point.scope), iterations)
         notes += timing.violations
         composed = compose(
             stage,

@@ -1,0 +1,220 @@
+"""What a mapping needs to know of a cascade, worked out once: ranks, operands, operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from einfuse.einsum.cascade import Cascade
+from einfuse.einsum.equation import Einsum, Populate
+from einfuse.einsum.expression import Access, Binary, Coordinate, Number, variables
+from einfuse.einsum.functions import coordinate_operator, monoid
+from einfuse.einsum.operations import (
+    MULTIPLY_ACCUMULATE,
+    is_constant,
+    is_product_sum,
+    is_view,
+    operations_per_point,
+)
+
+from .errors import MappingError
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor as an Einsum accesses it: the name in the text, the tensor behind a view."""
+
+    name: str
+    tensor: str
+    ranks: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation class, how often a point does it, and the ranks of those points."""
+
+    name: str
+    times: int
+    ranks: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EinsumFacts:
+    """An Einsum that needs a place in a mapping."""
+
+    name: str
+    ranks: frozenset[str]
+    operands: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Einsum ``producer`` makes ``tensor`` for ``consumer``, ``generations`` later."""
+
+    producer: str
+    consumer: str
+    tensor: str
+    generations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A cascade with its batch ranks, as mappings see it.
+
+    ``roots`` maps a view to the tensor behind it; ``ranks`` a tensor to every rank that it is
+    accessed along; ``carried`` are the tensors that an iterative rank carries on, of which one
+    generation lives at a time.
+    """
+
+    cascade: Cascade
+    einsums: Mapping[str, EinsumFacts]
+    roots: Mapping[str, str]
+    ranks: Mapping[str, frozenset[str]]
+    carried: frozenset[str]
+    iterative: frozenset[str]
+    edges: tuple[Edge, ...]
+
+    def root(self, tensor: str) -> str:
+        """The tensor behind a name."""
+        return self.roots.get(tensor, tensor)
+
+
+_KEPT: dict[tuple[int, tuple[str, ...]], Facts] = {}
+
+
+def facts(cascade: Cascade, batch: tuple[str, ...] = ()) -> Facts:
+    """Return the facts of a cascade; the last ones asked for are kept.
+
+    Raises:
+        MappingError: two Einsums compute one tensor, so that a mapping cannot tell them apart.
+
+    >>> from einfuse.einsum.library import load
+    >>> facts(load("attention/1-pass")).einsums["QK"].operands[1].tensor
+    'K'
+    """
+    key = (id(cascade), batch)  # hashing a cascade walks it; the kept facts keep it alive
+    if key not in _KEPT:
+        if len(_KEPT) >= 256:
+            _KEPT.clear()
+        _KEPT[key] = _find(cascade, frozenset(batch))
+    return _KEPT[key]
+
+
+def _find(cascade: Cascade, batch: frozenset[str]) -> Facts:
+    roots = _roots(cascade)
+
+    def operand(access: Access) -> Operand:
+        found = {cascade.rank_of(v) for index in access.indices for v in variables(index)}
+        tensor = roots.get(access.tensor, access.tensor)
+        return Operand(access.tensor, tensor, frozenset(found) | batch)
+
+    einsums: dict[str, EinsumFacts] = {}
+    ranks: dict[str, frozenset[str]] = {}
+    for name, einsum in _mapped(cascade).items():
+        one = EinsumFacts(
+            name,
+            frozenset(cascade.rank_of(v) for v in einsum.variables) | batch,
+            tuple(map(operand, dict.fromkeys(einsum.operands))),
+            tuple(map(operand, einsum.outputs)),
+            _operations(cascade, einsum, batch),
+        )
+        einsums[name] = one
+        for used in (*one.outputs, *one.operands):
+            ranks[used.tensor] = ranks.get(used.tensor, frozenset()) | used.ranks
+    return Facts(
+        cascade,
+        einsums,
+        roots,
+        ranks,
+        frozenset(tensor for tensor in ranks if _is_carried(cascade, tensor)),
+        frozenset(i.rank for i in cascade.iterations),
+        _edges(cascade),
+    )
+
+
+def _roots(cascade: Cascade) -> dict[str, str]:
+    roots: dict[str, str] = {}
+    for einsum in cascade.einsums:
+        if is_view(einsum):
+            source = einsum.operands[0].tensor
+            roots[einsum.name] = roots.get(source, source)
+    return roots
+
+
+def _mapped(cascade: Cascade) -> dict[str, Einsum]:
+    """The Einsums that need a place: neither views nor constants that initialise."""
+    found: dict[str, Einsum] = {}
+    for einsum in cascade.einsums:
+        if not is_view(einsum) and not is_constant(einsum.expression):
+            if einsum.name in found:
+                raise MappingError(
+                    f"{cascade.name}: {einsum.name} is computed by two Einsums; a mapping cannot "
+                    "tell them apart: give the initial value a name of its own"
+                )
+            found[einsum.name] = einsum
+    return found
+
+
+def _is_carried(cascade: Cascade, tensor: str) -> bool:
+    iterative = {i.variable for i in cascade.iterations}
+    return any(
+        output.tensor == tensor
+        and set(variables(index)) & iterative
+        and not isinstance(index.expression, Coordinate)
+        for einsum in cascade.producers(tensor)
+        for output in einsum.outputs
+        for index in output.indices
+    )
+
+
+def _operations(cascade: Cascade, einsum: Einsum, batch: frozenset[str]) -> tuple[Operation, ...]:
+    def ranks(kept: set[str]) -> frozenset[str]:
+        return frozenset(cascade.rank_of(v) for v in kept) | batch
+
+    kept = set(einsum.variables)
+    per_point = dict(operations_per_point(einsum.expression))
+    folds: list[Operation] = []
+    implicit = [r for r in einsum.reductions if r not in einsum.actions]
+    for place, action in enumerate((*implicit, *einsum.actions)):
+        if isinstance(action, Populate):
+            folds.append(Operation(coordinate_operator(action.operator).operation, 1, ranks(kept)))
+            kept -= {action.source}
+            continue
+        if place == 0 and is_product_sum(einsum):
+            per_point["multiply"] -= 1
+            folds.append(Operation(MULTIPLY_ACCUMULATE, 1, ranks(kept)))
+        else:
+            folds.append(Operation(monoid(action.operator).operation, 1, ranks(kept)))
+        kept -= set(action.variables)
+    whole = ranks(set(einsum.variables))
+    mapped = [Operation(name, times, whole) for name, times in per_point.items() if times]
+    return (*mapped, *folds)
+
+
+def _edges(cascade: Cascade) -> tuple[Edge, ...]:
+    iterative = {iteration.variable for iteration in cascade.iterations}
+    body = cascade.loop or cascade.einsums
+    found: list[Edge] = []
+    for producer in body:
+        for output in producer.outputs:
+            written = _generation(output, iterative)
+            for consumer in body:
+                for operand in consumer.operands:
+                    if operand.tensor == output.tensor:
+                        later = written - _generation(operand, iterative)
+                        if later > 0 or producer.name != consumer.name:
+                            found.append(Edge(producer.name, consumer.name, output.tensor, later))
+    return tuple(dict.fromkeys(found))
+
+
+def _generation(access: Access, iterative: set[str]) -> int:
+    for index in access.indices:
+        match index.expression:
+            case Binary(operator="+", left=Coordinate(variable=v), right=Number(value=value)):
+                if v in iterative:
+                    return int(value)
+            case _:
+                pass
+    return 0
