@@ -120,16 +120,17 @@ class Arithmetic:
 
     def cleaned(self, value: Value) -> Value:
         """Return the value with absent points holding the empty value, and no idle mask."""
-        if value.present is None:
+        present = value.present
+        if present is None:
             return value
-        if bool(value.present.all()):
+        if bool(present.all()):
             return replace(value, present=None, clean=True)
         if value.clean:
             return value
         value = self.as_array(value)
-        shape = np.broadcast_shapes(value.data.shape, value.present.shape)
+        shape = np.broadcast_shapes(value.data.shape, present.shape)
         if value.owned and self.backend.is_floating(value.data) and value.data.shape == shape:
-            data = self.backend.fill(value.data, value.present, value.empty)
+            data = self.backend.fill(value.data, present, value.empty)
         else:
             data = self.filled(value, value.empty)
         return replace(value, data=data, clean=True, owned=True)
@@ -139,7 +140,7 @@ class Arithmetic:
         if self.backend.is_array(value.data):
             return value
         data = self.backend.full((1,) * ndim, value.data, self.dtype)
-        return replace(value, data=data, owned=False)
+        return replace(value, data=data, owned=True)
 
     def absent(self, ndim: int, empty: float) -> Value:
         """Return the value that is absent everywhere."""
@@ -203,17 +204,16 @@ class Arithmetic:
     def fold(
         self, monoid: Monoid, value: Value, axes: Sequence[int], sizes: Sequence[int]
     ) -> Value:
-        """Return the fold along axes of the given sizes, kept with size 1.
+        """Return the fold of an array along axes of the given sizes, kept with size 1.
 
         A fold of nothing is absent; its empty value is the monoid's identity.
         """
-        value = self.as_array(value, 0)
         identity = monoid.identity
         empty = infinite_or_zero(identity)
         data, present = self.filled(value, identity), value.present
         repeats = 1
         for axis, size in zip(axes, sizes, strict=True):
-            depends = present is not None and present.shape[axis] != 1
+            depends = False if present is None else present.shape[axis] != 1
             if data.shape[axis] != 1 or size == 1:
                 continue
             if monoid.name == "+" and not depends:
@@ -222,8 +222,6 @@ class Arithmetic:
                 shape = list(data.shape)
                 shape[axis] = size
                 data = self.backend.broadcast(data, shape)
-        if data is value.data or value.present is None:
-            pass
         data = self._fold_data(monoid, data, [a for a in axes if data.shape[a] != 1])
         if repeats != 1:
             data = self.backend.binary("*", data, repeats, None)
@@ -274,10 +272,15 @@ class Arithmetic:
         elif operator == "/" or any(isinstance(o, float) for o in (a, b)):
             target = self.dtype
         else:
-            return tuple(self.backend.integers(o) if is_array(o) else o for o in (a, b))  # type: ignore[return-value]
-        return tuple(  # type: ignore[return-value]
-            self.backend.cast(o, target) if is_array(o) and not floating(o) else o for o in (a, b)
-        )
+            first, second = (self.backend.integers(o) if is_array(o) else o for o in (a, b))
+            return first, second
+        return self._as(a, target), self._as(b, target)
+
+    def _as(self, operand: Operand, dtype: DType) -> Operand:
+        """Return whole numbers in an array in a dtype, anything else as it is."""
+        if self.backend.is_array(operand) and not self.backend.is_floating(operand):
+            return self.backend.cast(operand, dtype)
+        return operand
 
     def _operands(self, name: str, operands: Sequence[Operand]) -> list[Operand]:
         """Return a function's arguments in one kind; all numbers stay numbers."""

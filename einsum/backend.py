@@ -234,7 +234,7 @@ class NumpyBackend:
         return np.array(array, order="C")
 
     def compact(self, array: Array) -> Array:
-        return np.ascontiguousarray(array)
+        return array if array.flags.c_contiguous else array.copy()
 
     def stack(self, arrays: Sequence[Array], axis: int) -> Array:
         return np.stack(arrays, axis)
@@ -261,14 +261,14 @@ class NumpyBackend:
         return result
 
     def where(self, truth: Array, chosen: Operand, other: Operand) -> Array:
-        return np.where(truth, chosen, other)
+        return np.asarray(np.where(truth, chosen, other))
 
     def fill(self, array: Array, truth: Array, value: float) -> Array:
         np.copyto(array, value, where=~truth)
         return array
 
     def binary(self, operator: str, left: Operand, right: Operand, out: Array | None) -> Array:
-        return self._BINARY[operator](left, right, out=out)
+        return np.asarray(self._BINARY[operator](left, right, out=out))
 
     def call(self, function: Function, arguments: Sequence[Operand], out: Array | None) -> Array:
         if out is not None and isinstance(function.numpy, np.ufunc):
@@ -279,7 +279,7 @@ class NumpyBackend:
         return np.expand_dims(np.asarray(monoid.fold(array, axes)), axes)
 
     def any(self, truth: Array, axes: tuple[int, ...]) -> Array:
-        return truth.any(axis=axes, keepdims=True)
+        return np.asarray(truth.any(axis=axes, keepdims=True))
 
     def select(
         self, operator: CoordinateOperator, array: Array, count: int, axis: int
@@ -291,7 +291,8 @@ class NumpyBackend:
 
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
         wide = np.float32 if array.dtype == np.float16 else array.dtype
-        return array.sum(axis=axes, keepdims=True, dtype=wide).astype(array.dtype, copy=False)
+        total = np.asarray(array.sum(axis=axes, keepdims=True, dtype=wide))
+        return total.astype(array.dtype, copy=False)
 
     def as_float64(self, array: Array) -> Array:
         return array.astype(np.float64)
@@ -518,4 +519,3 @@ def _available_main_memory() -> int | None:
     except (OSError, ValueError):
         pass
     return min(found, default=None) if found else None
-

@@ -120,7 +120,8 @@ def _cheapest_pair(arrays: Sequence[Array], summed: Sequence[int]) -> tuple[int,
             else max(a[axis], b[axis])
             for axis in range(len(a))
         )
-        return size - _elements(a) - _elements(b)
+        grown: int = size - _elements(a) - _elements(b)
+        return grown
 
     return min(combinations(range(len(arrays)), 2), key=growth)
 
@@ -146,7 +147,9 @@ def _pair(
     rows.sort(key=lambda k: place.get(k, -1))
     columns.sort(key=lambda k: place.get(k, -1))
     product = backend_matmul(
-        backend, _matrices(backend, a, batch, rows, inner), _matrices(backend, b, batch, inner, columns)
+        backend,
+        _matrices(backend, a, batch, rows, inner),
+        _matrices(backend, b, batch, inner, columns),
     )
     dims = [*batch, *rows, *columns]
     sizes = [max(a.shape[k], b.shape[k]) for k in dims]
@@ -157,7 +160,11 @@ def _pair(
 
 
 def _matrices(
-    backend: Backend, array: Array, batch: Sequence[int], rows: Sequence[int], columns: Sequence[int]
+    backend: Backend,
+    array: Array,
+    batch: Sequence[int],
+    rows: Sequence[int],
+    columns: Sequence[int],
 ) -> Array:
     """Return the array as matrices, ``[*batch, rows, columns]``."""
     kept = [*batch, *rows, *columns]
@@ -176,9 +183,7 @@ def backend_matmul(backend: Backend, left: Array, right: Array) -> Array:
         return backend.matmul(left, right)
     bound = _largest(left) * _largest(right) * left.shape[-1]
     if bound < _EXACT:
-        return backend.integers(
-            backend.matmul(backend.as_float64(left), backend.as_float64(right))
-        )
+        return backend.integers(backend.matmul(backend.as_float64(left), backend.as_float64(right)))
     return backend.matmul(left, right)
 
 

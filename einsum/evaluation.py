@@ -6,7 +6,7 @@ Sums of products become matrix products; everything else is element-wise over wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ from .expression import (
     Access,
     Binary,
     Call,
+    Comparison,
     Coordinate,
     Expression,
     Index,
@@ -58,36 +59,86 @@ class Target:
 Fetch = Callable[[Access, Space], Operand]
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What of an Einsum's evaluation does not depend on the generation.
+
+    ``variables`` are the axes of the iteration space: those on the left, in its order, then those
+    reduced. ``names`` gives the free variables below every node of the expression, by identity.
+    """
+
+    einsum: Einsum
+    variables: tuple[str, ...]
+    extents: tuple[int, ...]
+    actions: tuple[Action, ...]
+    operands: tuple[Access, ...]
+    read_once: frozenset[str]
+    names: Mapping[int, frozenset[str]]
+    sizes: Mapping[str, int]
+    counts: Mapping[str, int]
+
+    def space(self, fixed: Mapping[str, int]) -> Space:
+        """Return the iteration space of a generation."""
+        return Space(self.variables, self.extents, fixed, self.sizes)
+
+
+def plan(
+    einsum: Einsum, fixed: Collection[str], sizes: Mapping[str, int], rank_of: Callable[[str], str]
+) -> Plan:
+    """Return the plan of an Einsum whose iterative variables are fixed in turn.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> cascade = parse("rank M, P\\ninput A[M,P], B[M]\\noutput Y\\nY[p] = A[m,p] * B[m]")
+    >>> plan(cascade.init[0], (), {"M": 2, "P": 3}, cascade.rank_of).variables
+    ('p', 'm')
+    """
+    sources = {a.target: a.source for a in einsum.actions if isinstance(a, Populate)}
+    left = [sources.get(v, v) for v in einsum.output_variables]
+    order = tuple(v for v in dict.fromkeys([*left, *einsum.variables]) if v not in fixed)
+    operands = einsum.operands
+    read = [access.tensor for access in operands]
+    nodes = [node for node in walk(einsum.expression) if not isinstance(node, Index | Comparison)]
+    return Plan(
+        einsum,
+        order,
+        tuple(sizes[rank_of(v)] for v in order),
+        ordered_actions(einsum),
+        operands,
+        frozenset(name for name in read if read.count(name) == 1),
+        {id(node): frozenset(variables(node)).difference(fixed) for node in nodes},
+        sizes,
+        {target: sizes[rank_of(target)] for target in sources},
+    )
+
+
 def evaluate(
-    einsum: Einsum, space: Space, targets: Sequence[Target], arithmetic: Arithmetic, fetch: Fetch
+    plan: Plan,
+    fixed: Mapping[str, int],
+    targets: Sequence[Target],
+    arithmetic: Arithmetic,
+    fetch: Fetch,
 ) -> tuple[Value, ...]:
     """Return the value of every output, with an axis for each index of its target.
 
     Args:
-        einsum: the Einsum.
-        space: its iteration space, the axes in the order of `space_of`.
+        plan: the Einsum's plan.
+        fixed: the coordinates of the iterative variables.
         targets: where the outputs go.
         arithmetic: the operators, in the dtype to compute in.
         fetch: gives a tensor's value for an access.
     """
-    return _Evaluation(einsum, space, arithmetic, fetch).outputs(targets)
+    return _Evaluation(plan, plan.space(fixed), arithmetic, fetch).outputs(targets)
 
 
 def read_number(
     access: Access, space: Space, arithmetic: Arithmetic, fetch: Fetch
 ) -> tuple[Array, Array | None]:
     """Return the numbers of an access over a space, and where they are present."""
-    return _Evaluation(Einsum((access,), access), space, arithmetic, fetch).number(access)
-
-
-def space_of(
-    einsum: Einsum, fixed: Mapping[str, int], sizes: Mapping[str, int], rank_of: Callable[[str], str]
-) -> Space:
-    """Return the iteration space: the variables on the left, in its order, then those reduced."""
-    targets = {a.target: a.source for a in einsum.actions if isinstance(a, Populate)}
-    left = [targets.get(v, v) for v in einsum.output_variables]
-    names = tuple(v for v in dict.fromkeys([*left, *einsum.variables]) if v not in fixed)
-    return Space(names, tuple(sizes[rank_of(v)] for v in names), fixed, sizes)
+    alone = Plan(
+        Einsum((access,), access), space.variables, space.extents, (), (), frozenset(), {},
+        space.sizes, {},
+    )  # fmt: skip
+    return _Evaluation(alone, space, arithmetic, fetch).number(access)
 
 
 def ordered_actions(einsum: Einsum) -> tuple[Action, ...]:
@@ -109,30 +160,25 @@ def ordered_actions(einsum: Einsum) -> tuple[Action, ...]:
 class _Evaluation:
     """The evaluation of one Einsum; holds what all parts of it need."""
 
-    def __init__(
-        self, einsum: Einsum, space: Space, arithmetic: Arithmetic, fetch: Fetch
-    ) -> None:
-        self.einsum, self.space = einsum, space
+    def __init__(self, plan: Plan, space: Space, arithmetic: Arithmetic, fetch: Fetch) -> None:
+        self.plan, self.einsum, self.space = plan, plan.einsum, space
         self.arithmetic, self.backend = arithmetic, arithmetic.backend
         self.fetch = fetch
         self.axes = list(space.variables)
         self.extents = list(space.extents)
-        names = [access.tensor for access in einsum.operands]
-        self.read_once = {name for name in names if names.count(name) == 1}
 
     def outputs(self, targets: Sequence[Target]) -> tuple[Value, ...]:
-        actions = list(ordered_actions(self.einsum))
+        actions = list(self.plan.actions)
         expression = self.einsum.expression
-        if actions and isinstance(actions[0], Reduce) and actions[0].operator == "+":
-            value = self._sum(expression, self._free(actions.pop(0).variables))
-        else:
-            value = self._kept(expression, self.einsum.merge)
+        match actions:
+            case [Reduce(operator="+", variables=summed), *actions]:
+                value = self._sum(expression, self._free(summed))
+            case _:
+                value = self._kept(expression, self.einsum.merge)
         coordinates: Value | None = None
         for action in actions:
             if isinstance(action, Reduce):
-                axes = [self.axes.index(v) for v in self._free(action.variables)]
-                sizes = [self.extents[axis] for axis in axes]
-                value = self.arithmetic.fold(monoid(action.operator), value, axes, sizes)
+                value = self._folded(action.operator, value, self._free(action.variables))
             else:
                 value, coordinates = self._populated(value, action)
         found = [value] if coordinates is None else [value, coordinates]
@@ -145,7 +191,7 @@ class _Evaluation:
         return [v for v in names if v not in self.space.fixed]
 
     def _names(self, node: Expression) -> frozenset[str]:
-        return frozenset(variables(node)) - self.space.fixed.keys()
+        return self.plan.names[id(node)]
 
     # Values of expressions.
 
@@ -203,9 +249,7 @@ class _Evaluation:
             live = None
         if operand.value is None or (live is not None and not bool(live.any())):
             if operand.value is None and (live is None or bool(live.any())):
-                raise EinfuseError(
-                    f"{self.einsum.name} reads {access.tensor} before it is written"
-                )
+                raise EinfuseError(f"{self.einsum.name} reads {access.tensor} before it is written")
             empty = operand.value.empty if operand.value else 0.0
             return self.arithmetic.absent(self.space.ndim, empty)
         value = operand.value
@@ -214,7 +258,7 @@ class _Evaluation:
         if value.present is not None:
             present = reader(value.present)[0]
             present = present if live is None else present & live
-        owned = operand.last and simple and value.owned and access.tensor in self.read_once
+        owned = operand.last and simple and value.owned and access.tensor in self.plan.read_once
         return Value(data, present, value.empty, value.clean and live is None, owned)
 
     def number(self, access: Access) -> tuple[Array, Array | None]:
@@ -239,11 +283,13 @@ class _Evaluation:
                     return self._product(node, summed)
                 case _:
                     pass
-        value = self._kept(node, self.einsum.merge)
-        axes = [self.axes.index(v) for v in summed]
-        return self.arithmetic.fold(
-            monoid("+"), value, axes, [self.extents[axis] for axis in axes]
-        )
+        return self._folded("+", self._kept(node, self.einsum.merge), summed)
+
+    def _folded(self, operator: str, value: Value, names: Sequence[str]) -> Value:
+        axes = [self.axes.index(v) for v in names]
+        sizes = [self.extents[axis] for axis in axes]
+        value = self.arithmetic.as_array(value, self.space.ndim)
+        return self.arithmetic.fold(monoid(operator), value, axes, sizes)
 
     def _distributes(self, left: Expression, right: Expression, summed: Sequence[str]) -> bool:
         """Tell whether the sides of a sum can be, and are better, summed one by one.
@@ -363,10 +409,8 @@ class _Evaluation:
         touch = touch_of("*", None, frozenset(), frozenset())
         for factor in factors[1:]:
             product = self.arithmetic.binary("*", product, replace(factor, present=None), touch)
-        sizes = [self.extents[axis] for axis in summed]
-        total = self.arithmetic.fold(
-            monoid("+"), replace(product, present=present, clean=False), summed, sizes
-        )
+        product = replace(product, present=present, clean=False)
+        total = self._folded("+", product, [self.axes[axis] for axis in summed])
         return replace(total, present=kept)
 
     # Results.
@@ -375,7 +419,7 @@ class _Evaluation:
         """Return values and coordinates, the target's axis in the place of the source's."""
         operator = coordinate_operator(action.operator)
         axis = self.axes.index(action.source)
-        count = self.space.sizes[action.target.upper()]
+        count = self.plan.counts[action.target]
         if count > self.extents[axis]:
             raise EinfuseError(
                 f"{action.operator}({action.source} -> {action.target}) asks for {count} of "
@@ -388,9 +432,11 @@ class _Evaluation:
         if value.present is not None:
             full = list(map(max, data.shape, value.present.shape))
             present = self.backend.take_along(
-                self.backend.broadcast(value.present, full), self.backend.broadcast(found, [
-                    size if a != axis else count for a, size in enumerate(full)
-                ]), axis
+                self.backend.broadcast(value.present, full),
+                self.backend.broadcast(
+                    found, [size if a != axis else count for a, size in enumerate(full)]
+                ),
+                axis,
             )
         self.axes[axis], self.extents[axis] = action.target, count
         clean = present is None
@@ -431,7 +477,7 @@ class _Evaluation:
         """Return the axes in an order; the others, all of size 1, are gone."""
         kept = tuple(slice(None) if a in order else 0 for a in range(len(array.shape)))
         if len(order) != len(array.shape):
-            array = array[kept]
+            array = array[(*kept, ...)]
         ranked = sorted(order)
         moved = [ranked.index(axis) for axis in order]
         if all(a < b for a, b in pairwise(moved)):
@@ -451,8 +497,12 @@ class _Evaluation:
         for place, extent in zip(places, target.extents, strict=True):
             index = place if index is None else index * extent + place
         assert index is not None
-        over = [a for a in range(space.ndim) if max(index.shape[a], data.shape[a]) != 1 or (
-            value.present is not None and value.present.shape[a] != 1)]
+        over = [
+            a
+            for a in range(space.ndim)
+            if max(index.shape[a], data.shape[a]) != 1
+            or (value.present is not None and value.present.shape[a] != 1)
+        ]
         full = [space.extents[a] if a in over else 1 for a in range(space.ndim)]
         rows = math.prod(full)
         flat = self.backend.broadcast(index, full).reshape(rows)
@@ -461,7 +511,9 @@ class _Evaluation:
             count, self.backend.broadcast(data, full).reshape(rows), flat
         )
         truth = self.backend.truth((), True) if value.present is None else value.present
-        hit = self.backend.scatter_any(count, self.backend.broadcast(truth, full).reshape(rows), flat)
+        hit = self.backend.scatter_any(
+            count, self.backend.broadcast(truth, full).reshape(rows), flat
+        )
         shape = tuple(target.extents)
         return self.arithmetic.cleaned(
             Value(filled.reshape(shape), hit.reshape(shape), 0.0, True, True)

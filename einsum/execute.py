@@ -17,7 +17,8 @@ from .backend import Array, Backend, backend_of
 from .cascade import Cascade, Tensor
 from .equation import Einsum
 from .errors import EinfuseError
-from .evaluation import Operand, Target, evaluate, read_number, space_of
+from .evaluation import Operand, Plan, Target, evaluate, read_number
+from .evaluation import plan as make_plan
 from .expression import Access, Coordinate, Index, walk
 from .functions import closest
 from .indexing import Space, condition, linear_form
@@ -81,9 +82,9 @@ def bound_sizes(
     """
     known = dict(given)
     origin = {rank: f"as given for {rank}" for rank in given}
-    for rank in cascade.ranks:
-        if isinstance(rank.size, int) and rank.name not in known:
-            known[rank.name], origin[rank.name] = rank.size, "in the text"
+    for declared in cascade.ranks:
+        if isinstance(declared.size, int) and declared.name not in known:
+            known[declared.name], origin[declared.name] = declared.size, "in the text"
     for tensor in cascade.input_tensors:
         if tensor.name not in shapes:
             continue
@@ -120,6 +121,7 @@ class _Run:
         self.extents = {t.name: tensor_shape(cascade, t.name, sizes) for t in cascade.tensors}
         self.whole: dict[str, Value] = {name: Value(array) for name, array in inputs.items()}
         self.slots: dict[str, dict[tuple[int, ...], Value]] = {}
+        self.plans: dict[Step, Plan] = {}
         self.step = Step("init", 0)
         self.pinned: set[str] = set(inputs)
 
@@ -128,9 +130,9 @@ class _Run:
         self._section("init", cascade.init, {})
         for fixed in self._generations():
             self._section("loop", cascade.loop, fixed)
-            self.lifetimes.drop_generations(self.slots, fixed)
             if cascade.stop and self._stops(fixed, after=True):
                 break
+            self.lifetimes.drop_generations(self.slots, fixed)
         for name in self.lifetimes.ends_with_loop:
             self.whole.pop(name, None)
         self._section("final", cascade.final, {})
@@ -139,17 +141,24 @@ class _Run:
     def _section(self, section: str, einsums: Sequence[Einsum], fixed: Mapping[str, int]) -> None:
         for place, einsum in enumerate(einsums):
             self.step = Step(section, place)
-            space = space_of(einsum, fixed, self.sizes, self.cascade.rank_of)
+            plan = self._plan(section, place, einsum, fixed)
+            space = plan.space(fixed)
             targets = [self._target(access, space) for access in einsum.outputs]
             values = evaluate(
-                einsum, space, [target for target, _ in targets], self.arithmetic, self._fetch
+                plan, fixed, [target for target, _ in targets], self.arithmetic, self._fetch
             )
-            self._drop_read(einsum, space)
+            self._drop_read(plan, space)
             for access, (_, slot), value in zip(einsum.outputs, targets, values, strict=False):
                 if not value.owned:
-                    self.pinned.update(read.tensor for read in einsum.operands)
+                    self.pinned.update(read.tensor for read in plan.operands)
                     self.pinned.add(access.tensor)
                 self._store(access.tensor, slot, value)
+
+    def _plan(self, section: str, place: int, einsum: Einsum, fixed: Mapping[str, int]) -> Plan:
+        step = Step(section, place)
+        if step not in self.plans:
+            self.plans[step] = make_plan(einsum, fixed, self.sizes, self.cascade.rank_of)
+        return self.plans[step]
 
     def _generations(self) -> Iterator[dict[str, int]]:
         """Yield the coordinates of the iterative variables, the first one outermost."""
@@ -245,13 +254,14 @@ class _Run:
                 at[axis] = k if value.data.shape[axis] != 1 else 0
             present = None
             if value.present is not None:
-                here = [0 if value.present.shape[a] == 1 and a in axes else s
-                        for a, s in enumerate(at)]
-                present = value.present[tuple(here)]
-            slots[key] = replace(value, data=value.data[tuple(at)], present=present, owned=False)
+                here = [
+                    0 if value.present.shape[a] == 1 and a in axes else s for a, s in enumerate(at)
+                ]
+                present = value.present[(*here, ...)]
+            slots[key] = replace(value, data=value.data[(*at, ...)], present=present, owned=False)
 
-    def _drop_read(self, einsum: Einsum, space: Space) -> None:
-        for access in einsum.operands:
+    def _drop_read(self, plan: Plan, space: Space) -> None:
+        for access in plan.operands:
             name = access.tensor
             if name not in self.lifetimes.generational:
                 if self.lifetimes.reads_last(name, self.step):
@@ -281,9 +291,12 @@ class _Run:
         if absent:
             masks = [self._slot_presence(slots.get(key), full) for key in keys]
             present = self._joined(masks, name, axes, rest)
-        return Value(self._joined(data, name, axes, rest), present, one.empty)
+        clean = all(value.empty == one.empty for value in slots.values())
+        return Value(self._joined(data, name, axes, rest), present, one.empty, clean)
 
-    def _slot_data(self, value: Value | None, one: Value, full: tuple[int, ...], dtype: Any) -> Array:
+    def _slot_data(
+        self, value: Value | None, one: Value, full: tuple[int, ...], dtype: Any
+    ) -> Array:
         if value is None:
             fill = one.empty if self.backend.is_floating(one.data) else 0
             return self.backend.full(full, fill, dtype)
@@ -360,5 +373,6 @@ def _readable(count: int) -> str:
 
 def _axes(tensor: Tensor) -> str:
     listed = ",".join(tensor.ranks)
-    return f"{len(tensor.ranks)} axes [{listed}]" if len(tensor.ranks) != 1 else f"1 axis [{listed}]"
-
+    return (
+        f"{len(tensor.ranks)} axes [{listed}]" if len(tensor.ranks) != 1 else f"1 axis [{listed}]"
+    )

@@ -263,7 +263,7 @@ class Reader:
                 last = form.constant + step * (self.space.extent(variable) - 1)
                 chosen.append(slice(form.constant, last + 1, step))
                 axes.append(variable)
-        result = array[tuple(chosen)]
+        result = array[(*chosen, ...)]
         order = sorted(range(len(axes)), key=lambda k: self.space.variables.index(axes[k]))
         if order != list(range(len(axes))):
             result = self.backend.transpose(result, order)
@@ -305,17 +305,17 @@ class Reader:
             over: list[int] = []
         else:
             over = [
-                a
-                for a in range(space.ndim)
-                if any(coordinates[k].shape[a] != 1 for k in taken)
+                a for a in range(space.ndim) if any(coordinates[k].shape[a] != 1 for k in taken)
             ]
             places = tuple(
                 coordinates[k].reshape([coordinates[k].shape[a] for a in over]) for k in taken
             )
-            flat = [0 if k not in whole and k not in taken else slice(None) for k in range(array.ndim)]
+            flat = [
+                0 if k not in whole and k not in taken else slice(None) for k in range(array.ndim)
+            ]
             left = [k for k in range(array.ndim) if k in whole or k in taken]
             order = [left.index(k) for k in (*taken, *whole)]
-            at = self.backend.transpose(array[tuple(flat)], order)[places]
+            at = self.backend.transpose(array[(*flat, ...)], order)[places]
         axes = [*(space.variables[a] for a in over), *kept]
         order = sorted(range(len(axes)), key=lambda k: space.variables.index(axes[k]))
         result = self.backend.transpose(at, order)

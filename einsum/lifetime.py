@@ -176,8 +176,11 @@ class Lifetimes:
                 for place, einsum in enumerate(self._cascade.loop)
                 if any(o.tensor == name for o in einsum.outputs)
             ]
-            readers = [s.place for s, access in _reads(self._cascade)
-                       if access.tensor == name and s.section == "loop"]
+            readers = [
+                s.place
+                for s, access in _reads(self._cascade)
+                if access.tensor == name and s.section == "loop"
+            ]
             if step.section == "stop" or not writers or min(readers) <= max(writers):
                 del self._last[name]
                 self.ends_with_loop.add(name)

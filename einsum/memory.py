@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .cascade import Cascade
 from .equation import Einsum
-from .evaluation import ordered_actions, space_of
+from .evaluation import Plan, plan
 from .expression import Access, Binary, Call, Coordinate, Expression, Negate, accesses, variables
 from .indexing import Space, linear_form
 from .lifetime import Lifetimes, Step
@@ -77,8 +77,8 @@ class _Account:
     def _section(self, section: str, einsums: Sequence[Einsum], fixed: Mapping[str, int]) -> None:
         for place, einsum in enumerate(einsums):
             step = Step(section, place)
-            space = space_of(einsum, fixed, self.sizes, self.cascade.rank_of)
-            temporary, result = self._einsum_bytes(einsum, space, step)
+            made = plan(einsum, fixed, self.sizes, self.cascade.rank_of)
+            temporary, result = self._einsum_bytes(made, made.space(fixed), step)
             for output in einsum.outputs:
                 kept = self._kept_bytes(output.tensor, result, section)
                 self.live[output.tensor] = max(self.live.get(output.tensor, 0), kept)
@@ -104,14 +104,16 @@ class _Account:
         return whole if self.lifetimes.keeps_all(name) else result
 
     def _tensor_bytes(self, name: str) -> int:
-        return math.prod(self.extents[name]) * self.item_bytes
+        elements: int = math.prod(self.extents[name])
+        return elements * self.item_bytes
 
-    def _einsum_bytes(self, einsum: Einsum, space: Space, step: Step) -> tuple[int, int]:
+    def _einsum_bytes(self, made: Plan, space: Space, step: Step) -> tuple[int, int]:
         """Return the bytes of temporaries beside the result, and of the result."""
+        einsum = made.einsum
         node = einsum.expression
         if isinstance(node, Access) and not einsum.reductions:
             return 0, self._access_bytes(node, space)
-        actions = ordered_actions(einsum)
+        actions = made.actions
         names = set(space.variables)
         peak, size = 0, 0
         if actions and actions[0].operator == "+" and isinstance(node, Binary | Negate):
