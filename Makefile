@@ -1,0 +1,46 @@
+# The two commands of a fresh machine: `make study` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: study test lint types unit kernels slow benchmark clean
+
+study: $(VENV)/.installed
+	$(BIN)/einfuse study fusemax --out results/fusemax
+
+test: lint types unit kernels
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tested
+	$(BIN)/mypy
+
+unit: $(VENV)/.tested
+	$(BIN)/pytest
+
+# Triton's interpreter and its compiler exclude each other: a process each.
+kernels: $(VENV)/.tested
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interpret
+	$(BIN)/pytest tests/kernels/compile
+
+slow: $(VENV)/.tested
+	$(BIN)/pytest -m slow
+
+benchmark: $(VENV)/.tested
+	$(BIN)/pytest tests/benchmarks --benchmark-only
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.tested: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) results build *.egg-info

@@ -1,0 +1,31 @@
+"""The studies by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from einfuse.einsum.errors import EinfuseError
+from einfuse.mapper.errors import closest
+
+STUDIES = {"fusemax": "einfuse.studies.fusemax"}
+
+
+def run_study(
+    name: str,
+    out: Path,
+    *,
+    models: Sequence[str] | None = None,
+    lengths: Sequence[str] | None = None,
+) -> Path:
+    """Run a study, write its tables, figures and report under ``out``; return the report's path.
+
+    Raises:
+        EinfuseError: no such study, model or length, or a folder that cannot be written.
+    """
+    if name not in STUDIES:
+        raise EinfuseError(f"no study '{name}'{closest(name, STUDIES)}")
+    module = importlib.import_module(STUDIES[name])
+    path: Path = module.run(out, models=models, lengths=lengths)
+    return path
