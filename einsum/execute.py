@@ -17,13 +17,13 @@ from .backend import Array, Backend, backend_of
 from .cascade import Cascade, Tensor
 from .equation import Einsum
 from .errors import EinfuseError
-from .evaluation import Operand, Plan, Target, evaluate, read_number
-from .evaluation import plan as make_plan
+from .evaluation import Operand, Target, evaluate, read_number
 from .expression import Access, Coordinate, Index, walk
 from .functions import closest
 from .indexing import Space, condition, linear_form
 from .lifetime import Lifetimes, Step
 from .memory import peak_bytes
+from .plan import Plan, make_plan
 from .shape import bind, tensor_shape
 
 

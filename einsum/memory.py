@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from .cascade import Cascade
 from .equation import Einsum
-from .evaluation import Plan, plan
 from .expression import Access, Binary, Call, Coordinate, Expression, Negate, accesses, variables
 from .indexing import Space, linear_form
 from .lifetime import Lifetimes, Step
+from .plan import Plan, make_plan
 from .shape import tensor_shape
 
 _COORDINATE_BYTES = 8
@@ -43,7 +43,7 @@ def peak_bytes(
         wanted: the tensors to keep to the end; left out: the outputs.
 
     >>> from einfuse.einsum.parser import parse
-    >>> cascade = parse("rank M, P\\ninput A[M,P]\\noutput Y\\nB[m,p] = exp(A[m,p])\\nY[p] = B[m,p]")
+    >>> cascade = parse("rank M, P\\ninput A[M,P]\\nB[m,p] = exp(A[m,p])\\nY[p] = B[m,p]")
     >>> peak_bytes(cascade, {"M": 1000, "P": 10}, 4)
     Peak(bytes=40040, at='Y')
     """
@@ -77,7 +77,7 @@ class _Account:
     def _section(self, section: str, einsums: Sequence[Einsum], fixed: Mapping[str, int]) -> None:
         for place, einsum in enumerate(einsums):
             step = Step(section, place)
-            made = plan(einsum, fixed, self.sizes, self.cascade.rank_of)
+            made = make_plan(einsum, fixed, self.sizes, self.cascade.rank_of)
             temporary, result = self._einsum_bytes(made, made.space(fixed), step)
             for output in einsum.outputs:
                 kept = self._kept_bytes(output.tensor, result, section)

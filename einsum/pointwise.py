@@ -17,7 +17,6 @@ from .absence import empty_of, empty_of_call, infinite_or_zero, touch_of
 from .cascade import Cascade
 from .equation import Einsum, Populate, Reduce
 from .errors import EinfuseError
-from .evaluation import ordered_actions
 from .expression import (
     Access,
     Binary,
@@ -33,6 +32,7 @@ from .expression import (
 )
 from .functions import coordinate_operator, function, monoid
 from .lifetime import Lifetimes
+from .plan import ordered_actions
 from .shape import bind, tensor_shape
 
 Point = tuple[int, ...]
