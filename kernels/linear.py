@@ -1,0 +1,731 @@
+"""Linear attention with decay in chunks: Lightning attention and Mamba-2's SSD; both directions.
+
+Inside a chunk tokens meet as in attention, with scores weighted by the decay between them; what
+came before a chunk is one state [E, F]. Time and memory are linear in the number of tokens. The
+states are kept transposed, [F, E], so that the tensor cores read both operands along E.
+Sources: Qin et al., Lightning Attention-2 (2024); Dao and Gu, Mamba-2 (ICML 2024), section 6.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .architecture import find_architecture
+from .examples import Example
+from .launch import Launch
+from .online import load_tile, store_tile
+from .recurrence import RecurrenceProblem, check_recurrence
+from .registry import Kernel, find_kernel
+from .tiles import accumulator, padded, strides
+
+_NAME = "linear-decay"
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    *,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return causal linear attention ``[B, H, N, F]`` and its final state ``[B, H, E, F]``.
+
+    ``q`` and ``k`` are ``[B, G, N, E]``, ``v [B, H, N, F]`` with H a multiple of G. ``log_decay``
+    is ``[H]``, one decay per head (Lightning attention), or ``[B, H, N]``, one per token
+    (Mamba-2), in float32. The state (float32) can be handed to the next call as
+    ``initial_state``. Every tensor argument has a gradient.
+
+    Raises KernelError (a ValueError) on bad arguments.
+    """
+    if log_decay.dim() == 1 and v.dim() == 4 and log_decay.shape[0] == v.shape[1]:
+        log_decay = log_decay[None, :, None].expand(v.shape[:3])
+    out, state = _attend(q, k, v, log_decay, initial_state, scale)
+    return out, state
+
+
+@torch.library.custom_op("einfuse::linear_attention", mutates_args=())
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    initial_state: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    problem = _problem(q, k, v, log_decay, initial_state, scale)
+    check_recurrence(problem)
+    out, state = _empty_outputs(v, log_decay, q)
+    kernel = find_kernel(_NAME)
+    for launch in plan_forward(kernel, problem, out, state, find_architecture(q.device)):
+        launch.run()
+    return out, state
+
+
+@_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _empty_outputs(v, log_decay, q)
+
+
+@torch.library.custom_op("einfuse::linear_attention_backward", mutates_args=())
+def _differentiate(
+    grad_out: Tensor,
+    grad_state: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    initial_state: Tensor | None,
+    state: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    problem = _problem(q, k, v, log_decay, initial_state, scale)
+    group = problem.heads // q.shape[1]
+    per_head = (v.shape[0], problem.heads, *q.shape[2:])
+    grad_q, grad_k, grad_v = q.new_empty(per_head), k.new_empty(per_head), v.new_empty(v.shape)
+    grad_total = log_decay.new_empty(log_decay.shape)
+    grad_initial = state.new_empty(state.shape)
+    launches = plan_backward(
+        find_kernel(_NAME), problem, grad_out, grad_state, grad_q, grad_k, grad_v, grad_total,
+        grad_initial, find_architecture(q.device),
+    )  # fmt: skip
+    for launch in launches:
+        launch.run()
+    # A token's decay reaches everything after it, the final state included.
+    grad_total[..., -1] += (grad_state * state).sum((-1, -2))
+    grad_decay = grad_total.flip(-1).cumsum(-1).flip(-1)
+    if group > 1:
+        groups = (v.shape[0], q.shape[1], group, *q.shape[2:])
+        grad_q, grad_k = (grad.view(groups).sum(2) for grad in (grad_q, grad_k))
+    return grad_q, grad_k, grad_v, grad_decay, grad_initial
+
+
+@_differentiate.register_fake
+def _(
+    grad_out: Tensor, grad_state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor,
+    initial_state: Tensor | None, state: Tensor, scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    shapes = ((q, q.shape), (k, k.shape), (v, v.shape), (log_decay, log_decay.shape))
+    grads = tuple(tensor.new_empty(shape) for tensor, shape in (*shapes, (state, state.shape)))
+    return grads[0], grads[1], grads[2], grads[3], grads[4]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, scale = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.scale = scale
+
+
+def _backward(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+    *grads, grad_initial = _differentiate(grad_out, grad_state, *ctx.saved_tensors, ctx.scale)
+    has_initial = ctx.saved_tensors[4] is not None
+    return (*grads, grad_initial if has_initial else None, None)
+
+
+_attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _problem(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, initial_state: Tensor | None, scale: float
+) -> RecurrenceProblem:
+    q, k, v = (t if t.dim() == 0 or t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    return RecurrenceProblem(q, k, v, log_decay, scale, initial_state)
+
+
+def _empty_outputs(v: Tensor, log_decay: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    state = (*v.shape[:2], q.shape[-1], v.shape[-1])
+    return v.new_empty(v.shape), log_decay.new_empty(state)
+
+
+def plan_forward(
+    kernel: Kernel, problem: RecurrenceProblem, out: Tensor, state: Tensor, architecture: str
+) -> tuple[Launch, ...]:
+    """Return the launches that fill ``out [B, H, N, F]`` and the final ``state [B, H, E, F]``."""
+    row = kernel.configuration("output", architecture, **problem.sizes)
+    tiles = dict(row.tiles)
+    carry, states = _plan_states(kernel, problem, state, architecture, tiles["block_n"])
+    chunks = triton.cdiv(problem.tokens, tiles["block_n"])
+    output = Launch(
+        function=output_kernel,
+        grid=(
+            chunks * out.shape[0] * problem.heads,
+            triton.cdiv(problem.value_size, tiles["block_f"]),
+        ),
+        arguments={
+            "q_ptr": problem.q,
+            "k_ptr": problem.k,
+            "v_ptr": problem.v,
+            "states_ptr": states,
+            "out_ptr": out,
+            **strides(q=problem.q, k=problem.k, v=problem.v, out=out),
+            **_shared_arguments(problem),
+            **tiles,
+        },
+        options=row.options,
+        tile={"P": tiles["block_n"], "M": tiles["block_n"], "E": padded(problem.key_size),
+              "F": tiles["block_f"]},
+    )  # fmt: skip
+    return (carry, output)
+
+
+def plan_backward(
+    kernel: Kernel,
+    problem: RecurrenceProblem,
+    grad_out: Tensor,
+    grad_state: Tensor,
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+    grad_total: Tensor,
+    grad_initial: Tensor,
+    architecture: str,
+) -> tuple[Launch, ...]:
+    """Return the launches that fill the gradients; those of q and k per head, ``[B, H, N, E]``.
+
+    ``grad_total [B, H, N]`` is the gradient of the cumulative sum of ``log_decay``, without what
+    comes through the final state. The states are computed again rather than kept.
+    """
+    row = kernel.configuration("backward", architecture, **problem.sizes)
+    tiles = dict(row.tiles)
+    chunk = tiles["block_n"]
+    grad_out = grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous()
+    final = grad_initial.new_empty(grad_initial.shape)
+    carry, states = _plan_states(kernel, problem, final, architecture, chunk)
+    carry_back, grad_states = _plan_grad_states(
+        kernel, problem, grad_out, grad_state, grad_initial, architecture, chunk
+    )
+    gradient = Launch(
+        function=gradient_kernel,
+        grid=(triton.cdiv(problem.tokens, chunk) * grad_out.shape[0] * problem.heads,),
+        arguments={
+            "q_ptr": problem.q,
+            "k_ptr": problem.k,
+            "v_ptr": problem.v,
+            "grad_out_ptr": grad_out,
+            "states_ptr": states,
+            "grad_states_ptr": grad_states,
+            "grad_q_ptr": grad_q,
+            "grad_k_ptr": grad_k,
+            "grad_v_ptr": grad_v,
+            "grad_total_ptr": grad_total,
+            **strides(q=problem.q, k=problem.k, v=problem.v, grad_out=grad_out),
+            **strides(grad_q=grad_q, grad_k=grad_k, grad_v=grad_v),
+            **_shared_arguments(problem),
+            **tiles,
+        },
+        options=row.options,
+        tile={"P": chunk, "M": chunk, "E": padded(problem.key_size), "F": tiles["block_f"]},
+    )
+    return (carry, carry_back, gradient)
+
+
+def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
+    """Yield the launches of every shipped configuration, for each half-precision type."""
+    rows = [row for row in kernel.configurations if row.architecture == architecture]
+    sizes = {size for row in rows for name, size in row.when if name == "head_size"}
+    batch, heads, tokens = 2, 16, 4096
+    for size, dtype in itertools.product(sorted(sizes), (torch.float16, torch.bfloat16)):
+        q = torch.empty(batch, heads, tokens, size, dtype=dtype, device="meta")
+        decay = torch.empty(batch, heads, tokens, dtype=torch.float32, device="meta")
+        state = decay.new_empty(batch, heads, size, size)
+        problem = RecurrenceProblem(q, q, q, decay, 1.0, state)
+        label = f"head_size={size} {str(dtype).removeprefix('torch.')}"
+        launches = (
+            *plan_forward(kernel, problem, q, state, architecture),
+            *plan_backward(kernel, problem, q, state, q, q, q, decay, state, architecture)[1:],
+        )
+        for launch in launches:
+            yield Example(f"{launch.function.__name__} {label}", launch)
+
+
+def _plan_states(
+    kernel: Kernel, problem: RecurrenceProblem, final: Tensor, architecture: str, chunk: int
+) -> tuple[Launch, Tensor]:
+    """The launch that carries the state through the chunks, and where it leaves each, [F, E]."""
+    row = kernel.configuration("state", architecture, **problem.sizes)
+    tiles = dict(row.tiles)
+    states = _new_states(problem, final, chunk)
+    initial = problem.initial_state
+    launch = Launch(
+        function=state_kernel,
+        grid=(
+            triton.cdiv(problem.key_size, tiles["block_e"]),
+            triton.cdiv(problem.value_size, tiles["block_f"]),
+            final.shape[0] * problem.heads,
+        ),
+        arguments={
+            "k_ptr": problem.k,
+            "v_ptr": problem.v,
+            "initial_ptr": None if initial is None else initial.contiguous(),
+            "states_ptr": states,
+            "final_ptr": final,
+            **strides(k=problem.k, v=problem.v),
+            **_shared_arguments(problem, with_scale=False, with_block_e=False),
+            "block_n": chunk,
+            **tiles,
+        },
+        options=row.options,
+        tile={"M": chunk, "E": tiles["block_e"], "F": tiles["block_f"]},
+    )
+    return launch, states
+
+
+def _plan_grad_states(
+    kernel: Kernel,
+    problem: RecurrenceProblem,
+    grad_out: Tensor,
+    grad_state: Tensor,
+    grad_initial: Tensor,
+    architecture: str,
+    chunk: int,
+) -> tuple[Launch, Tensor]:
+    """The launch that carries the state's gradient back, and that of the state after each chunk."""
+    row = kernel.configuration("backward_state", architecture, **problem.sizes)
+    tiles = dict(row.tiles)
+    grad_states = _new_states(problem, grad_initial, chunk)
+    launch = Launch(
+        function=grad_state_kernel,
+        grid=(
+            triton.cdiv(problem.key_size, tiles["block_e"]),
+            triton.cdiv(problem.value_size, tiles["block_f"]),
+            grad_initial.shape[0] * problem.heads,
+        ),
+        arguments={
+            "q_ptr": problem.q,
+            "grad_out_ptr": grad_out,
+            "grad_state_ptr": grad_state.contiguous(),
+            "grad_states_ptr": grad_states,
+            "grad_initial_ptr": grad_initial,
+            **strides(q=problem.q, grad_out=grad_out),
+            **_shared_arguments(problem, with_block_e=False),
+            "block_n": chunk,
+            **tiles,
+        },
+        options=row.options,
+        tile={"M": chunk, "E": tiles["block_e"], "F": tiles["block_f"]},
+    )
+    return launch, grad_states
+
+
+def _new_states(problem: RecurrenceProblem, like: Tensor, chunk: int) -> Tensor:
+    chunks = triton.cdiv(problem.tokens, chunk)
+    return like.new_empty((*like.shape[:2], chunks, problem.value_size, problem.key_size))
+
+
+def _shared_arguments(
+    problem: RecurrenceProblem, with_scale: bool = True, with_block_e: bool = True
+) -> dict[str, Any]:
+    decay = problem.log_decay
+    arguments = {
+        "log_decay_ptr": decay,
+        "decay_batch": decay.stride(0),
+        "decay_head": decay.stride(1),
+        "decay_row": decay.stride(2),
+        "tokens": problem.tokens,
+        "heads": problem.heads,
+        "group": problem.heads // problem.q.shape[1],
+        "head_e": problem.key_size,
+        "head_f": problem.value_size,
+        "accumulator": accumulator(problem.q.dtype),
+    }
+    if with_scale:
+        arguments["scale"] = problem.scale
+    if with_block_e:
+        arguments["block_e"] = padded(problem.key_size)
+    return arguments
+
+
+@triton.jit
+def state_kernel(
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    log_decay_ptr: tl.tensor,
+    initial_ptr: tl.tensor,  # [batch, heads, e, f] or None
+    states_ptr: tl.tensor,  # [batch, heads, chunks, f, e]
+    final_ptr: tl.tensor,  # [batch, heads, e, f]
+    k_batch: tl.tensor,
+    k_head: tl.tensor,
+    k_row: tl.tensor,
+    v_batch: tl.tensor,
+    v_head: tl.tensor,
+    v_row: tl.tensor,
+    decay_batch: tl.tensor,
+    decay_head: tl.tensor,
+    decay_row: tl.tensor,
+    tokens: tl.tensor,
+    heads: tl.tensor,
+    group: tl.tensor,
+    head_e: tl.constexpr,
+    head_f: tl.constexpr,
+    block_e: tl.constexpr,
+    block_f: tl.constexpr,
+    block_n: tl.constexpr,
+    accumulator: tl.constexpr,
+) -> None:
+    """Carry a [block_f, block_e] part of one head's state through its chunks."""
+    e = tl.program_id(0) * block_e + tl.arange(0, block_e)
+    f = tl.program_id(1) * block_f + tl.arange(0, block_f)
+    sequence = tl.program_id(2).to(tl.int64)
+    batch = sequence // heads
+    head = sequence % heads
+    k_ptr += batch * k_batch + head // group * k_head
+    v_ptr += batch * v_batch + head * v_head
+    log_decay_ptr += batch * decay_batch + head * decay_head
+    chunks = tl.cdiv(tokens, block_n)
+    states_ptr += sequence * chunks * head_f * head_e
+    inside = (f < head_f)[:, None] & (e < head_e)[None, :]
+    outer = sequence * head_e * head_f + e[None, :] * head_f + f[:, None]
+    state = tl.zeros([block_f, block_e], accumulator)
+    if initial_ptr is not None:
+        state += tl.load(initial_ptr + outer, mask=inside, other=0.0)
+    for start in range(0, tokens, block_n):
+        tl.store(states_ptr + f[:, None] * head_e + e[None, :], state, mask=inside)
+        states_ptr += head_f * head_e
+        n = start + tl.arange(0, block_n)
+        total, last = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
+        k = tl.load(
+            k_ptr + n[:, None].to(tl.int64) * k_row + e[None, :],
+            mask=(n < tokens)[:, None] & (e < head_e)[None, :],
+            other=0.0,
+        )  # [n, e]
+        v = tl.load(
+            v_ptr + n[:, None].to(tl.int64) * v_row + f[None, :],
+            mask=(n < tokens)[:, None] & (f < head_f)[None, :],
+            other=0.0,
+        )  # [n, f]
+        left = (k.to(accumulator) * tl.math.exp2(last - total)[:, None]).to(k.dtype)
+        state = tl.dot(
+            tl.trans(v),
+            left,
+            state * tl.math.exp2(last),
+            input_precision="ieee",
+            out_dtype=accumulator,
+        )
+    tl.store(final_ptr + outer, state, mask=inside)
+
+
+@triton.jit
+def output_kernel(
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    log_decay_ptr: tl.tensor,
+    states_ptr: tl.tensor,  # [batch, heads, chunks, f, e]
+    out_ptr: tl.tensor,
+    q_batch: tl.tensor,
+    q_head: tl.tensor,
+    q_row: tl.tensor,
+    k_batch: tl.tensor,
+    k_head: tl.tensor,
+    k_row: tl.tensor,
+    v_batch: tl.tensor,
+    v_head: tl.tensor,
+    v_row: tl.tensor,
+    out_batch: tl.tensor,
+    out_head: tl.tensor,
+    out_row: tl.tensor,
+    decay_batch: tl.tensor,
+    decay_head: tl.tensor,
+    decay_row: tl.tensor,
+    tokens: tl.tensor,
+    heads: tl.tensor,
+    group: tl.tensor,
+    scale: tl.tensor,
+    head_e: tl.constexpr,
+    head_f: tl.constexpr,
+    block_e: tl.constexpr,
+    block_f: tl.constexpr,
+    block_n: tl.constexpr,
+    accumulator: tl.constexpr,
+) -> None:
+    """The outputs of one chunk of one head, ``block_f`` columns of them."""
+    chunks = tl.cdiv(tokens, block_n)
+    chunk = tl.program_id(0) % chunks
+    sequence = (tl.program_id(0) // chunks).to(tl.int64)
+    batch = sequence // heads
+    head = sequence % heads
+    first_f = tl.program_id(1) * block_f
+    start = chunk * block_n
+    log_decay_ptr += batch * decay_batch + head * decay_head
+    q_ptr += batch * q_batch + head // group * q_head
+    k_ptr += batch * k_batch + head // group * k_head
+    v_ptr += batch * v_batch + head * v_head
+    out_ptr += batch * out_batch + head * out_head
+    states_ptr += (sequence * chunks + chunk) * head_f * head_e
+
+    n = start + tl.arange(0, block_n)
+    total, _ = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
+    q = load_tile(q_ptr, start, tokens, q_row, block_n, block_e, head_e, True)  # [n, e]
+    k = load_tile(k_ptr, start, tokens, k_row, block_n, block_e, head_e, True)  # [n, e]
+    v = _load_columns(v_ptr, n, tokens, v_row, first_f, head_f, block_f)  # [n, f]
+    state = load_tile(states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True)
+    scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")  # [n, n]
+    weights = (scores * _between(n, total)).to(v.dtype)
+    before = _times_state(q, tl.trans(state), accumulator) * tl.math.exp2(total)[:, None]
+    out = tl.dot(weights, v, before, input_precision="ieee", out_dtype=accumulator)
+    f = first_f + tl.arange(0, block_f)
+    tl.store(
+        out_ptr + n[:, None].to(tl.int64) * out_row + f[None, :],
+        (out * scale).to(out_ptr.dtype.element_ty),
+        mask=(n < tokens)[:, None] & (f < head_f)[None, :],
+    )
+
+
+@triton.jit
+def grad_state_kernel(
+    q_ptr: tl.tensor,
+    grad_out_ptr: tl.tensor,
+    log_decay_ptr: tl.tensor,
+    grad_state_ptr: tl.tensor,  # [batch, heads, e, f]
+    grad_states_ptr: tl.tensor,  # [batch, heads, chunks, f, e]
+    grad_initial_ptr: tl.tensor,  # [batch, heads, e, f]
+    q_batch: tl.tensor,
+    q_head: tl.tensor,
+    q_row: tl.tensor,
+    grad_out_batch: tl.tensor,
+    grad_out_head: tl.tensor,
+    grad_out_row: tl.tensor,
+    decay_batch: tl.tensor,
+    decay_head: tl.tensor,
+    decay_row: tl.tensor,
+    tokens: tl.tensor,
+    heads: tl.tensor,
+    group: tl.tensor,
+    scale: tl.tensor,
+    head_e: tl.constexpr,
+    head_f: tl.constexpr,
+    block_e: tl.constexpr,
+    block_f: tl.constexpr,
+    block_n: tl.constexpr,
+    accumulator: tl.constexpr,
+) -> None:
+    """Carry a [block_f, block_e] part of the gradient of one head's state back through its chunks.
+
+    What is stored for a chunk is the gradient of the state after it.
+    """
+    e = tl.program_id(0) * block_e + tl.arange(0, block_e)
+    f = tl.program_id(1) * block_f + tl.arange(0, block_f)
+    sequence = tl.program_id(2).to(tl.int64)
+    batch = sequence // heads
+    head = sequence % heads
+    q_ptr += batch * q_batch + head // group * q_head
+    grad_out_ptr += batch * grad_out_batch + head * grad_out_head
+    log_decay_ptr += batch * decay_batch + head * decay_head
+    chunks = tl.cdiv(tokens, block_n)
+    grad_states_ptr += sequence * chunks * head_f * head_e
+    inside = (f < head_f)[:, None] & (e < head_e)[None, :]
+    outer = sequence * head_e * head_f + e[None, :] * head_f + f[:, None]
+    grad_state = tl.load(grad_state_ptr + outer, mask=inside, other=0.0).to(accumulator)
+    for step in range(0, chunks):
+        chunk = chunks - 1 - step
+        tl.store(
+            grad_states_ptr + tl.cast(chunk, tl.int64) * head_f * head_e
+            + f[:, None] * head_e + e[None, :],
+            grad_state,
+            mask=inside,
+        )  # fmt: skip
+        n = chunk * block_n + tl.arange(0, block_n)
+        total, last = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
+        q = tl.load(
+            q_ptr + n[:, None].to(tl.int64) * q_row + e[None, :],
+            mask=(n < tokens)[:, None] & (e < head_e)[None, :],
+            other=0.0,
+        )  # [n, e]
+        grad_out = tl.load(
+            grad_out_ptr + n[:, None].to(tl.int64) * grad_out_row + f[None, :],
+            mask=(n < tokens)[:, None] & (f < head_f)[None, :],
+            other=0.0,
+        )  # [n, f]
+        reached = (q.to(accumulator) * (tl.math.exp2(total) * scale)[:, None]).to(q.dtype)
+        grad_state = tl.dot(
+            tl.trans(grad_out),
+            reached,
+            grad_state * tl.math.exp2(last),
+            input_precision="ieee",
+            out_dtype=accumulator,
+        )
+    tl.store(grad_initial_ptr + outer, grad_state, mask=inside)
+
+
+@triton.jit
+def gradient_kernel(
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    grad_out_ptr: tl.tensor,
+    log_decay_ptr: tl.tensor,
+    states_ptr: tl.tensor,  # [batch, heads, chunks, f, e], before each chunk
+    grad_states_ptr: tl.tensor,  # [batch, heads, chunks, f, e], after each chunk
+    grad_q_ptr: tl.tensor,
+    grad_k_ptr: tl.tensor,
+    grad_v_ptr: tl.tensor,
+    grad_total_ptr: tl.tensor,  # [batch, heads, tokens]
+    q_batch: tl.tensor,
+    q_head: tl.tensor,
+    q_row: tl.tensor,
+    k_batch: tl.tensor,
+    k_head: tl.tensor,
+    k_row: tl.tensor,
+    v_batch: tl.tensor,
+    v_head: tl.tensor,
+    v_row: tl.tensor,
+    grad_out_batch: tl.tensor,
+    grad_out_head: tl.tensor,
+    grad_out_row: tl.tensor,
+    grad_q_batch: tl.tensor,
+    grad_q_head: tl.tensor,
+    grad_q_row: tl.tensor,
+    grad_k_batch: tl.tensor,
+    grad_k_head: tl.tensor,
+    grad_k_row: tl.tensor,
+    grad_v_batch: tl.tensor,
+    grad_v_head: tl.tensor,
+    grad_v_row: tl.tensor,
+    decay_batch: tl.tensor,
+    decay_head: tl.tensor,
+    decay_row: tl.tensor,
+    tokens: tl.tensor,
+    heads: tl.tensor,
+    group: tl.tensor,
+    scale: tl.tensor,
+    head_e: tl.constexpr,
+    head_f: tl.constexpr,
+    block_e: tl.constexpr,
+    block_f: tl.constexpr,
+    block_n: tl.constexpr,
+    accumulator: tl.constexpr,
+) -> None:
+    """All gradients of one chunk of one head; a gradient of q or k is that head's part of it.
+
+    The cumulative decay of token n multiplies what n reads and divides what n writes, so its
+    gradient is ``q . grad_q - k . grad_k``.
+    """
+    chunks = tl.cdiv(tokens, block_n)
+    chunk = tl.program_id(0) % chunks
+    sequence = (tl.program_id(0) // chunks).to(tl.int64)
+    batch = sequence // heads
+    head = sequence % heads
+    start = chunk * block_n
+    log_decay_ptr += batch * decay_batch + head * decay_head
+    q_ptr += batch * q_batch + head // group * q_head
+    k_ptr += batch * k_batch + head // group * k_head
+    v_ptr += batch * v_batch + head * v_head
+    grad_out_ptr += batch * grad_out_batch + head * grad_out_head
+    grad_q_ptr += batch * grad_q_batch + head * grad_q_head
+    grad_k_ptr += batch * grad_k_batch + head * grad_k_head
+    grad_v_ptr += batch * grad_v_batch + head * grad_v_head
+    states_ptr += (sequence * chunks + chunk) * head_f * head_e
+    grad_states_ptr += (sequence * chunks + chunk) * head_f * head_e
+
+    n = start + tl.arange(0, block_n)
+    total, last = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
+    between = _between(n, total)
+    from_start = tl.math.exp2(total)
+    to_end = tl.math.exp2(last - total)
+    q = load_tile(q_ptr, start, tokens, q_row, block_n, block_e, head_e, True)  # [n, e]
+    k = load_tile(k_ptr, start, tokens, k_row, block_n, block_e, head_e, True)  # [n, e]
+    scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
+    weights = (scores * between * scale).to(q.dtype)  # [n, n]
+    grad_weights = tl.zeros([block_n, block_n], accumulator)
+    grad_q = tl.zeros([block_n, block_e], accumulator)
+    grad_k = tl.zeros([block_n, block_e], accumulator)
+    for first_f in range(0, head_f, block_f):
+        v = _load_columns(v_ptr, n, tokens, v_row, first_f, head_f, block_f)  # [n, f]
+        grad_out = _load_columns(grad_out_ptr, n, tokens, grad_out_row, first_f, head_f, block_f)
+        state = load_tile(states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True)
+        grad_state = load_tile(
+            grad_states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True
+        )  # [f, e]
+        grad_weights = tl.dot(
+            grad_out, tl.trans(v), grad_weights, input_precision="ieee", out_dtype=accumulator
+        )
+        grad_q += _times_state(grad_out, state, accumulator)
+        grad_k += _times_state(v, grad_state, accumulator)
+        grad_v = _times_state(k, tl.trans(grad_state), accumulator) * to_end[:, None]
+        grad_v = tl.dot(
+            tl.trans(weights), grad_out, grad_v, input_precision="ieee", out_dtype=accumulator
+        )
+        f = first_f + tl.arange(0, block_f)
+        tl.store(
+            grad_v_ptr + n[:, None].to(tl.int64) * grad_v_row + f[None, :],
+            grad_v.to(grad_v_ptr.dtype.element_ty),
+            mask=(n < tokens)[:, None] & (f < head_f)[None, :],
+        )
+    grad_scores = (grad_weights * between * scale).to(q.dtype)
+    grad_q = tl.dot(
+        grad_scores,
+        k,
+        grad_q * (from_start * scale)[:, None],
+        input_precision="ieee",
+        out_dtype=accumulator,
+    )
+    grad_k = tl.dot(
+        tl.trans(grad_scores),
+        q,
+        grad_k * to_end[:, None],
+        input_precision="ieee",
+        out_dtype=accumulator,
+    )
+    grad_total = tl.sum(q.to(accumulator) * grad_q - k.to(accumulator) * grad_k, 1)
+    tl.store(grad_total_ptr + sequence * tokens + n, grad_total, mask=n < tokens)
+    store_tile(grad_q_ptr, grad_q, start, tokens, grad_q_row, block_n, block_e, head_e)
+    store_tile(grad_k_ptr, grad_k, start, tokens, grad_k_row, block_n, block_e, head_e)
+
+
+@triton.jit
+def _decays(
+    log_decay_ptr: tl.tensor,
+    n: tl.tensor,
+    tokens: tl.tensor,
+    decay_row: tl.tensor,
+    accumulator: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return the cumulative log-decay of a chunk's tokens and that of the chunk, in base 2."""
+    decay = tl.load(log_decay_ptr + n.to(tl.int64) * decay_row, mask=n < tokens, other=0.0)
+    decay = decay.to(accumulator) * 1.4426950408889634
+    return tl.cumsum(decay, 0), tl.sum(decay, 0)
+
+
+@triton.jit
+def _between(n: tl.tensor, total: tl.tensor) -> tl.tensor:
+    """Return the decay from token j to token i as [i, j]; 0 where j comes after i."""
+    earlier = n[:, None] >= n[None, :]
+    since = tl.where(earlier, total[:, None] - total[None, :], float("-inf"))
+    return tl.math.exp2(since)
+
+
+@triton.jit
+def _times_state(rows: tl.tensor, state: tl.tensor, accumulator: tl.constexpr) -> tl.tensor:
+    """Return the product of a tile with a state, whose range needs float32: by TF32 if halved."""
+    if rows.dtype == accumulator:
+        product = tl.dot(rows, state, out_dtype=accumulator, input_precision="ieee")
+    else:
+        product = tl.dot(rows.to(accumulator), state, out_dtype=accumulator, input_precision="tf32")
+    return product
+
+
+@triton.jit
+def _load_columns(
+    pointer: tl.tensor,
+    n: tl.tensor,
+    tokens: tl.tensor,
+    row: tl.tensor,
+    first: tl.tensor,
+    width: tl.constexpr,
+    columns: tl.constexpr,
+) -> tl.tensor:
+    """Load ``columns`` columns from ``first`` on of a chunk's rows, zero where absent."""
+    f = first + tl.arange(0, columns)
+    return tl.load(
+        pointer + n[:, None].to(tl.int64) * row + f[None, :],
+        mask=(n < tokens)[:, None] & (f < width)[None, :],
+        other=0.0,
+    )
