@@ -66,10 +66,20 @@ class Move:
     counted: frozenset[int]
     operator: str
 
-    @property
-    def is_trivial(self) -> bool:
-        """Tell whether the fold reads no reference."""
-        return not self.references
+    def __str__(self) -> str:
+        names: dict[Formula, Formula] = {}
+        for (old, new), reference in zip(self.moved, self.references, strict=True):
+            names[old] = sp.Symbol(reference.tensor)
+            names[new] = sp.Symbol(f"{reference.tensor}'")
+        functions = self.orbit.functions
+        factor = self.orbit.factor.subs(names)
+        listed = ", ".join(dict.fromkeys(r.tensor for r in self.references))
+        if len(functions) == 1:
+            return f"{self.fold.name} moves to a new {listed} by the factor {factor}"
+        return (
+            f"{self.fold.name} moves to a new {listed} with a state of {len(functions)} functions"
+            + (f" and the factor {factor}" if factor != 1 else "")
+        )
 
 
 def move_of(flow: Dataflow, fold: Einsum) -> Move:
@@ -413,9 +423,7 @@ class _Corrector:
         """Return the value of a maximum that has seen nothing, if the expression fails at it."""
         if may_be_empty(self.flow, tensor, culled=culled):
             return Number(-math.inf)
-        divisors = (
-            n.right for n in walk(expression) if isinstance(n, Binary) and n.operator == "/"
-        )
+        quotients = (n for n in walk(expression) if isinstance(n, Binary) and n.operator == "/")
         read = {access.tensor for q in quotients for access in accesses(q.right)}
         own = {tensor, *(a.tensor for a in self.reads_of(tensor))}
         return Number(0) if is_magnitude(self.flow, tensor) and own & read else None
@@ -759,7 +767,7 @@ class _Stream:
         def change(access: Access) -> Expression | None:
             return self._start(access.tensor) if self.flow.is_reference(access.tensor) else None
 
-        start = replace_accesses(einsum.expression, change)
+        start = rebuild(replace_accesses(einsum.expression, change), _without_identities)
         table = SymbolTable()
         formula = table.formula(start, lambda part: False)
         infinite = {
@@ -772,9 +780,9 @@ class _Stream:
             isinstance(node, RankSize) and node.rank in self._sizes()
             for node in walk(einsum.expression)
         )
-        if not counts and not value.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
-            return start if not value.is_number else table.expression(value)
-        return Number(1 if is_positive(einsum.expression, self.flow) else 0)
+        if counts or value.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
+            return Number(1 if is_positive(einsum.expression, self.flow) else 0)
+        return table.expression(value)
 
     # Emission
 
@@ -966,6 +974,18 @@ class _Stream:
 
     def _sizes(self) -> set[str]:
         return {self.rank, *self._wholes()}
+
+
+def _without_identities(node: Expression) -> Expression | None:
+    """Return the other argument of a maximum or minimum of two, if one is its identity."""
+    match node:
+        case Call(function="max" | "min" as name, arguments=(left, right)):
+            identity = Number(monoid(name).identity)
+            if left == identity:
+                return right
+            if right == identity:
+                return left
+    return None
 
 
 def _without(fold: Einsum, variable: str) -> tuple[Reduce, ...]:

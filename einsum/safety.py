@@ -1,0 +1,342 @@
+"""Whether a cascade is safe in floating point: no exponential of an unbounded argument.
+
+An exponential is safe if its argument is bounded from above by intervals (`interval`) or by order:
+``x - GM[p]`` where ``GM`` is the maximum of the ``x``. Orders come from maxima, folded or of two
+values, through element-wise definitions and through running maxima, whose last generation is above
+all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sympy as sp
+
+from .algebra import SymbolTable
+from .cascade import Cascade
+from .equation import Einsum
+from .expression import (
+    Access,
+    Call,
+    Coordinate,
+    Expression,
+    Index,
+    Number,
+    RankSize,
+    accesses,
+    variables,
+    walk,
+)
+from .interval import ANYTHING, Interval, intervals
+from .printer import render_expression
+from .substitution import plain_variables, put, replace_accesses
+
+Formula = Any
+
+LARGEST_EXPONENT = 80.0
+"""The largest argument that float32 exponentiates without overflow, rounded down."""
+
+_EXPONENTIALS = frozenset({"exp", "exp2"})
+_BOUNDED: dict[str, Interval] = {
+    "tanh": (-1.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+    "sin": (-1.0, 1.0),
+    "cos": (-1.0, 1.0),
+    "sign": (-1.0, 1.0),
+    "ge": (0.0, 1.0),
+    "gt": (0.0, 1.0),
+    "le": (0.0, 1.0),
+    "lt": (0.0, 1.0),
+    "relu": (0.0, math.inf),
+    "softplus": (0.0, math.inf),
+}
+
+
+def overflows(cascade: Cascade) -> tuple[str, ...]:
+    """Return the exponentials of a cascade that may overflow, as text with their Einsum.
+
+    >>> from einfuse.einsum.library import load
+    >>> overflows(load("attention/1-pass"))
+    ()
+    >>> from einfuse.einsum.parser import parse
+    >>> overflows(parse("rank M\\ninput A[M]\\noutput Y\\nY[] = exp(A[m]) :: +(m)"))
+    ('exp(A[m]) in Y',)
+    """
+    orders = _Orders(cascade)
+    found = []
+    for einsum in cascade.einsums:
+        for node in walk(einsum.expression):
+            if isinstance(node, Call) and node.function in _EXPONENTIALS:
+                scale = math.log(2) if node.function == "exp2" else 1.0
+                if not orders.is_bounded(node.arguments[0], LARGEST_EXPONENT / scale):
+                    found.append(f"{render_expression(node)} in {einsum.name}")
+    return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """``lesser <= greater`` for all values of their variables; some occur in the lesser only."""
+
+    lesser: Expression
+    greater: Access
+
+
+class _Orders:
+    """The orders that a cascade's maxima imply, and bounds that follow from them."""
+
+    def __init__(self, cascade: Cascade) -> None:
+        self.cascade = cascade
+        self.known = intervals(cascade)
+        self.definitions = self._definitions()
+        self.facts = list(self._facts())
+        self.table = SymbolTable()
+        self.fresh = 0
+
+    def is_bounded(self, argument: Expression, limit: float) -> bool:
+        """Tell whether an argument is at most ``limit`` wherever it is evaluated."""
+        formula = self._formula(argument)
+        return self._below(formula, limit, depth=5)
+
+    def _below(self, formula: Formula, limit: float, depth: int) -> bool:
+        if _upper(formula, self._interval_of) <= limit:
+            return True
+        if depth == 0:
+            return False
+        for term in sp.Add.make_args(formula):
+            weight, symbol = self._access_in(term)
+            if symbol is None:
+                continue
+            access = self.table.part(symbol)
+            assert isinstance(access, Access)
+            if weight.is_negative:
+                lower = self._below_access(access, formula)
+                if any(self._replaced(formula, weight, symbol, v, limit, depth) for v in lower):
+                    return True
+            elif weight.is_positive:
+                upper = self._maximum_of(access)
+                if upper and all(
+                    self._replaced(formula, weight, symbol, v, limit, depth) for v in upper
+                ):
+                    return True
+        return False
+
+    def _replaced(
+        self,
+        formula: Formula,
+        weight: Formula,
+        symbol: Formula,
+        value: Formula,
+        limit: float,
+        depth: int,
+    ) -> bool:
+        return self._below(sp.expand(formula + weight * (value - symbol)), limit, depth - 1)
+
+    def _access_in(self, term: Formula) -> tuple[Formula, Formula | None]:
+        """Return a term as ``weight * access`` where the weight is a number or of sizes."""
+        found = [
+            s
+            for s in sp.Mul.make_args(term)
+            if s.is_Symbol and isinstance(self.table.part(s), Access)
+        ]
+        if len(found) != 1:
+            return term, None
+        return term / found[0], found[0]
+
+    def _below_access(self, access: Access, formula: Formula) -> Iterable[Formula]:
+        """Return what is known to be at most an access, in terms of what a formula holds."""
+        for fact in self.facts:
+            if fact.greater.tensor != access.tensor:
+                continue
+            values = _matched(fact.greater, access, frozenset())
+            if values is None:
+                continue
+            yield self._formula(put(fact.lesser, values))
+            loose = [v for v in variables(fact.lesser) if v not in values]
+            if loose:
+                self.fresh += 1
+                renamed = {v: Coordinate(f"any{self.fresh}_{v}") for v in loose}
+                lesser = self._formula(put(fact.lesser, {**values, **renamed}))
+                yield self._instantiated(lesser, formula)
+
+    def _instantiated(self, lesser: Formula, formula: Formula) -> Formula:
+        """Choose the free coordinates of a bound so that its accesses are those of a formula."""
+        present = [
+            part for s in formula.free_symbols if isinstance(part := self.table.part(s), Access)
+        ]
+        chosen: dict[Formula, Formula] = {}
+        for symbol in lesser.free_symbols:
+            part = self.table.part(symbol)
+            if not isinstance(part, Access) or part in present:
+                continue
+            loose = frozenset(v for v in variables(part) if v.startswith("any"))
+            for candidate in present:
+                if candidate.tensor == part.tensor and _matched(part, candidate, loose) is not None:
+                    chosen[symbol] = self.table.symbol(candidate)
+                    break
+        return lesser.subs(chosen, simultaneous=True)
+
+    def _maximum_of(self, access: Access) -> list[Formula]:
+        """Return the arguments of the maximum that an access is defined as."""
+        found: list[Formula] = []
+        for einsum in self.cascade.einsums:
+            expression = einsum.expression
+            if einsum.name != access.tensor or einsum.reductions:
+                continue
+            if not (isinstance(expression, Call) and _is_maximum(expression)):
+                continue
+            values = _matched(einsum.output, access, frozenset())
+            if values is not None and any(isinstance(a, Access) for a in expression.arguments):
+                found += [self._formula(put(a, values)) for a in expression.arguments]
+        return found
+
+    def _facts(self) -> Iterable[_Fact]:
+        for einsum in self.cascade.einsums:
+            if [r.operator for r in einsum.reductions] == ["max"]:
+                yield _Fact(einsum.expression, einsum.output)
+            elif isinstance(einsum.expression, Call) and _is_maximum(einsum.expression):
+                for argument in einsum.expression.arguments:
+                    yield _Fact(argument, einsum.output)
+                    yield from self._monotone(einsum, argument)
+
+    def _monotone(self, einsum: Einsum, argument: Expression) -> Iterable[_Fact]:
+        """A running maximum: every generation is at most the last one."""
+        if not isinstance(argument, Access) or argument.tensor != einsum.name:
+            return
+        for iteration in self.cascade.iterations:
+            last = RankSize(iteration.rank)
+            indices = tuple(
+                Index(last) if iteration.variable in variables(index.expression) else index
+                for index in einsum.output.indices
+            )
+            yield _Fact(argument, Access(einsum.name, indices))
+
+    def _definitions(self) -> dict[str, Einsum]:
+        """Return the element-wise Einsums, to be put in the place of what they define."""
+        writers: dict[str, list[Einsum]] = {}
+        for einsum in self.cascade.einsums:
+            writers.setdefault(einsum.name, []).append(einsum)
+        return {
+            name: found[0]
+            for name, found in writers.items()
+            if len(found) == 1
+            and not found[0].reductions
+            and not found[0].actions
+            and not (
+                isinstance(found[0].expression, Call) and found[0].expression.function == "max"
+            )
+            and plain_variables(found[0].output) is not None
+        }
+
+    def _formula(self, expression: Expression) -> Formula:
+        """Return an expression as a formula over inputs, folds and recurrences."""
+
+        def change(access: Access) -> Expression | None:
+            einsum = self.definitions.get(access.tensor)
+            if einsum is None:
+                return Access(access.tensor, tuple(_tidy(index) for index in access.indices))
+            own = plain_variables(einsum.output) or ()
+            values = {v: index.expression for v, index in zip(own, access.indices, strict=True)}
+            return replace_accesses(put(einsum.expression, values), change)
+
+        return sp.expand(self.table.formula(replace_accesses(expression, change), _is_opaque))
+
+    def _interval_of(self, symbol: Formula) -> Interval:
+        part = self.table.part(symbol)
+        if isinstance(part, Access):
+            return self.known.get(part.tensor, ANYTHING)
+        if isinstance(part, RankSize):
+            return (1.0, math.inf)
+        if isinstance(part, Call):
+            return _BOUNDED.get(part.function, ANYTHING)
+        if isinstance(part, Number):
+            return (float(part.value), float(part.value))
+        return ANYTHING
+
+
+def _is_maximum(expression: Expression) -> bool:
+    return isinstance(expression, Call) and expression.function == "max"
+
+
+def _is_opaque(part: Expression) -> bool:
+    return False
+
+
+def _tidy(index: Index) -> Index:
+    """Return an index without its filter, sums of numbers evaluated (``m1-1+1`` is ``m1``)."""
+    table = SymbolTable()
+    if any(True for _ in accesses(index.expression)):
+        return Index(index.expression)
+    formula = table.formula(index.expression, _is_opaque)
+    return Index(table.expression(sp.expand(formula)))
+
+
+def _matched(
+    template: Access, access: Access, loose: frozenset[str]
+) -> dict[str, Expression] | None:
+    """Return the template's variables such that it is the access; None if it never is.
+
+    An index of ``loose`` variables alone matches anything.
+    """
+    if len(template.indices) != len(access.indices):
+        return None
+    values: dict[str, Expression] = {}
+    for pattern, index in zip(template.indices, access.indices, strict=True):
+        found = set(variables(pattern.expression))
+        if found and found <= loose:
+            continue
+        table = SymbolTable()
+        wanted = table.formula(index.expression, _is_opaque)
+        shape = table.formula(pattern.expression, _is_opaque)
+        free = [v for v in found if v not in loose]
+        if len(free) == 1:
+            variable = table.symbol(Coordinate(free[0]))
+            pattern_rest = shape - variable
+            if variable in pattern_rest.free_symbols:
+                return None
+            value = table.expression(sp.expand(wanted - pattern_rest))
+            if values.setdefault(free[0], value) != value:
+                return None
+        elif sp.expand(shape - wanted) != 0:
+            return None
+    return values
+
+
+def _upper(formula: Formula, interval_of: Any) -> float:
+    terms = (term for term in sp.Add.make_args(formula) if not _is_power(term))
+    return sum((_bounds(term, interval_of)[1] for term in terms), 0.0)
+
+
+def _is_power(term: Formula) -> bool:
+    """Tell whether a term is ``number * log(x)``: its exponential is a power of x."""
+    return isinstance(term.as_coeff_Mul()[1], sp.log)
+
+
+def _bounds(formula: Formula, interval_of: Any) -> Interval:
+    if formula.is_number:
+        return (float(formula), float(formula))
+    if formula.is_Symbol:
+        bounds: Interval = interval_of(formula)
+        return bounds
+    if formula.is_Add:
+        parts = [_bounds(term, interval_of) for term in formula.args]
+        return (sum(p[0] for p in parts), sum(p[1] for p in parts))
+    if formula.is_Mul:
+        low, high = 1.0, 1.0
+        for factor in formula.args:
+            a, b = _bounds(factor, interval_of)
+            products = [0.0 if 0.0 in (x, y) else x * y for x in (low, high) for y in (a, b)]
+            low, high = min(products), max(products)
+        return (low, high)
+    if isinstance(formula, sp.Abs) or (formula.is_Pow and formula.exp == 2):
+        low, high = _bounds(formula.args[0], interval_of)
+        largest = max(abs(low), abs(high))
+        return (0.0, largest if isinstance(formula, sp.Abs) else largest**2)
+    if formula.is_Pow and formula.exp == -1:
+        low, high = _bounds(formula.base, interval_of)
+        return (1 / high if high else 0.0, 1 / low) if low > 0 else ANYTHING
+    if formula.is_Function:
+        return _BOUNDED.get(str(formula.func), ANYTHING)
+    return ANYTHING
