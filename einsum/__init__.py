@@ -60,7 +60,31 @@ _MODULES = {
     "with_batch": "batch",
 }
 
-__all__ = tuple(_MODULES)
+__all__ = [
+    "Cascade",
+    "CascadeError",
+    "CascadeWarning",
+    "EinfuseError",
+    "Einsum",
+    "Iteration",
+    "Rank",
+    "Split",
+    "Tensor",
+    "bind",
+    "bind_symbolic",
+    "count_operations",
+    "iteration_space",
+    "latex",
+    "load",
+    "names",
+    "parse",
+    "register_coordinate",
+    "register_function",
+    "register_monoid",
+    "render",
+    "validated",
+    "with_batch",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -104,16 +104,21 @@ def bind_symbolic(
 
 
 def bind_known(cascade: Cascade) -> dict[str, int]:
-    """Return the sizes that follow from the text alone.
+    '''Return the sizes that follow from the text alone.
 
     Raises:
         CascadeError: they contradict each other.
 
     >>> from einfuse.einsum.parser import parse
-    >>> cascade = parse("rank M = 8, M0 = 2, P\nsplit M -> M1, M0\ninput A[M,P]\nY[p] = A[m,p]")
+    >>> cascade = parse("""
+    ... rank M = 8, M0 = 2
+    ... split M -> M1, M0
+    ... input A[M]
+    ... Y[] = A[m]
+    ... """)
     >>> bind_known(cascade)
     {'M': 8, 'M0': 2, 'M1': 4}
-    """
+    '''
     return _resolve(cascade, {}, False)
 
 

@@ -171,7 +171,7 @@ def _count(part: _Region, kept: set[str]) -> sympy.Expr:
     closed = _closed(part, kept)
     if closed is not None:
         return closed
-    return sympy.Integer(_walk(part, kept)) if part.bound else _indicator_sum(part, kept)
+    return sympy.Integer(_walk(part, kept)) if part.bound else _open_sum(part, kept)
 
 
 def _total(region: _Region, kept: set[str]) -> sympy.Expr:
@@ -185,17 +185,17 @@ def _closed(part: _Region, kept: set[str]) -> sympy.Expr | None:
     forms = [cull.form for cull in part.culls if cull.form is not None]
     if len(part.extents) == 2:
         forms = _facing(part, forms)
-    low = {v: sympy.Integer(0) for v in part.extents}
-    high = {v: extent - 1 for v, extent in part.extents.items()}
+    first = {v: sympy.Integer(0) for v in part.extents}
+    end = dict(part.extents)  # exclusive
     band: tuple[list[sympy.Expr], list[sympy.Expr]] = ([], [])  # lower, upper bounds of x - y
     names = list(part.extents)
     for form in forms:
         if len(form.coefficients) == 1:
             ((v, factor),) = form.coefficients.items()
             if factor.is_positive:
-                high[v] = sympy.Min(high[v], sympy.floor(-form.constant / factor))
+                end[v] = sympy.Min(end[v], sympy.floor(-form.constant / factor) + 1)
             elif factor.is_negative:
-                low[v] = sympy.Max(low[v], sympy.ceiling(form.constant / -factor))
+                first[v] = sympy.Max(first[v], sympy.ceiling(form.constant / -factor))
             else:
                 return None
         else:
@@ -206,23 +206,21 @@ def _closed(part: _Region, kept: set[str]) -> sympy.Expr | None:
                     band[0].append(form.constant)
                 case _:
                     return None
+    width = {v: sympy.Max(0, end[v] - first[v]) for v in names}
     if len(names) == 1:
-        count = sympy.Max(0, high[names[0]] - low[names[0]] + 1)
-        return count if kept else sympy.Min(1, count)
+        return width[names[0]] if kept else sympy.Min(1, width[names[0]])
     x, y = names
     lower = sympy.Max(*band[0]) if band[0] else None
     upper = sympy.Min(*band[1]) if band[1] else None
     if kept == {x, y}:
-        width = {v: sympy.Max(0, high[v] - low[v] + 1) for v in names}
-        shift = low[y] - low[x]
-        return _band(width[x], width[y], lower, upper, shift)
+        return _band(width[x], width[y], lower, upper, first[y] - first[x])
     if len(kept) == 1 and (lower is None or upper is None or (upper - lower).is_nonnegative):
         if kept == {y}:
             x, y = y, x
             lower, upper = (None if b is None else -b for b in (upper, lower))
-        first = low[x] if lower is None else sympy.Max(low[x], low[y] + lower)
-        last = high[x] if upper is None else sympy.Min(high[x], high[y] + upper)
-        return sympy.Max(0, last - first + 1)
+        start = first[x] if lower is None else sympy.Max(first[x], first[y] + lower)
+        stop = end[x] if upper is None else sympy.Min(end[x], end[y] + upper)
+        return sympy.Max(0, stop - start) * sympy.Min(1, width[y])
     return None
 
 
@@ -335,27 +333,65 @@ def _ranged(
     return np.maximum(0, high - low + 1)
 
 
-def _indicator_sum(part: _Region, kept: set[str]) -> sympy.Expr:
-    """Return the count as nested sums over the variables, for sizes that are still open."""
+def _open_sum(part: _Region, kept: set[str]) -> sympy.Expr:
+    """Return the count as a sum over the kept variables, for sizes that are still open.
+
+    A variable that every filter reads with a factor of 1 or -1 is counted as a range; the other
+    dropped ones by whether any of their points is inside.
+    """
     names = {v: sympy.Symbol(v, integer=True, nonnegative=True) for v in part.extents}
+    dropped = [v for v in part.extents if v not in kept]
+    ranged = next((v for v in dropped or part.extents if _has_range(part, v)), None)
+    if ranged is not None and len(dropped) <= 1:
+        count = _symbolic_range(part, ranged, names)
+        if dropped:
+            count = sympy.Min(1, count)
+        summed = [v for v in part.extents if v in kept and v != ranged]
+    else:
+        count = sympy.prod([_inside_symbolically(cull, part, names) for cull in part.culls])
+        outside = 1 - count
+        for v in dropped:
+            outside = sympy.Product(outside, (names[v], 0, part.extents[v] - 1))
+        count = 1 - outside
+        summed = [v for v in part.extents if v in kept]
+    for v in summed:
+        count = sympy.Sum(count, (names[v], 0, part.extents[v] - 1))
+    return count
+
+
+def _has_range(part: _Region, variable: str) -> bool:
+    return all(
+        cull.form is not None and cull.form.coefficients.get(variable, 0) in (-1, 0, 1)
+        for cull in part.culls
+    )
+
+
+def _symbolic_range(part: _Region, variable: str, names: Mapping[str, sympy.Symbol]) -> sympy.Expr:
+    starts, ends = [sympy.Integer(0)], [part.extents[variable]]
     count = sympy.Integer(1)
     for cull in part.culls:
-        if cull.form is not None:
-            terms = [f * names[v] for v, f in cull.form.coefficients.items()]
-            count *= _indicator("<=", sum(terms, start=cull.form.constant))
-        else:
-            sides = (cull.comparison.left, cull.comparison.right)
-            left, right = (evaluate(side, names, part.sizes) for side in sides)
-            count *= _indicator(cull.comparison.operator, left - right)
-    dropped = [v for v in part.extents if v not in kept]
-    for v in dropped:
-        count = sympy.Sum(count, (names[v], 0, part.extents[v] - 1))
-    if dropped:
-        count = sympy.Min(1, count)
-    for v in part.extents:
-        if v in kept:
-            count = sympy.Sum(count, (names[v], 0, part.extents[v] - 1))
-    return count
+        assert cull.form is not None
+        terms = [f * names[v] for v, f in cull.form.coefficients.items() if v != variable]
+        rest = sum(terms, start=cull.form.constant)
+        match cull.form.coefficients.get(variable, 0):
+            case 1:
+                ends.append(1 - rest)
+            case -1:
+                starts.append(rest)
+            case _:
+                count *= _indicator("<=", rest)
+    return count * sympy.Max(0, sympy.Min(*ends) - sympy.Max(*starts))
+
+
+def _inside_symbolically(
+    cull: _Cull, part: _Region, names: Mapping[str, sympy.Symbol]
+) -> sympy.Expr:
+    if cull.form is not None:
+        terms = [f * names[v] for v, f in cull.form.coefficients.items()]
+        return _indicator("<=", sum(terms, start=cull.form.constant))
+    sides = (cull.comparison.left, cull.comparison.right)
+    left, right = (evaluate(side, names, part.sizes) for side in sides)
+    return _indicator(cull.comparison.operator, left - right)
 
 
 def _indicator(operator: str, difference: sympy.Expr) -> sympy.Expr:

@@ -190,11 +190,14 @@ class _Text:
         self.define(kept, self.filtered(self.access(a), space) + fold)
 
     def add_elementwise(self) -> None:
-        a, b = self.operand(), self.operand()
-        space = tuple(dict.fromkeys((*self.tensors[a], *self.tensors[b])))
         form = self.pick(_ELEMENTWISE)
-        ranks = space if "{y}" in form else self.tensors[a]
-        self.define(ranks, form.format(x=self.access(a), y=self.access(b)))
+        a = self.operand()
+        if "{y}" not in form:
+            self.define(self.tensors[a], form.format(x=self.access(a)))
+            return
+        b = self.operand()
+        space = tuple(dict.fromkeys((*self.tensors[a], *self.tensors[b])))
+        self.define(space, form.format(x=self.access(a), y=self.access(b)))
 
     def add_view(self) -> None:
         assert self.split is not None
