@@ -38,7 +38,7 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     import matplotlib
 
     matplotlib.use("Agg")
-    parameters: dict[str, Any] = matplotlib.rcParams
+    parameters: Any = matplotlib.rcParams
     parameters.update(_STYLE)
     from matplotlib import pyplot
 

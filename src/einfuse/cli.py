@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -20,10 +21,10 @@ for _module in MODULES:
     load(_module).register(app)
 
 
-def main() -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (on the process's own arguments if none are given)."""
     try:
-        app()
+        app(None if arguments is None else list(arguments))
     except EinfuseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""Commands on designs: ``evaluate``, ``study``."""
+"""Commands on designs: ``evaluate``, ``study``, ``schema``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,17 @@ def study(
     run_study(name, out, models=model, lengths=length)
 
 
+def schema(kind: Annotated[str, typer.Argument(help="architecture or design.")]) -> None:
+    """The JSON schema of a kind of file, for editors and other programs."""
+    from einfuse.mapper.architecture import ArchitectureFile
+    from einfuse.mapper.design import DesignFile
+
+    kinds = {"architecture": ArchitectureFile, "design": DesignFile}
+    if kind not in kinds:
+        raise EinfuseError(f"no schema of '{kind}'; known: {', '.join(kinds)}")
+    print_json(kinds[kind].model_json_schema(by_alias=True))
+
+
 def _numbers(texts: list[str]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for path, text in parse_settings(texts).items():
@@ -76,3 +87,4 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(evaluate)
     app.command()(study)
+    app.command()(schema)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -11,6 +12,7 @@ from .arguments import print_json
 
 if TYPE_CHECKING:
     from einfuse.kernels.compile_check import Check
+    from einfuse.kernels.measuring import Outcome
 
 _T = TypeVar("_T")
 
@@ -18,6 +20,8 @@ _T = TypeVar("_T")
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("compile-check")(compile_check)
+    app.command("measure")(measure)
+    app.command("calibrate")(calibrate)
 
 
 def compile_check(
@@ -43,6 +47,73 @@ def compile_check(
         _print_checks(checks)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
+
+
+def measure(
+    out: Annotated[Path, typer.Option(help="CSV or JSON lines; rows in it are not repeated.")],
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    suite: Annotated[str, typer.Option(help="core or full.")] = "core",
+    seconds: Annotated[float, typer.Option(min=1, help="Begin no case after so long.")] = 540.0,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+) -> None:
+    """Check, then time the kernels and PyTorch's own on this machine; resumable."""
+    _require("torch", "measuring")
+    from einfuse.kernels.device import find_device
+    from einfuse.kernels.measurement import read_measurements, require_writable
+    from einfuse.kernels.measuring import measure_suite
+    from einfuse.kernels.suites import list_cases
+
+    found = find_device(device)
+    cases = list_cases(found.kind, suite)
+    require_writable(out)
+    read_measurements(out)
+    origin = f"einfuse measure --device {device} --suite {suite}"
+    outcomes = []
+    try:
+        running = measure_suite(cases, found, out, origin, seconds, seed)
+        for outcome in _tracked(running, len(cases), "measuring"):
+            outcomes.append(outcome)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: {out} holds complete rows; run again to go on", err=True)
+        raise typer.Exit(130) from None
+    for outcome in outcomes:
+        for failure in outcome.failures:
+            typer.echo(f"{outcome.case}: {failure}", err=True)
+    _summarise(out, outcomes)
+    if any(outcome.failures for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def calibrate(
+    out: Annotated[Path, typer.Option(help="The architecture file (YAML) to write.")],
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    seconds: Annotated[float, typer.Option(min=1, help="Time to spend on each figure.")] = 3.0,
+) -> None:
+    """Measure this machine's ceilings (matmul, copy, exp, launch) into an architecture file."""
+    _require("torch", "calibrating")
+    from einfuse.kernels.calibration import (
+        find_ceilings,
+        require_writable_yaml,
+        write_architecture,
+    )
+    from einfuse.kernels.device import find_device
+
+    found = find_device(device)
+    require_writable_yaml(out)
+    ceilings = find_ceilings(found, seconds)
+    write_architecture(out, found, ceilings)
+    typer.echo(str(ceilings))
+    typer.echo(f"wrote {out}")
+
+
+def _summarise(out: Path, outcomes: Sequence[Outcome]) -> None:
+    measured = sum(len(outcome.measured) for outcome in outcomes)
+    known = sum(outcome.known for outcome in outcomes)
+    failed = sum(len(outcome.failures) for outcome in outcomes)
+    unbegun = sum(outcome.out_of_time for outcome in outcomes)
+    typer.echo(f"{out}: {measured} rows measured, {known} known before, {failed} failed")
+    if unbegun:
+        typer.echo(f"out of time: {unbegun} cases not begun; run again to go on")
 
 
 def _require(package: str, what: str) -> None:
