@@ -176,7 +176,7 @@ class _Search:
         if not self.origin.loop and not self.origin.iterations:
             for form in self._straight_forms():
                 self._add_all(form)
-        return _pareto(tuple(self.found.values()), self.level)
+        return self._verified()
 
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline
@@ -225,17 +225,16 @@ class _Search:
         if not flow.barriers():
             return
         tiled = self._tiled(form)
-        for rewrite, explain in ((stream, _explain_running), (localise, _explain_local)):
+        for rewrite, how in ((stream, "running values"), (localise, "values of each tile, merged")):
             if self._is_late():
                 return
-            variable = self._tile_variable(tiled)
-            inner = Dataflow(tiled.cascade, variable)
             try:
-                cascade = rewrite(inner)
+                found = rewrite(Dataflow(tiled.cascade, self._tile_variable(tiled)))
             except NotDerivableError:
                 continue
-            rule, explanation = explain(inner)
-            self._add(tiled.then(rule, explanation, cascade), reasons)
+            vector = any(len(move.orbit.functions) > 1 for move in found.moves)
+            explanation = f"{how}: {'; '.join(dict.fromkeys(map(str, found.moves)))}"
+            self._add(tiled.then("V" if vector else "L", explanation, found.cascade), reasons)
 
     def _tile_variable(self, tiled: _Form) -> str:
         outer = [s.outer for s in tiled.cascade.splits if s.whole == self.level]
@@ -258,7 +257,7 @@ class _Search:
 
     def _add(self, form: _Form, reasons: tuple[str, ...]) -> None:
         text = render(form.cascade)
-        if text in self.found or (form.steps and not self.verification.agrees(form.cascade)):
+        if text in self.found:
             return
         cascade = form.cascade
         if form.steps:
@@ -267,8 +266,6 @@ class _Search:
         report = count_passes(cascade, self.rank if self._knows(cascade) else self.level)
         counts = total_operations(count_operations(cascade).values())
         hazards = tuple(dict.fromkeys((*form.hazards, *overflows(cascade))))
-        if not hazards and form.steps and not self.verification.stays_finite(cascade):
-            hazards = ("not finite in float32 on scores of 1e4, where the origin is",)
         self.found[text] = Derived(
             cascade,
             report,
@@ -278,6 +275,28 @@ class _Search:
             hazards,
             reasons if report.passes > 1 else (),
         )
+
+    def _verified(self) -> tuple[Derived, ...]:
+        """Return the Pareto set of what has been run against the origin and agrees with it."""
+        found = tuple(self.found.values())
+        checked = {found[0].text}
+        while True:
+            best = _pareto(found, self.level)
+            pending = [d for d in best if d.text not in checked]
+            if not pending:
+                return best
+            checked |= {d.text for d in pending}
+            verdicts = {d.text: self._verdict(d) for d in pending}
+            found = tuple(v for d in found if (v := verdicts.get(d.text, d)) is not None)
+
+    def _verdict(self, derived: Derived) -> Derived | None:
+        """Return what a run leaves of a cascade: itself, itself as unstable, or nothing."""
+        if not self.verification.agrees(derived.cascade):
+            return None
+        if derived.stable and not self.verification.stays_finite(derived.cascade):
+            hazard = "not finite in float32 on scores of 1e4, where the origin is"
+            return replace(derived, hazards=(hazard,))
+        return derived
 
     def _knows(self, cascade: Cascade) -> bool:
         split = {name for s in cascade.splits for name in (s.whole, s.outer, s.inner)}
@@ -389,27 +408,6 @@ def _folds_with(flow: Dataflow, tensor: str, operator: str) -> bool:
     if flow.kinds.get(tensor) is not Kind.FOLD:
         return False
     return operator_of(flow.producer[tensor]) == operator
-
-
-def _explain_running(flow: Dataflow) -> tuple[str, str]:
-    return _explained(flow, "running values: ", flow.variable)
-
-
-def _explain_local(flow: Dataflow) -> tuple[str, str]:
-    return _explained(flow, "values of each tile, merged: ", flow.variable)
-
-
-def _explained(flow: Dataflow, how: str, variable: str) -> tuple[str, str]:
-    texts, rule = [], "L"
-    for fold in flow.folds:
-        try:
-            move = move_of(flow, fold)
-        except NotDerivableError:
-            continue
-        if move.references:
-            texts.append(str(move))
-            rule = "V" if len(move.orbit.functions) > 1 else rule
-    return rule, how + "; ".join(texts)
 
 
 def _pareto(found: tuple[Derived, ...], level: str) -> tuple[Derived, ...]:

@@ -111,12 +111,14 @@ def normalise(cascade: Cascade, variable: str) -> Cascade:
     """Return an equal cascade whose folds over the rank each are one operator, ready to move.
 
     A chain of reductions becomes one Einsum each; a fold over more variables than its
-    references allow is taken apart (rule S); a division by the rank's own size leaves the fold
-    (rule H), so that a mean is a sum and a count.
+    references allow is taken apart (rule S); a division by the rank's own size leaves the fold,
+    so that a mean is a sum and a count, and functions of references alone are computed once for
+    the rank (rule H).
     """
     cascade = straight(cascade, [part for e in cascade.init for part in _unchained(e, cascade)])
     cascade = straight(cascade, _swapped(Dataflow(cascade, variable)))
-    return straight(cascade, _hoisted(Dataflow(cascade, variable)))
+    cascade = straight(cascade, _hoisted(Dataflow(cascade, variable)))
+    return straight(cascade, _hoisted_calls(Dataflow(cascade, variable)))
 
 
 def defer(flow: Dataflow, reference: str) -> Cascade | None:
@@ -277,6 +279,35 @@ def _hoisted(flow: Dataflow) -> list[Einsum]:
                 einsums.append(Einsum(einsum.outputs, Binary("/", total, RankSize(size))))
             case _:
                 einsums.append(einsum)
+    return einsums
+
+
+def _hoisted_calls(flow: Dataflow) -> list[Einsum]:
+    einsums: list[Einsum] = []
+    taken = names_of(flow.cascade)
+    made: dict[Expression, Access] = {}
+    for einsum in flow.einsums:
+        if flow.kinds[einsum.name] in (Kind.FREE, Kind.OPAQUE):
+            einsums.append(einsum)
+            continue
+        along = {flow.variable, *reduced_variables(einsum)}
+
+        def hoist(node: Expression, along: set[str] = along) -> Expression | None:
+            calls = any(isinstance(part, Call) for part in walk(node))
+            if not calls or uses(node, along) or is_filtered(node):
+                return None
+            references = flow.references(node)
+            if not references or not isinstance(node, Call | Binary):
+                return None
+            if node not in made:
+                name = fresh(f"{references[0].tensor}H", taken)
+                taken.add(name)
+                made[node] = plain_access(name, variables(node))
+                einsums.append(Einsum((made[node],), node))
+            return made[node]
+
+        hoisted = rebuild(einsum.expression, hoist)
+        einsums.append(einsum if hoisted == einsum.expression else with_expression(einsum, hoisted))
     return einsums
 
 

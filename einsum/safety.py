@@ -78,10 +78,10 @@ def overflows(cascade: Cascade) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """``lesser <= greater`` for all values of their variables; some occur in the lesser only."""
+    """An element that an extreme (a maximum or a minimum) bounds, for all their variables."""
 
-    lesser: Expression
-    greater: Access
+    element: Expression
+    extreme: Access
 
 
 class _Orders:
@@ -91,7 +91,8 @@ class _Orders:
         self.cascade = cascade
         self.known = intervals(cascade)
         self.definitions = self._definitions()
-        self.facts = list(self._facts())
+        self.maxima = list(self._facts("max"))
+        self.minima = list(self._facts("min"))
         self.table = SymbolTable()
         self.fresh = 0
 
@@ -121,6 +122,9 @@ class _Orders:
                     self._replaced(formula, weight, symbol, v, limit, depth) for v in upper
                 ):
                     return True
+                least = self._above_access(access, formula)
+                if any(self._replaced(formula, weight, symbol, v, limit, depth) for v in least):
+                    return True
         return False
 
     def _replaced(
@@ -147,27 +151,34 @@ class _Orders:
 
     def _below_access(self, access: Access, formula: Formula) -> Iterable[Formula]:
         """Return what is known to be at most an access, in terms of what a formula holds."""
-        for fact in self.facts:
-            if fact.greater.tensor != access.tensor:
+        return self._known(self.maxima, access, formula)
+
+    def _above_access(self, access: Access, formula: Formula) -> Iterable[Formula]:
+        """Return what is known to be at least an access: a minimum's elements."""
+        return self._known(self.minima, access, formula)
+
+    def _known(self, facts: Iterable[_Fact], access: Access, formula: Formula) -> Iterable[Formula]:
+        for fact in facts:
+            if fact.extreme.tensor != access.tensor:
                 continue
-            values = _matched(fact.greater, access, frozenset())
+            values = _matched(fact.extreme, access, frozenset())
             if values is None:
                 continue
-            yield self._formula(put(fact.lesser, values))
-            loose = [v for v in variables(fact.lesser) if v not in values]
+            yield self._formula(put(fact.element, values))
+            loose = [v for v in variables(fact.element) if v not in values]
             if loose:
                 self.fresh += 1
                 renamed = {v: Coordinate(f"any{self.fresh}_{v}") for v in loose}
-                lesser = self._formula(put(fact.lesser, {**values, **renamed}))
-                yield self._instantiated(lesser, formula)
+                element = self._formula(put(fact.element, {**values, **renamed}))
+                yield self._instantiated(element, formula)
 
-    def _instantiated(self, lesser: Formula, formula: Formula) -> Formula:
+    def _instantiated(self, element: Formula, formula: Formula) -> Formula:
         """Choose the free coordinates of a bound so that its accesses are those of a formula."""
         present = [
             part for s in formula.free_symbols if isinstance(part := self.table.part(s), Access)
         ]
         chosen: dict[Formula, Formula] = {}
-        for symbol in lesser.free_symbols:
+        for symbol in element.free_symbols:
             part = self.table.part(symbol)
             if not isinstance(part, Access) or part in present:
                 continue
@@ -176,7 +187,7 @@ class _Orders:
                 if candidate.tensor == part.tensor and _matched(part, candidate, loose) is not None:
                     chosen[symbol] = self.table.symbol(candidate)
                     break
-        return lesser.subs(chosen, simultaneous=True)
+        return element.subs(chosen, simultaneous=True)
 
     def _maximum_of(self, access: Access) -> list[Formula]:
         """Return the arguments of the maximum that an access is defined as."""
@@ -185,24 +196,25 @@ class _Orders:
             expression = einsum.expression
             if einsum.name != access.tensor or einsum.reductions:
                 continue
-            if not (isinstance(expression, Call) and _is_maximum(expression)):
+            if not (isinstance(expression, Call) and expression.function == "max"):
                 continue
             values = _matched(einsum.output, access, frozenset())
             if values is not None and any(isinstance(a, Access) for a in expression.arguments):
                 found += [self._formula(put(a, values)) for a in expression.arguments]
         return found
 
-    def _facts(self) -> Iterable[_Fact]:
+    def _facts(self, operator: str) -> Iterable[_Fact]:
         for einsum in self.cascade.einsums:
-            if [r.operator for r in einsum.reductions] == ["max"]:
-                yield _Fact(einsum.expression, einsum.output)
-            elif isinstance(einsum.expression, Call) and _is_maximum(einsum.expression):
-                for argument in einsum.expression.arguments:
+            expression = einsum.expression
+            if [r.operator for r in einsum.reductions] == [operator]:
+                yield _Fact(expression, einsum.output)
+            elif isinstance(expression, Call) and expression.function == operator:
+                for argument in expression.arguments:
                     yield _Fact(argument, einsum.output)
                     yield from self._monotone(einsum, argument)
 
     def _monotone(self, einsum: Einsum, argument: Expression) -> Iterable[_Fact]:
-        """A running maximum: every generation is at most the last one."""
+        """A running extreme: the last generation bounds every other."""
         if not isinstance(argument, Access) or argument.tensor != einsum.name:
             return
         for iteration in self.cascade.iterations:
@@ -256,8 +268,8 @@ class _Orders:
         return ANYTHING
 
 
-def _is_maximum(expression: Expression) -> bool:
-    return isinstance(expression, Call) and expression.function == "max"
+def _is_extreme(expression: Expression) -> bool:
+    return isinstance(expression, Call) and expression.function in ("max", "min")
 
 
 def _is_opaque(part: Expression) -> bool:

@@ -157,7 +157,15 @@ def _vanishing(
     return frozenset(zero)
 
 
-def stream(flow: Dataflow) -> Cascade:
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A cascade after a rewrite, and how the folds that were freed of a barrier move."""
+
+    cascade: Cascade
+    moves: tuple[Move, ...]
+
+
+def stream(flow: Dataflow) -> Rewritten:
     """Return the cascade with the rank iterative and its folds running (rules L, V, P, I).
 
     Folds without a correction, and what is as long as the rank, follow in the final section.
@@ -165,10 +173,10 @@ def stream(flow: Dataflow) -> Cascade:
     Raises:
         NotDerivableError: no fold is freed of a barrier this way; the text says why.
     """
-    return _Stream(flow).cascade()
+    return _Stream(flow).rewritten()
 
 
-def localise(flow: Dataflow) -> Cascade:
+def localise(flow: Dataflow) -> Rewritten:
     """Return the cascade with references of each tile in the place of global ones.
 
     A fold that only needs such references is folded per tile and corrected when the tiles are
@@ -178,7 +186,7 @@ def localise(flow: Dataflow) -> Cascade:
     Raises:
         NotDerivableError: nothing can be localised; the text says why.
     """
-    return _Localisation(flow).cascade()
+    return _Localisation(flow).rewritten()
 
 
 def _orbit_of(
@@ -397,31 +405,26 @@ class _Corrector:
             self.named[expression] = access
         return self.named[expression]
 
-    # Maxima over nothing
+    # Maxima that have seen nothing
 
     def guarded(
-        self,
-        expression: Expression,
-        sources: Iterable[str],
-        read: Callable[[Access], Access],
-        *,
-        culled: bool = True,
+        self, expression: Expression, sources: Iterable[str], read: Callable[[Access], Access]
     ) -> Expression:
-        """Return the expression, or 0 where a maximum that it rests on is still that of nothing.
+        """Return the expression, or 0 where a maximum that it rests on has seen nothing yet.
 
-        ``culled`` False asks only for maxima that may be -inf by value: an element that a filter
-        culls is absent, and so is what is made of it.
+        Filters and infinite literals need none of it: what they leave out is absent, and so is
+        what is made of it. Data may be -inf, and magnitudes all 0.
         """
         for tensor in sorted(set(sources) | {w for s in sources for w in self.flow.waits_for[s]}):
-            floor = self._floor(tensor, expression, culled)
+            floor = self._floor(tensor, expression)
             if floor is not None:
                 seen = Call("gt", (read(self.flow.producer[tensor].output), floor))
                 expression = Call("where", (seen, expression, Number(0)))
         return expression
 
-    def _floor(self, tensor: str, expression: Expression, culled: bool) -> Number | None:
+    def _floor(self, tensor: str, expression: Expression) -> Number | None:
         """Return the value of a maximum that has seen nothing, if the expression fails at it."""
-        if may_be_empty(self.flow, tensor, culled=culled):
+        if may_be_minus_infinity(self.flow, tensor):
             return Number(-math.inf)
         quotients = (n for n in walk(expression) if isinstance(n, Binary) and n.operator == "/")
         read = {access.tensor for q in quotients for access in accesses(q.right)}
@@ -444,35 +447,31 @@ def is_magnitude(flow: Dataflow, tensor: str) -> bool:
     )
 
 
-def may_be_empty(flow: Dataflow, tensor: str, *, culled: bool = True) -> bool:
-    """Tell whether a tensor is a maximum that may be -inf over some of its points.
+def may_be_minus_infinity(flow: Dataflow, tensor: str) -> bool:
+    """Tell whether a tensor is a maximum whose data may all be -inf.
 
-    A filter may cull all of them, or the values may be -inf: what is added to an input may be,
-    for a mask is often added; a product of inputs is taken to be finite.
+    What is added to an input may be, for masks are often added; a product of inputs is taken to
+    be finite.
     """
     producer = flow.producer.get(tensor)
     if producer is None or flow.kinds[tensor] is not Kind.FOLD or operator_of(producer) != "max":
         return False
-    return (culled and _culls(flow, producer)) or _may_be_minus_infinity(flow, producer.expression)
+    return _holds_data(flow, producer.expression)
 
 
-def _may_be_minus_infinity(flow: Dataflow, node: Expression) -> bool:
+def _holds_data(flow: Dataflow, node: Expression) -> bool:
     match node:
-        case Number(value=value):
-            return value == -math.inf
-        case Negate(operand=Number(value=value)):
-            return value == math.inf
         case Binary(operator="+" | "-", left=left, right=right):
-            return _may_be_minus_infinity(flow, left) or _may_be_minus_infinity(flow, right)
+            return _holds_data(flow, left) or _holds_data(flow, right)
         case Call(function="where", arguments=(_, *branches)):
-            return any(_may_be_minus_infinity(flow, branch) for branch in branches)
+            return any(_holds_data(flow, branch) for branch in branches)
         case Call(function="max" | "min", arguments=arguments):
-            return any(_may_be_minus_infinity(flow, argument) for argument in arguments)
+            return any(_holds_data(flow, argument) for argument in arguments)
         case Call(function="log" | "log2"):
             return True
         case Access(tensor=tensor):
             producer = flow.producer.get(tensor)
-            return producer is None or _may_be_minus_infinity(flow, producer.expression)
+            return producer is None or _holds_data(flow, producer.expression)
     return False
 
 
@@ -486,8 +485,9 @@ class _Localisation:
         self.local: dict[str, Access] = {}
         self.corrector = _Corrector(flow, self._here, lambda access: access, self.body)
         self.maps: dict[str, tuple[Access, Move]] = {}
+        self.merged: set[str] = set()
 
-    def cascade(self) -> Cascade:
+    def rewritten(self) -> Rewritten:
         reasons: list[str] = []
         moves: dict[str, Move] = {}
         for fold in self.flow.folds:
@@ -499,13 +499,12 @@ class _Localisation:
         self._localisable(wanted)
         if not self.local:
             raise NotDerivableError("; ".join(reasons) or "no reference has a value of each tile")
-        changed = False
-        for einsum in self.flow.einsums:
-            changed |= self._emit(einsum, moves)
+        changed = [e.name for e in self.flow.einsums if self._emit(e, moves)]
         if not changed:
             raise NotDerivableError("; ".join(reasons) or "no fold can use references of a tile")
-        cascade = replace(self.flow.cascade, init=tuple(self.body))
-        return validated(prune(cascade))
+        cascade = validated(prune(replace(self.flow.cascade, init=tuple(self.body))))
+        rescaled = [move for _, move in self.maps.values()]
+        return Rewritten(cascade, (*(moves[n] for n in changed if n in self.merged), *rescaled))
 
     def _localisable(self, wanted: set[str]) -> None:
         """Choose the folds of independent elements, and maps of them, that get tile values."""
@@ -549,6 +548,7 @@ class _Localisation:
         move = moves.get(name)
         if move and move.references and all(a.tensor in self.local for a in move.references):
             self._emit_merged(move)
+            self.merged.add(name)
             return True
         if kind is Kind.MAP and flow.dependent(name):
             self._emit_map(einsum)
@@ -638,7 +638,7 @@ class _Localisation:
 
     def _guarded(self, einsum: Einsum, expression: Expression) -> Expression:
         sources = [o.tensor for o in einsum.operands if self.flow.is_reference(o.tensor)]
-        return self.corrector.guarded(expression, sources, self._here, culled=False)
+        return self.corrector.guarded(expression, sources, self._here)
 
     def _rescaled(self, access: Access) -> Expression | None:
         if access.tensor not in self.maps:
@@ -666,7 +666,7 @@ class _Stream:
         self.final: list[Einsum] = []
         self.corrector = _Corrector(flow, self._before, self._after, self.loop)
 
-    def cascade(self) -> Cascade:
+    def rewritten(self) -> Rewritten:
         streamed = self._streamable()
         freed = [m for m in self.moves.values() if m.references]
         if not freed:
@@ -686,7 +686,7 @@ class _Stream:
             loop=tuple(self.loop),
             final=tuple(self.final),
         )
-        return validated(prune(cascade))
+        return Rewritten(validated(prune(cascade)), tuple(freed))
 
     # Which tensors run
 
@@ -871,7 +871,7 @@ class _Stream:
 
     def _guarded(self, einsum: Einsum, expression: Expression) -> Expression:
         sources = [o.tensor for o in einsum.operands if self.flow.is_reference(o.tensor)]
-        return self.corrector.guarded(expression, sources, self._after, culled=False)
+        return self.corrector.guarded(expression, sources, self._after)
 
     def _emit_running_map(self, einsum: Einsum) -> None:
         name = einsum.name
@@ -886,12 +886,7 @@ class _Stream:
         )
 
     def _at_end(self, einsum: Einsum) -> Einsum:
-        expression = self._end(einsum.expression)
-        if any(isinstance(n, Binary) and n.operator == "/" for n in walk(expression)):
-            sources = [o.tensor for o in einsum.operands if o.tensor in self.running]
-            if self.flow.kinds[einsum.name] is Kind.FREE:
-                expression = self.corrector.guarded(expression, sources, self._last)
-        return replace(einsum, expression=expression, span=None)
+        return replace(einsum, expression=self._end(einsum.expression), span=None)
 
     def _read_outputs(self) -> None:
         for name in self.flow.cascade.outputs:

@@ -24,7 +24,7 @@ TOLERANCE = 1e-10
 LARGE_SCALES = (1e2, 1e4)
 """Factors of the inputs that make scores, which are values or products of two, about 1e4."""
 
-_SEEDS = (1, 2, 3)
+_SEEDS = (1, 2)
 _ATTEMPTS = 12
 
 
@@ -55,7 +55,7 @@ class Verification:
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
-        """Trials in float64: numbers of both signs, then positive ones, then of both signs."""
+        """Trials in float64: numbers of both signs, then positive ones."""
         found = []
         for seed in _SEEDS:
             random = np.random.default_rng(seed)
@@ -67,9 +67,9 @@ class Verification:
 
     @functools.cached_property
     def large_trials(self) -> tuple[Trial, ...]:
-        """The same in float32 with large numbers."""
+        """The first of them in float32 with large numbers."""
         found = []
-        for trial in self.trials:
+        for trial in self.trials[:1]:
             for scale in LARGE_SCALES:
                 inputs = {
                     name: (values * scale).astype(np.float32)
