@@ -6,7 +6,7 @@ import pytest
 
 from einfuse.einsum.batch import with_batch
 from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load, names
+from einfuse.einsum.library import load
 from einfuse.einsum.operations import count_operations
 from einfuse.einsum.parser import parse
 from einfuse.einsum.printer import render, render_einsum
@@ -23,7 +23,7 @@ def test_every_tensor_gets_the_batch_ranks_it_lacks() -> None:
     assert parse(render(batched)) == batched
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n.startswith("attention/")])
+@pytest.mark.parametrize("name", ["attention/1-pass", "attention/2-pass", "attention/3-pass"])
 def test_work_grows_by_the_size_of_the_batch(name: str) -> None:
     alone, batched = count_operations(load(name)), count_operations(with_batch(load(name), "BH"))
     factor = symbol("B") * symbol("H")

@@ -136,7 +136,7 @@ def test_bad_sizes_are_refused() -> None:
         count_operations(load("attention/3-pass"), {"Z": 3})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_formulas_agree_with_counts_at_a_shape(data: st.DataObject) -> None:
     cascade = data.draw(cascades())

@@ -22,7 +22,7 @@ def test_the_library_round_trips(name: str) -> None:
     assert render(parse(render(cascade))) == render(cascade)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cascades())
 def test_random_cascades_round_trip(cascade: Cascade) -> None:
     assert parse(render(cascade)) == cascade

@@ -20,7 +20,7 @@ from einfuse.einsum.testing import cascades, shapes
 from einfuse.einsum.validate import validated
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_random_cascades_are_valid_and_bound(data: st.DataObject) -> None:
     with warnings.catch_warnings():
@@ -68,7 +68,7 @@ def parse_back(einsum: Einsum) -> Cascade:
 def test_features_can_be_left_out() -> None:
     plain = cascades(loops=False, splits=False, filters=False, max_einsums=2)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(plain)
     def check(cascade: Cascade) -> None:
         assert not cascade.loop and not cascade.splits and len(cascade.einsums) <= 2
