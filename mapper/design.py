@@ -215,7 +215,7 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
         architecture = (
             load_architecture(beside(file.architecture))
             if isinstance(file.architecture, str)
-            else parse_architecture(file.architecture, f"{where}: architecture")
+            else parse_architecture(file.architecture, "architecture")
         )
         design = Design(
             name=file.name,
