@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -54,6 +55,8 @@ def show(
 
 def describe(cascade: Cascade, sizes: dict[str, int]) -> dict[str, Any]:
     """Return what ``show --json`` prints: formulas, and numbers where sizes are given."""
+    import sympy
+
     from einfuse.einsum.operations import count_operations, einsum_operations, total_operations
     from einfuse.einsum.printer import render, render_einsum
     from einfuse.einsum.shape import bind, bind_symbolic, tensor_shape
@@ -63,31 +66,35 @@ def describe(cascade: Cascade, sizes: dict[str, int]) -> dict[str, Any]:
     bound = bind(cascade, sizes) if sizes else None
     at_shape = bind_symbolic(cascade, bound) if bound else None
 
-    def counted(formula: sympy.Expr, number: sympy.Expr | int | None) -> dict[str, Any]:
+    def counted(formula: sympy.Expr, number: sympy.Expr | None) -> dict[str, Any]:
         return {"formula": str(formula), "count": None if number is None else int(number)}
 
-    def operations(einsum: Einsum) -> dict[str, Any]:
-        formulas = einsum_operations(cascade, einsum, open_sizes)
-        numbers = einsum_operations(cascade, einsum, at_shape) if at_shape else {}
+    def operations(
+        formulas: Mapping[str, sympy.Expr], numbers: Mapping[str, sympy.Expr] | None
+    ) -> dict[str, Any]:
+        zero = sympy.Integer(0)
         return {
-            operation: counted(formula, numbers.get(operation, 0) if at_shape else None)
+            operation: counted(formula, None if numbers is None else numbers.get(operation, zero))
             for operation, formula in formulas.items()
         }
 
     def described(einsum: Einsum, section: str) -> dict[str, Any]:
-        points = count_points(cascade, einsum, open_sizes)
         return {
             "name": einsum.name,
             "section": section,
             "text": render_einsum(einsum),
             "space": list(iteration_space(cascade, einsum)),
-            "points": counted(points, at_shape and count_points(cascade, einsum, at_shape)),
-            "operations": operations(einsum),
+            "points": counted(
+                count_points(cascade, einsum, open_sizes),
+                count_points(cascade, einsum, at_shape) if at_shape else None,
+            ),
+            "operations": operations(
+                einsum_operations(cascade, einsum, open_sizes),
+                einsum_operations(cascade, einsum, at_shape) if at_shape else None,
+            ),
         }
 
     sections = {"init": cascade.init, "loop": cascade.loop, "final": cascade.final}
-    totals = total_operations(count_operations(cascade).values())
-    found = total_operations(count_operations(cascade, bound).values()) if bound else {}
     return {
         "name": cascade.name,
         "text": render(cascade),
@@ -106,10 +113,10 @@ def describe(cascade: Cascade, sizes: dict[str, int]) -> dict[str, Any]:
             for section, einsums in sections.items()
             for einsum in einsums
         ],
-        "totals": {
-            operation: counted(formula, found.get(operation, 0) if bound else None)
-            for operation, formula in totals.items()
-        },
+        "totals": operations(
+            total_operations(count_operations(cascade).values()),
+            total_operations(count_operations(cascade, bound).values()) if bound else None,
+        ),
     }
 
 
