@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+
+from .problem import Problem
+
+LOG2_E = math.log2(math.e)
+"""What turns a natural exponent into one of two: ``exp(x) = exp2(x * LOG2_E)``."""
 
 SMALLEST_DOT = 16
 """The smallest side of a matrix product that Triton takes."""
@@ -36,4 +43,26 @@ def strides(**tensors: torch.Tensor) -> dict[str, int]:
         f"{name}_{part}": tensor.stride(dimension)
         for name, tensor in tensors.items()
         for dimension, part in enumerate(("batch", "head", "row"))
+    }
+
+
+def head_arguments(problem: Problem) -> dict[str, Any]:
+    """Return the arguments of a kernel that follow from its heads and their sizes."""
+    return {
+        "group": problem.heads // problem.key_heads,
+        "head_e": problem.head_size,
+        "head_f": problem.value_size,
+        "block_e": padded(problem.head_size),
+        "block_f": padded(problem.value_size),
+        "accumulator": accumulator(problem.q.dtype),
+    }
+
+
+def loop_tile(problem: Problem, tiles: Mapping[str, int]) -> dict[str, int]:
+    """Return what one turn of the main loop covers, by rank."""
+    return {
+        "P": tiles["block_p"],
+        "M": tiles["block_m"],
+        "E": padded(problem.head_size),
+        "F": padded(problem.value_size),
     }
