@@ -256,7 +256,22 @@ def orbit(
             )
             coefficients.append((position, shift * parts[j][0] / parts[k][0]))
         functions.append(Function(sp.powsimp(a * b * parts[k][1]), tuple(coefficients)))
-    return Orbit(tuple(functions), factor)
+    return _merged(Orbit(tuple(functions), factor))
+
+
+def _merged(whole: Orbit) -> Orbit:
+    """Return an orbit with each function once."""
+    formulas = [function.formula for function in whole.functions]
+    first = [formulas.index(formula) for formula in formulas]
+    kept = [n for n in range(len(formulas)) if first[n] == n]
+    place = {n: kept.index(first[n]) for n in range(len(formulas))}
+    functions = []
+    for n in kept:
+        sums: dict[int, Formula] = {}
+        for j, coefficient in whole.functions[n].coefficients:
+            sums[place[j]] = sums.get(place[j], 0) + coefficient
+        functions.append(Function(formulas[n], tuple(sums.items())))
+    return Orbit(tuple(functions), whole.factor)
 
 
 def _separable_orbit(
@@ -393,9 +408,9 @@ def _derivative(p: Formula, references: list[Symbol], order: tuple[int, ...]) ->
 
 def _monic(formula: Formula, references: list[Symbol]) -> tuple[Formula, Formula]:
     """Return ``(number, rest)`` with a rest that is positive in its elements."""
+    if formula == 0:
+        return sp.Integer(1), formula
     number, rest = sp.factor_terms(formula).as_coeff_Mul()
-    if rest == 0:
-        return sp.Integer(1), rest
     leading = rest.subs(dict.fromkeys(references, 0))
     negative = (leading if leading != 0 else rest).could_extract_minus_sign()
     return (-number, -rest) if negative else (number, rest)

@@ -23,7 +23,7 @@ import sympy as sp
 from .cascade import Cascade, Rank
 from .dataflow import Dataflow, Kind, operator_of
 from .errors import EinfuseError
-from .expression import Binary, accesses, walk
+from .expression import Access, Binary, Expression, Negate, Number, accesses, walk
 from .operations import count_operations, total_operations
 from .partition import partition
 from .passes import PassReport, count_passes
@@ -385,10 +385,7 @@ def _deferral_hazards(flow: Dataflow, reference: str, deferred: Cascade) -> tupl
     if scales and sums:
         found.append(f"{', '.join(sorted(sums))} no longer scaled by {scales[0]}")
     for einsum in deferred.init:
-        if einsum.name in sums and any(
-            isinstance(node, Binary) and node.operator in ("+", "-")
-            for node in walk(einsum.expression)
-        ):
+        if einsum.name in sums and _is_location(flow.cone(flow.producer[einsum.name]), reference):
             found.append(f"{einsum.name} is a difference of sums, which may cancel")
     return tuple(found)
 
@@ -402,6 +399,28 @@ def _scales(flow: Dataflow, reference: str) -> list[str]:
         return []
     names = dict.fromkeys(a.tensor for a in accesses(definition) if flow.is_reference(a.tensor))
     return [scale for name in names for scale in _scales(flow, name)]
+
+
+def _is_location(expression: Expression, reference: str) -> bool:
+    """Tell whether a reference is added to elements, or subtracted: without it they may cancel."""
+
+    def is_shift(node: Expression) -> bool:
+        match node:
+            case Access(tensor=tensor):
+                return tensor == reference
+            case Negate(operand=operand):
+                return is_shift(operand)
+            case Binary(operator="*" | "/", left=left, right=right):
+                scaled = isinstance(left, Number) or isinstance(right, Number)
+                return scaled and (is_shift(left) or is_shift(right))
+        return False
+
+    return any(
+        isinstance(node, Binary)
+        and node.operator in ("+", "-")
+        and (is_shift(node.left) or is_shift(node.right))
+        for node in walk(expression)
+    )
 
 
 def _folds_with(flow: Dataflow, tensor: str, operator: str) -> bool:

@@ -398,12 +398,51 @@ class _Corrector:
         sources: tuple[str, ...],
     ) -> Access:
         if expression not in self.named:
-            guarded = expression if base == "D" else self.guarded(expression, sources, self.old)
+            if base == "D":
+                guarded = self._finite(expression, sources)
+            else:
+                guarded = self._from_minima(expression, sources)
+            guarded = self.guarded(guarded, sources, self.old)
             found = set(variables(guarded))
             access = plain_access(self.name(base), tuple(v for v in indices if v in found))
             self.sink.append(Einsum((access,), guarded))
             self.named[expression] = access
         return self.named[expression]
+
+    def _finite(self, expression: Expression, sources: Iterable[str]) -> Expression:
+        """Return a difference of references, 0 while the old one is an infinite identity."""
+        for tensor in sources:
+            producer = self.flow.producer[tensor]
+            if self.flow.kinds[tensor] is not Kind.FOLD or is_magnitude(self.flow, tensor):
+                continue
+            if may_be_minus_infinity(self.flow, tensor):
+                continue  # `guarded` sees to it
+            identity = monoid(operator_of(producer)).identity
+            if math.isinf(identity) and self.old(producer.output) != producer.output:
+                compare = "gt" if identity < 0 else "lt"
+                seen = Call(compare, (self.old(producer.output), Number(identity)))
+                expression = Call("where", (seen, expression, Number(0)))
+        return expression
+
+    def _from_minima(self, expression: Expression, sources: Iterable[str]) -> Expression:
+        """Return the expression with what subtracts an old minimum turned around.
+
+        A minimum that has seen nothing is absent, and stands for infinity only on the left.
+        """
+        minima = [
+            self.old(self.flow.producer[tensor].output)
+            for tensor in sources
+            if self.flow.kinds[tensor] is Kind.FOLD
+            and operator_of(self.flow.producer[tensor]) == "min"
+        ]
+
+        def turn(node: Expression) -> Expression | None:
+            match node:
+                case Binary(operator="-", left=left, right=right) if right in minima:
+                    return Negate(Binary("-", right, left))
+            return None
+
+        return rebuild(expression, turn) if minima else expression
 
     # Maxima that have seen nothing
 
@@ -426,10 +465,12 @@ class _Corrector:
         """Return the value of a maximum that has seen nothing, if the expression fails at it."""
         if may_be_minus_infinity(self.flow, tensor):
             return Number(-math.inf)
+        if not is_magnitude(self.flow, tensor):
+            return None
         quotients = (n for n in walk(expression) if isinstance(n, Binary) and n.operator == "/")
         read = {access.tensor for q in quotients for access in accesses(q.right)}
         own = {tensor, *(a.tensor for a in self.reads_of(tensor))}
-        return Number(0) if is_magnitude(self.flow, tensor) and own & read else None
+        return Number(0) if own & read else None
 
     def reads_of(self, tensor: str) -> tuple[Access, ...]:
         """Return the accesses that stand for a reference in what is written."""
@@ -727,9 +768,9 @@ class _Stream:
             old: self._start_formula(reference)
             for (old, _), reference in zip(move.moved, move.references, strict=True)
         }
-        values = [move.orbit.factor] + [
-            c for function in move.orbit.functions for _, c in function.coefficients
-        ]
+        values = [move.orbit.factor]
+        for function in move.orbit.functions:
+            values += [_without_differences(c, move) for _, c in function.coefficients]
         for value in values:
             at_start = value.subs(start, simultaneous=True)
             if at_start.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
@@ -969,6 +1010,16 @@ class _Stream:
 
     def _sizes(self) -> set[str]:
         return {self.rank, *self._wholes()}
+
+
+def _without_differences(coefficient: Formula, move: Move) -> Formula:
+    """Return a coefficient with 0 for the differences of references, which are kept finite."""
+    for old, new in move.moved:
+        step = sp.Symbol("step", real=True)
+        in_steps = sp.expand(coefficient.subs(new, old + step))
+        if old not in in_steps.free_symbols:
+            coefficient = in_steps.subs(step, 0)
+    return coefficient
 
 
 def _without_identities(node: Expression) -> Expression | None:
