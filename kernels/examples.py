@@ -17,7 +17,6 @@ from .problem import Problem
 from .registry import Kernel
 
 _BATCH, _HEADS, _KEY_HEADS, _LENGTH, _BLOCK = 2, 8, 2, 4096, 128
-_DTYPES = {2: (torch.float16, torch.bfloat16), 4: (torch.float32,)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,9 +107,10 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def _dtypes(kernel: Kernel, row: Configuration) -> Iterator[torch.dtype]:
-    """The data types of a row: 16 bits if it is only for those, else those of 32 bits."""
-    for dtype in _DTYPES[dict(row.when).get("itemsize", 4)]:
-        if _name(dtype) in kernel.dtypes:
+    """The data types of the kernel that a row is for."""
+    widest = dict(row.when).get("itemsize", 4)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        if _name(dtype) in kernel.dtypes and dtype.itemsize <= widest:
             yield dtype
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import triton
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Launch:
@@ -13,7 +16,8 @@ class Launch:
 
     ``arguments`` go by the function's parameter names: tensors (on ``meta`` if the launch is only
     to be compiled), numbers, and the compile-time constants. ``tile`` gives, by the cascade's
-    ranks, what one turn of the main loop covers, for models of the loop.
+    ranks, what one turn of the main loop covers, for models of the loop. A launch that makes
+    tensor descriptors on the device ``needs_scratch`` memory for them.
     """
 
     function: Any
@@ -21,8 +25,17 @@ class Launch:
     arguments: Mapping[str, Any]
     options: Mapping[str, int]
     tile: Mapping[str, int] = field(default_factory=dict)
+    needs_scratch: bool = False
 
     def run(self) -> None:
         """Launch it on the current device; an empty grid launches nothing."""
-        if all(self.grid):
-            self.function[self.grid](**self.arguments, **self.options)
+        if not all(self.grid):
+            return
+        if self.needs_scratch:
+            triton.set_allocator(_allocate)
+        self.function[self.grid](**self.arguments, **self.options)
+
+
+def _allocate(size: int, alignment: int, stream: int | None) -> torch.Tensor:
+    """Memory for descriptors that a kernel makes on the device."""
+    return torch.empty(size, device="cuda", dtype=torch.int8)

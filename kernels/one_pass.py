@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -13,10 +11,9 @@ from .one_pass_backward import plan_backward
 from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
 from .problem import Problem
 from .registry import Kernel
-from .tiles import accumulator, padded, strides
+from .tiles import LOG2_E, head_arguments, loop_tile, strides
 
 __all__ = ["plan_backward", "plan_forward"]
-_LOG2_E = math.log2(math.e)
 
 
 def plan_forward(
@@ -39,23 +36,13 @@ def plan_forward(
             "queries": problem.queries,
             "keys": problem.keys,
             "heads": problem.heads,
-            "group": problem.heads // problem.key_heads,
-            "scale_log2": problem.options.scale * _LOG2_E,
+            "scale_log2": problem.options.scale * LOG2_E,
             "causal": problem.options.causal,
-            "head_e": problem.head_size,
-            "head_f": problem.value_size,
-            "block_e": padded(problem.head_size),
-            "block_f": padded(problem.value_size),
-            "accumulator": accumulator(q.dtype),
+            **head_arguments(problem),
             **tiles,
         },
         options=row.options,
-        tile={
-            "P": tiles["block_p"],
-            "M": tiles["block_m"],
-            "E": padded(problem.head_size),
-            "F": padded(problem.value_size),
-        },
+        tile=loop_tile(problem, tiles),
     )
     return (launch,)
 

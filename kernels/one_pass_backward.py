@@ -7,8 +7,6 @@ was used. One launch for delta, one over tiles of keys for dK and dV, one over q
 
 from __future__ import annotations
 
-import math
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -17,9 +15,7 @@ from .launch import Launch
 from .online import load_tile, store_tile
 from .problem import Problem
 from .registry import Kernel
-from .tiles import accumulator, padded, strides
-
-_LOG2_E = math.log2(math.e)
+from .tiles import LOG2_E, head_arguments, loop_tile, strides
 
 
 def plan_backward(
@@ -42,8 +38,8 @@ def plan_backward(
     }
     tiles = {name: dict(row.tiles) for name, row in rows.items()}
     heads, key_heads = problem.batch * problem.heads, problem.batch * problem.key_heads
-    sizes = {"queries": problem.queries, "heads": problem.heads, "head_f": problem.value_size}
-    padding = {"block_f": padded(problem.value_size), "accumulator": accumulator(out.dtype)}
+    sizes = {"queries": problem.queries, "heads": problem.heads}
+    of_heads = head_arguments(problem)
     shared = {
         "q_ptr": problem.q,
         "k_ptr": problem.k,
@@ -53,16 +49,12 @@ def plan_backward(
         "delta_ptr": delta,
         **strides(q=problem.q, k=problem.k, v=problem.v, grad_out=grad_out),
         **sizes,
-        **padding,
+        **of_heads,
         "keys": problem.keys,
-        "group": problem.heads // problem.key_heads,
         "scale": problem.options.scale,
-        "scale_log2": problem.options.scale * _LOG2_E,
+        "scale_log2": problem.options.scale * LOG2_E,
         "causal": problem.options.causal,
-        "head_e": problem.head_size,
-        "block_e": padded(problem.head_size),
     }
-    whole = {"E": padded(problem.head_size), "F": padded(problem.value_size)}
     return (
         Launch(
             function=delta_kernel,
@@ -74,7 +66,7 @@ def plan_backward(
                 "delta_ptr": delta,
                 **strides(out=out, grad_out=grad_out),
                 **sizes,
-                **padding,
+                **{name: of_heads[name] for name in ("head_f", "block_f", "accumulator")},
                 **tiles["backward_delta"],
             },
             options=rows["backward_delta"].options,
@@ -90,7 +82,7 @@ def plan_backward(
                 **tiles["backward_kv"],
             },
             options=rows["backward_kv"].options,
-            tile=_loop_tile(tiles["backward_kv"], whole),
+            tile=loop_tile(problem, tiles["backward_kv"]),
         ),
         Launch(
             function=backward_q_kernel,
@@ -102,13 +94,9 @@ def plan_backward(
                 **tiles["backward_q"],
             },
             options=rows["backward_q"].options,
-            tile=_loop_tile(tiles["backward_q"], whole),
+            tile=loop_tile(problem, tiles["backward_q"]),
         ),
     )
-
-
-def _loop_tile(tiles: dict[str, int], whole: dict[str, int]) -> dict[str, int]:
-    return {"P": tiles["block_p"], "M": tiles["block_m"], **whole}
 
 
 @triton.jit

@@ -38,6 +38,30 @@ def load_tile(
 
 
 @triton.jit
+def load_slice(
+    pointer: tl.tensor,
+    first: tl.tensor,
+    stop: tl.tensor,
+    stride: tl.tensor,
+    at: tl.tensor,
+    width: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> tl.tensor:
+    """Load rows ``first`` on and columns ``at`` on of a matrix as [rows, columns].
+
+    Rows from ``stop`` on and columns from ``width`` on are zero.
+    """
+    row = tl.arange(0, rows)
+    column = at + tl.arange(0, columns)
+    return tl.load(
+        pointer + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :],
+        mask=(first + row < stop)[:, None] & (column < width)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
 def store_tile(
     pointer: tl.tensor,
     tile: tl.tensor,
@@ -51,6 +75,28 @@ def store_tile(
     """Store [rows, columns] where :func:`load_tile` with ``ragged`` would load it."""
     row = tl.arange(0, rows)
     column = tl.arange(0, columns)
+    tl.store(
+        pointer + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :],
+        tile.to(pointer.dtype.element_ty),
+        mask=(first + row < stop)[:, None] & (column < width)[None, :],
+    )
+
+
+@triton.jit
+def store_slice(
+    pointer: tl.tensor,
+    tile: tl.tensor,
+    first: tl.tensor,
+    stop: tl.tensor,
+    stride: tl.tensor,
+    at: tl.tensor,
+    width: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+) -> None:
+    """Store [rows, columns] where :func:`load_slice` would load it."""
+    row = tl.arange(0, rows)
+    column = at + tl.arange(0, columns)
     tl.store(
         pointer + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :],
         tile.to(pointer.dtype.element_ty),

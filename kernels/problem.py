@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -84,6 +85,7 @@ class Problem:
         """What the rows of a kernel's configurations may be conditional on."""
         return {
             "head_size": max(self.head_size, self.value_size),
+            "causal": int(self.options.causal),
             "itemsize": self.q.element_size(),
             "queries": self.queries,
             "keys": self.keys,
@@ -130,8 +132,17 @@ class Problem:
             keys=self.keys,
             head_size=self.head_size,
             value_size=self.value_size,
+            alignment=_alignment(self.q, self.k, self.v),
             features=frozenset(features),
         )
+
+
+def _alignment(*tensors: Tensor) -> int:
+    offsets = [16]
+    for tensor in tensors:
+        offsets += [stride * tensor.element_size() for stride in tensor.stride()[:-1]]
+        offsets.append(0 if tensor.is_meta else tensor.data_ptr())
+    return math.gcd(*offsets)
 
 
 def _longest(starts: Tensor, rows: int) -> int:

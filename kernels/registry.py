@@ -19,7 +19,11 @@ _SUFFIX = ".kernel.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a kernel must know of a call to say whether it takes it; no tensors."""
+    """What a kernel must know of a call to say whether it takes it; no tensors.
+
+    ``alignment`` is the largest power of two, at most 16, of bytes that divides the address and
+    every stride of q, k and v.
+    """
 
     architecture: str
     dtype: str
@@ -29,6 +33,7 @@ class Traits:
     keys: int
     head_size: int
     value_size: int
+    alignment: int = 16
     features: frozenset[str] = frozenset()
 
 
