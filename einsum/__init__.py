@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from .library import names as names
     from .operations import count_operations as count_operations
     from .parser import parse as parse
+    from .passes import PassReport as PassReport
+    from .passes import count_passes as count_passes
     from .printer import latex as latex
     from .printer import render as render
     from .shape import bind as bind
     from .shape import bind_symbolic as bind_symbolic
     from .space import iteration_space as iteration_space
+    from .traffic import traffic_bound_bytes as traffic_bound_bytes
     from .validate import validated as validated
 
 _MODULES = {
@@ -41,12 +44,14 @@ _MODULES = {
     "EinfuseError": "errors",
     "Einsum": "equation",
     "Iteration": "cascade",
+    "PassReport": "passes",
     "Rank": "cascade",
     "Split": "cascade",
     "Tensor": "cascade",
     "bind": "shape",
     "bind_symbolic": "shape",
     "count_operations": "operations",
+    "count_passes": "passes",
     "iteration_space": "space",
     "latex": "printer",
     "load": "library",
@@ -56,6 +61,7 @@ _MODULES = {
     "register_function": "functions",
     "register_monoid": "functions",
     "render": "printer",
+    "traffic_bound_bytes": "traffic",
     "validated": "validate",
     "with_batch": "batch",
 }
@@ -67,12 +73,14 @@ __all__ = [
     "EinfuseError",
     "Einsum",
     "Iteration",
+    "PassReport",
     "Rank",
     "Split",
     "Tensor",
     "bind",
     "bind_symbolic",
     "count_operations",
+    "count_passes",
     "iteration_space",
     "latex",
     "load",
@@ -82,6 +90,7 @@ __all__ = [
     "register_function",
     "register_monoid",
     "render",
+    "traffic_bound_bytes",
     "validated",
     "with_batch",
 ]

@@ -48,7 +48,8 @@ class Sweep:
     def variable(self) -> str | None:
         """The variable that sweeps: one of the output before others, iterative ones first."""
         found = [v for v in self.einsum.variables if self.runs(v)]
-        kept = [v for v in found if v in self.einsum.output_variables] or found
+        output = self.einsum.output_variables
+        kept = [v for v in found if v in output] or found
         iterative = {iteration.variable for iteration in self.cascade.iterations}
         return next((v for v in kept if v in iterative), kept[0] if kept else None)
 

@@ -22,7 +22,7 @@ from .cascade import Cascade, Rank
 from .expression import Access, Binary, variables
 from .lineage import Dependence, Read, trace
 from .operations import is_view
-from .partition import partition
+from .partition import finest_levels
 from .placement import positions, within_generation
 from .shape import bind, bind_symbolic
 
@@ -121,8 +121,12 @@ def footprint(cascade: Cascade, rank: str, level: str | None = None) -> Footprin
     >>> [name for name, _ in footprint(load("attention/3-pass"), "M").boundaries[0].stored]
     ['QK']
     """
-    dependence = within_generation(trace(cascade, rank, level))
-    return _Footprint(dependence).run()
+    return footprint_along(trace(cascade, rank, level))
+
+
+def footprint_along(dependence: Dependence) -> Footprint:
+    """Return the least live words of a cascade along a level whose dependences are known."""
+    return _Footprint(within_generation(dependence)).run()
 
 
 def outer_ranks(cascade: Cascade) -> tuple[str, ...]:
@@ -132,7 +136,7 @@ def outer_ranks(cascade: Cascade) -> tuple[str, ...]:
     >>> outer_ranks(load("attention/1-pass"))
     ('P',)
     """
-    finest = {r: _leaves(cascade, r) for r in cascade.rank_names}
+    finest = finest_levels(cascade)
     working = [e for e in cascade.einsums if e.operands and not is_view(e)]
     spaces = [
         {leaf for v in einsum.variables for leaf in finest[cascade.rank_of(v)]}
@@ -159,6 +163,7 @@ class _Footprint:
         self.family = dependence.partition
         self.level = dependence.level
         open_ranks = tuple(_open(r) for r in self.cascade.ranks)
+        self.finest = finest_levels(self.cascade)
         self.sizes = bind_symbolic(replace(self.cascade, ranks=open_ranks))
         self.outer = [r for r in outer_ranks(self.cascade) if r not in self.family.covers]
         self.views = {i for i, e in enumerate(self.cascade.einsums) if is_view(e)}
@@ -301,7 +306,7 @@ class _Footprint:
         """Return the words of a tensor, with some levels at one coordinate."""
         import sympy
 
-        leaves = [leaf for r in self.cascade.tensor(tensor).ranks for leaf in self._finest(r)]
+        leaves = [leaf for r in self.cascade.tensor(tensor).ranks for leaf in self.finest[r]]
         outside = fixed or self.family.levels[: self.level]
         size = sympy.Mul(
             *(self.sizes[leaf] for leaf in leaves if leaf not in {*self.outer, *outside})
@@ -309,12 +314,6 @@ class _Footprint:
         own = all(leaf in leaves for leaf in self.outer)
         zero = sympy.Integer(0)
         return Words(size, zero) if own else Words(zero, size)
-
-    def _finest(self, rank: str) -> tuple[str, ...]:
-        if rank in self.family.covers:
-            first, last = self.family.covers[rank]
-            return self.family.levels[first:last]
-        return _leaves(self.cascade, rank)
 
     def _fiber(self, tensor: str) -> Words:
         return self._words(tensor, self._fixed()[:-1])
@@ -467,12 +466,6 @@ def _upstream(arcs: Iterable[tuple[str, str]], tensors: Iterable[str]) -> set[st
 def _values(access: Access) -> tuple[str, ...]:
     """Return the variables at which an access stands, its filters left out."""
     return tuple(v for index in access.indices for v in variables(index.expression))
-
-
-def _leaves(cascade: Cascade, rank: str) -> tuple[str, ...]:
-    family = partition(cascade, rank)
-    first, last = family.covers[rank]
-    return family.levels[first:last]
 
 
 def _open(rank: Rank) -> Rank:

@@ -13,6 +13,7 @@ one level of one rank, all other coordinates fixed:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -22,7 +23,7 @@ from .alignment import Kind, Sweep, open_sizes
 from .cascade import Cascade
 from .equation import Einsum, Populate
 from .expression import Access, Index, variables
-from .indices import linear
+from .indices import Linear, linear
 from .partition import Partition, partition
 from .shape import bind_symbolic
 
@@ -169,9 +170,9 @@ class Dependence:
     def _barrier_on_path(self, sources: frozenset[int], targets: frozenset[int]) -> Edge | None:
         """Search states (Einsum, the first barrier met) and stop at a target behind one."""
         first: dict[tuple[int, bool], Edge | None] = {(s, False): None for s in sources}
-        pending = list(first)
+        pending = deque(first)
         while pending:
-            state = pending.pop()
+            state = pending.popleft()
             met = first[state]
             if met and state[0] in targets:
                 return met
@@ -252,26 +253,26 @@ class _Tracer:
             edge
             for read, access in reads
             for write in writes.get(read.tensor, ())
-            for edge in self._edge(read, access, write, writes[read.tensor])
+            for edge in self._edge(read, access, write)
         ]
-        directions = self._directions([read for read, _ in reads], edges)
-        edges = [self._turned(edge, directions) for edge in edges]
+        plain_reads = [read for read, _ in reads]
+        ways = self._ways(plain_reads, edges)
+        edges = [self._turned(edge, ways) for edge in edges]
+        mirrored = self._mirrored(plain_reads)
+        directions = [_OPPOSITE[w] if i in mirrored else w for i, w in enumerate(ways)]
         return Dependence(
             self.cascade,
             self.family,
             self.level,
             tuple(variable is not None for variable in self.sweep),
-            tuple(dict.fromkeys(read for read, _ in reads)),
+            tuple(dict.fromkeys(plain_reads)),
             tuple(dict.fromkeys(edges)),
             tuple(directions),
         )
 
-    def _edge(
-        self, read: Read, access: Access, write: _Write, writes: list[_Write]
-    ) -> Iterator[Edge]:
-        initialised = any(w.kind is Kind.INIT for w in writes)
-        if read.kind is Kind.INIT and write.kind is not Kind.INIT and initialised:
-            return  # the initialiser's value is the one that is read
+    def _edge(self, read: Read, access: Access, write: _Write) -> Iterator[Edge]:
+        if self._disjoint(write.access, access):
+            return
         generations = self._generations(read.einsum, write.einsum, access, write.access)
         if generations is None:
             return
@@ -279,6 +280,14 @@ class _Tracer:
         if self.sweep[read.einsum] is not None:
             reason = self._reason(read, write)
         yield Edge(write.einsum, read.einsum, read.tensor, read.kind, reason, generations)
+
+    def _disjoint(self, write: Access, read: Access) -> bool:
+        """Tell whether two accesses never meet: ``R[0]`` and ``R[i+1]``."""
+        for w, r in zip(write.indices, read.indices, strict=True):
+            a, b = (linear(index.expression, self.sizes) for index in (w, r))
+            if a is not None and b is not None and (_above(a, b) or _above(b, a)):
+                return True
+        return False
 
     def _generations(self, reader: int, writer: int, read: Access, write: Access) -> int | None:
         """Return how many generations of another rank pass; None where a tile of ours does."""
@@ -289,10 +298,9 @@ class _Tracer:
             step = self._distance(w, r)
             if self.family.covers_level(rank, self.level) or not self._iterates(w):
                 continue
-            if step and rank not in self.family.covers:
-                return abs(step)
-            if step and self.family.covers[rank][1] <= self.level:
-                return None
+            if step:
+                _, last = self.family.covers.get(rank, (0, self.level + 1))
+                return None if last <= self.level else abs(step)
         return 0
 
     def _reason(self, read: Read, write: _Write) -> str:
@@ -301,7 +309,8 @@ class _Tracer:
         name = self.family.whole if self.level == 0 else level
         whole = f"complete only after the whole of {name}"
         if self.sweep[write.einsum] is None:
-            return f"{read.tensor} is computed outside the sweep{self._origin(write.einsum, whole)}"
+            origin = self._origin(write.einsum)
+            return origin and f"{read.tensor} is computed outside the sweep from {origin}: {whole}"
         if read.kind is Kind.BROADCAST:
             return f"{read.tensor} {self._folded(write.einsum)}: {whole}"
         if read.kind in (Kind.FINAL, Kind.UNALIGNED):
@@ -312,19 +321,21 @@ class _Tracer:
             return f"{read.tensor} is written out of order: {whole}"
         return ""
 
-    def _origin(self, i: int, whole: str) -> str:
+    def _origin(self, i: int) -> str:
         """Return what an Einsum outside the sweep has to wait for, if for anything of it."""
-        producers = {o.tensor: k for k, e in enumerate(self.cascade.einsums[:i]) for o in e.outputs}
+        producers: dict[str, list[int]] = {}
+        for k, einsum in enumerate(self.cascade.einsums):
+            for output in einsum.outputs:
+                producers.setdefault(output.tensor, []).append(k)
         pending, seen = [i], {i}
         while pending:
             for access in self.cascade.einsums[pending.pop()].operands:
-                k = producers.get(access.tensor)
-                if k is None or k in seen:
-                    continue
-                if self.sweep[k] is not None:
-                    return f" from {access.tensor}, which {self._folded(k)}: {whole}"
-                seen.add(k)
-                pending.append(k)
+                for k in producers.get(access.tensor, ()):
+                    if self.sweep[k] is not None:
+                        return f"{access.tensor}, which {self._folded(k)}"
+                    if k not in seen:
+                        seen.add(k)
+                        pending.append(k)
         return ""
 
     def _folded(self, i: int) -> str:
@@ -335,24 +346,19 @@ class _Tracer:
         gone = [v for r in einsum.reductions for v in r.variables if self.sweeps[i].runs(v)]
         return f"is folded over {', '.join(gone)}" if gone else "is swept"
 
-    def _directions(self, reads: list[Read], edges: list[Edge]) -> list[Direction]:
-        """Return the way each Einsum has to sweep: by its recurrences and its filters."""
+    def _ways(self, reads: list[Read], edges: list[Edge]) -> list[Direction]:
+        """Return the way each Einsum's own variable has to run: by recurrences and filters."""
         recurrent = self._recurrent(edges)
-        mirrored = self._mirrored(reads)
-        directions = []
-        for i in range(len(self.cascade.einsums)):
-            ways = {read.kind for read in reads if read.einsum == i and self.sweep[i] is not None}
-            direction = Direction.ANY
+        ways = []
+        for i in range(len(self.sweeps)):
+            kinds = {read.kind for read in reads if read.einsum == i and self.sweep[i] is not None}
             if i in recurrent:
-                direction = Direction.UP if recurrent[i] >= 0 else Direction.DOWN
-                if i in mirrored:
-                    direction = _OPPOSITE[direction]
-            elif Kind.PREFIX in ways:
-                direction = Direction.UP
-            elif Kind.SUFFIX in ways:
-                direction = Direction.DOWN
-            directions.append(direction)
-        return directions
+                ways.append(Direction.UP if recurrent[i] >= 0 else Direction.DOWN)
+            elif Kind.PREFIX in kinds:
+                ways.append(Direction.UP)
+            else:
+                ways.append(Direction.DOWN if Kind.SUFFIX in kinds else Direction.ANY)
+        return ways
 
     def _recurrent(self, edges: list[Edge]) -> dict[int, int]:
         """Return the Einsums on a cycle along the level, with the sign of its step."""
@@ -406,22 +412,22 @@ class _Tracer:
                 read.mirrored != (produced.get(read.tensor, -1) in mirrored)
                 for read in reads
                 if read.einsum == i
-                and (read.mirrored or read.kind is Kind.ALIGNED)
+                and (read.mirrored or read.kind in (Kind.ALIGNED, Kind.PREFIX, Kind.SUFFIX))
                 and produced.get(read.tensor, -1) < i
             }
             if frames == {True}:
                 mirrored.add(i)
         return mirrored
 
-    def _turned(self, edge: Edge, directions: list[Direction]) -> Edge:
+    def _turned(self, edge: Edge, ways: list[Direction]) -> Edge:
         """Swap first and last where the producer sweeps downwards; refuse a filter its way."""
         if self.sweep[edge.consumer] is None or (edge.reason and edge.kind is not Kind.FINAL):
             return edge
-        way = {Kind.PREFIX: Direction.DOWN, Kind.SUFFIX: Direction.UP}.get(edge.kind)
-        if way and directions[edge.consumer] is way:
-            reason = f"{edge.tensor} is read {edge.kind.value} by a sweep {way.value}"
+        against = {Kind.PREFIX: Direction.DOWN, Kind.SUFFIX: Direction.UP}.get(edge.kind)
+        if against and ways[edge.consumer] is against:
+            reason = f"{edge.tensor} is read {edge.kind.value} by a sweep {against.value}"
             return replace(edge, reason=reason)
-        if directions[edge.producer] is not Direction.DOWN:
+        if ways[edge.producer] is not Direction.DOWN:
             return edge
         if edge.kind is Kind.FINAL:
             return replace(edge, reason="")
@@ -432,4 +438,16 @@ class _Tracer:
         return edge
 
 
-_OPPOSITE = {Direction.UP: Direction.DOWN, Direction.DOWN: Direction.UP}
+def _above(high: Linear, low: Linear) -> bool:
+    """Tell whether an index is greater than a constant one, whatever its variables."""
+    gap = high.constant - low.constant
+    upwards = all(step == 1 for step in high.coefficients.values())
+    positive = gap > 0 if isinstance(gap, int) else bool(gap.is_positive)
+    return not low.coefficients and upwards and positive
+
+
+_OPPOSITE = {
+    Direction.ANY: Direction.ANY,
+    Direction.UP: Direction.DOWN,
+    Direction.DOWN: Direction.UP,
+}

@@ -57,6 +57,22 @@ def partition(cascade: Cascade, rank: str) -> Partition:
     return Partition(whole, tuple(levels), covers)
 
 
+def finest_levels(cascade: Cascade) -> dict[str, tuple[str, ...]]:
+    """Return the finest levels that every rank spans, outermost first.
+
+    >>> from einfuse.einsum.library import load
+    >>> finest_levels(load("attention/1-pass"))["M"]
+    ('M1', 'M0')
+    """
+    parts = _parts(cascade)
+    found: dict[str, tuple[str, ...]] = {}
+    for rank in cascade.rank_names:
+        levels: list[str] = []
+        _descend(rank, parts, levels, {})
+        found[rank] = tuple(levels)
+    return found
+
+
 def _descend(
     rank: str,
     parts: dict[str, tuple[str, str]],

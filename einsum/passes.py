@@ -16,6 +16,8 @@ from fractions import Fraction
 
 from .cascade import Cascade
 from .errors import EinfuseError
+from .footprint import footprint_along
+from .interval import guarding_maxima
 from .lineage import Dependence, trace
 from .partition import partition
 from .placement import Barrier, Count, fewest_passes, positions
@@ -161,9 +163,6 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
     >>> [(barrier.producer, barrier.consumer) for barrier in report.barriers]
     [('S', 'Y')]
     """
-    from .footprint import footprint
-    from .interval import guarding_maxima
-
     if rank is None:
         rank = choose_rank(cascade)
     family = partition(cascade, rank)
@@ -175,7 +174,6 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
     if dropped := [e for e in top.edges if e.barrier and e.tensor in bounded]:
         kept = tuple(edge for edge in top.edges if edge not in dropped)
         relaxed = _level(replace(top, edges=kept)).passes
-    names = [top.partition.levels[k] for k in range(*family.covers[rank])]
     return PassReport(
         cascade.name,
         rank,
@@ -190,7 +188,9 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
         ),
         tuple(sorted({edge.tensor for edge in dropped})),
         relaxed,
-        tuple((name, str(footprint(cascade, rank, name))) for name in names),
+        tuple(
+            (r.level, str(footprint_along(d))) for r, d in zip(reports, dependences, strict=True)
+        ),
     )
 
 

@@ -76,9 +76,9 @@ def fewest_passes(dependence: Dependence, counted: frozenset[int], what: str) ->
         return Count(0)
     if not _opposed(dependence):
         return Count(least, path, barriers)
-    directed, exact = _directed_count(dependence, counted, incoming, least)
-    turns = itertools.islice(itertools.cycle(_turns(dependence, what)), directed - least)
-    return Count(directed, path, (*barriers, *turns), exact=exact)
+    order, exact = _directed(dependence, counted, incoming, least)
+    turns = itertools.islice(itertools.cycle(_turns(dependence, what)), len(order) - least)
+    return Count(len(order), path, (*barriers, *turns), exact=exact)
 
 
 def positions(dependence: Dependence, counted: frozenset[int]) -> tuple[int, ...]:
@@ -89,10 +89,10 @@ def positions(dependence: Dependence, counted: frozenset[int]) -> tuple[int, ...
     assert placed is not None, "a cycle without generations would have been refused by count"
     if not _opposed(now):
         return tuple(placed.positions)
-    length, _ = _directed_count(now, counted, incoming, _passes(placed, counted))
-    orders = itertools.product((Direction.UP, Direction.DOWN), repeat=length)
-    fitting = (_place(now, counted, incoming, order) for order in orders)
-    return tuple(next(p.positions for p in fitting if p is not None))
+    order, _ = _directed(now, counted, incoming, _passes(placed, counted))
+    directed = _place(now, counted, incoming, order)
+    assert directed is not None, "the order was found by placing"
+    return tuple(directed.positions)
 
 
 def critical_path(dependence: Dependence, counted: frozenset[int]) -> tuple[Edge, ...]:
@@ -178,10 +178,10 @@ def _settled(
     return position
 
 
-def _directed_count(
+def _directed(
     dependence: Dependence, counted: frozenset[int], incoming: list[list[Edge]], least: int
-) -> tuple[int, bool]:
-    """Return the fewest passes of given directions that hold all, and whether that is exact.
+) -> tuple[tuple[Direction, ...], bool]:
+    """Return the shortest order of directions that holds all, and whether it is surely that.
 
     Shortest common supersequences have no polynomial algorithm; cascades are short enough.
     """
@@ -191,15 +191,16 @@ def _directed_count(
         for length in itertools.count(least)
         for start in (ways, ways[::-1])
     )
-    bound = next(
-        len(o) for o in alternating if _place(dependence, counted, incoming, o) is not None
-    )
-    for length in range(least, bound):
+
+    def fits(order: tuple[Direction, ...]) -> bool:
+        return _place(dependence, counted, incoming, order) is not None
+
+    bound = next(filter(fits, alternating))
+    for length in range(least, len(bound)):
         if 2**length > SEARCH_LIMIT:
             return bound, False
-        for order in itertools.product(ways, repeat=length):
-            if _place(dependence, counted, incoming, order) is not None:
-                return length, True
+        if order := next(filter(fits, itertools.product(ways, repeat=length)), None):
+            return order, True
     return bound, True
 
 

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from .alignment import Kind
 from .cascade import Cascade
 from .errors import EinfuseError
-from .expression import Access, Coordinate, Index, walk
+from .expression import Access, Binary, Coordinate, Index, walk
 from .footprint import minimum_cut, outer_ranks
 from .lineage import Dependence, trace
-from .partition import partition
+from .partition import finest_levels
 from .placement import critical_path, positions
 from .shape import bind
 
@@ -62,7 +62,8 @@ def traffic_bound_bytes(
             f"found {buffer.min()} and {word_bytes}"
         )
     sizes = bind(cascade, shape)
-    wholes = dict.fromkeys(partition(cascade, rank).whole for rank in cascade.rank_names)
+    finest = {rank: set(levels) for rank, levels in finest_levels(cascade).items()}
+    wholes = [r for r, own in finest.items() if not any(own < other for other in finest.values())]
     extra = np.zeros_like(buffer)
     for whole in wholes:
         dependence = trace(cascade, whole)
@@ -105,6 +106,7 @@ class _PassPrices:
         self.cascade = dependence.cascade
         self.root = root
         self.sizes = sizes
+        self.finest = finest_levels(self.cascade)
         self.outer = [
             rank for rank in outer_ranks(self.cascade) if rank not in dependence.partition.covers
         ]
@@ -192,12 +194,8 @@ class _PassPrices:
 
     def _hold(self, tensor: str) -> int:
         """Return the words held over all points, each of which holds all of a shared tensor."""
-        ranks = {
-            level
-            for rank in self.cascade.tensor(tensor).ranks
-            for level in partition(self.cascade, rank).levels
-        }
-        missing = math.prod(self.sizes[rank] for rank in self.outer if rank not in ranks)
+        own = {level for rank in self.cascade.tensor(tensor).ranks for level in self.finest[rank]}
+        missing = math.prod(self.sizes[rank] for rank in self.outer if rank not in own)
         return missing * _words(self.cascade, tensor, self.sizes)
 
     def _move(self, tensor: str, spill: int) -> int:
@@ -233,16 +231,17 @@ def _is_read_whole(cascade: Cascade, name: str) -> bool:
 
 
 def _spans(cascade: Cascade, access: Access) -> bool:
-    """Tell whether an access runs over all of its tensor: each index a variable of its rank."""
-    ranks = cascade.tensor(access.tensor).ranks
-    for rank, index in zip(ranks, access.indices, strict=True):
-        family = partition(cascade, rank)
-        found = [n.variable for n in walk(index.expression) if isinstance(n, Coordinate)]
-        spanned: set[int] = set()
-        for variable in found:
-            spanned |= set(range(*family.covers.get(cascade.rank_of(variable), (0, 0))))
-        if spanned != set(range(*family.covers[rank])):
+    """Tell whether an access runs over all of its tensor: each index over all of its rank."""
+    finest = finest_levels(cascade)
+    seen: set[str] = set()
+    for rank, index in zip(cascade.tensor(access.tensor).ranks, access.indices, strict=True):
+        nodes = list(walk(index.expression))
+        found = {node.variable for node in nodes if isinstance(node, Coordinate)}
+        spanned = {level for v in found for level in finest[cascade.rank_of(v)]}
+        rounded = any(isinstance(node, Binary) and node.operator in "/%" for node in nodes)
+        if rounded or found & seen or not spanned >= set(finest[rank]):
             return False
+        seen |= found
     return True
 
 

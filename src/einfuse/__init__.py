@@ -14,8 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from einfuse.einsum.derivation import derive
     from einfuse.einsum.library import load as load_cascade
     from einfuse.einsum.parser import parse
+    from einfuse.einsum.passes import count_passes as passes
     from einfuse.einsum.printer import render
     from einfuse.mapper.architecture import load_architecture
     from einfuse.mapper.design import load_design, parse_design
@@ -24,22 +26,26 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "derive": ("einfuse.einsum.derivation", "derive"),
     "evaluate": ("einfuse.simulator.model", "evaluate"),
     "load_architecture": ("einfuse.mapper.architecture", "load_architecture"),
     "load_cascade": ("einfuse.einsum.library", "load"),
     "load_design": ("einfuse.mapper.design", "load_design"),
     "parse": ("einfuse.einsum.parser", "parse"),
     "parse_design": ("einfuse.mapper.design", "parse_design"),
+    "passes": ("einfuse.einsum.passes", "count_passes"),
     "render": ("einfuse.einsum.printer", "render"),
 }
 
 __all__ = [
+    "derive",
     "evaluate",
     "load_architecture",
     "load_cascade",
     "load_design",
     "parse",
     "parse_design",
+    "passes",
     "render",
 ]
 

@@ -9,8 +9,10 @@ import typer
 
 MODULES: tuple[str, ...] = (
     "cascades",
+    "derive",
     "designs",
     "measure",
+    "passes",
 )
 
 

@@ -1,0 +1,106 @@
+"""``einfuse passes``: how often a cascade must sweep a rank, and why."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from einfuse.commands.arguments import print_json
+
+if TYPE_CHECKING:
+    from einfuse.einsum.passes import PassReport
+    from einfuse.einsum.placement import Barrier
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``passes`` to the application."""
+    app.command("passes")(passes)
+
+
+def passes(
+    cascade: Annotated[str, typer.Argument(help="a name of the library, or a file")],
+    rank: Annotated[
+        str, typer.Option(help="a rank or a level of its partition; by default the one that "
+                               "is swept most often")
+    ] = "",
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="draw the cascade, coloured by pass: a .png, .svg or .pdf")
+    ] = None,
+) -> None:  # fmt: skip
+    """Prove how many passes a cascade needs over a rank, and what it must hold on chip."""
+    from einfuse.einsum.library import load
+    from einfuse.einsum.passes import count_passes
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = load(cascade)
+    for warning in caught:
+        where = f"{warning.filename}:{warning.lineno}"
+        print(f"warning: {where}: {warning.message}", file=sys.stderr)
+    report = count_passes(loaded, rank or None)
+    if plot is not None:
+        from einfuse.studies.pass_graph import draw_passes
+
+        draw_passes(loaded, report, plot)
+    if json:
+        print_json(describe(report))
+        return
+    print(report)
+    if not rank:
+        print(f"(of its ranks {report.rank} is swept most often; --rank asks about another)")
+
+
+def describe(report: PassReport) -> dict[str, Any]:
+    """Return what ``passes --json`` prints."""
+    return {
+        "cascade": report.cascade,
+        "rank": report.rank,
+        "passes": _number(report.passes),
+        "sweeps": _number(report.sweeps),
+        "roots": {root: _number(count) for root, count in report.roots.items()},
+        "levels": {
+            level: {"passes": _number(found), "sweeps": _number(sweeps)}
+            for level, (found, sweeps) in report.levels.items()
+        },
+        "barriers": [_barrier(barrier) for barrier in report.barriers],
+        "footprint": report.footprint,
+        "per_iteration": report.per_iteration,
+        "exact": report.exact,
+        "chains": {
+            root: [_barrier(barrier) for barrier in chain] for root, chain in report.chains.items()
+        },
+        "sweep_barriers": [_barrier(b) for b in report.level_reports[0].sweep_count.barriers],
+        "einsums": [
+            {
+                "name": p.einsum,
+                "pass": p.pass_number,
+                "sweep": p.sweep,
+                "reads": dict(p.reads),
+            }
+            for p in report.placements
+        ],
+        "gathers": [
+            {"einsum": g.einsum, "tensor": g.tensor, "subset": g.subset} for g in report.gathers
+        ],
+        "bounded": list(report.bounded),
+        "passes_if_bounded": _number(report.passes_if_bounded),
+    }
+
+
+def _number(count: int | Fraction) -> int | float:
+    return count if isinstance(count, int) else float(count)
+
+
+def _barrier(barrier: Barrier) -> dict[str, str]:
+    return {
+        "from": barrier.producer,
+        "to": barrier.consumer,
+        "tensor": barrier.tensor,
+        "reason": barrier.reason,
+    }
