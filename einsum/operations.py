@@ -19,7 +19,7 @@ from .cascade import Cascade
 from .equation import Einsum, Populate, Reduce
 from .expression import Access, Binary, Call, Coordinate, Expression, Negate, walk
 from .functions import BINARY_OPERATIONS, coordinate_operator, function, monoid
-from .shape import bind_symbolic
+from .shape import bind, bind_symbolic
 from .space import count_points
 
 NEGATION = "add"
@@ -41,13 +41,15 @@ def count_operations(
             (`shape.symbol`).
 
     Raises:
-        EinfuseError: sizes that contradict the cascade.
+        EinfuseError: sizes that contradict the cascade, or at which an index leaves its tensor.
 
     >>> from einfuse.einsum.library import load
     >>> count_operations(load("attention/3-pass"))["SN"]
     {'exp': M*P, 'add': M*P}
     """
     bound = bind_symbolic(cascade, sizes)
+    if all(size.is_Integer for size in bound.values()):
+        bind(cascade, sizes or {})  # an index that leaves its tensor has no count
     counts: dict[str, dict[str, sympy.Expr]] = {}
     for einsum in cascade.einsums:
         own = counts.setdefault(einsum.name, {})

@@ -134,6 +134,8 @@ def test_loops_count_once_for_each_generation_and_initialisers_once() -> None:
 def test_bad_sizes_are_refused() -> None:
     with pytest.raises(EinfuseError, match="no rank 'Z'"):
         count_operations(load("attention/3-pass"), {"Z": 3})
+    with pytest.raises(EinfuseError, match=r"index m\+1 of A reaches 4, outside 0\.\.3"):
+        count_operations(parse("rank M\ninput A[M]\nY[m] = A[m+1]"), {"M": 4})
 
 
 @settings(max_examples=25, deadline=None)
