@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from .expression import Span
 
 _WIDTH = 200  # characters of a line that an error shows
+_TIE = 0.05  # names this much less alike than the closest one are left out
 
 
 class EinfuseError(ValueError):
@@ -70,3 +72,24 @@ def _render(message: str, span: Span | None, text: str, source: str) -> str:
     lead = "".join("\t" if c == "\t" else " " for c in line[shown.start : span.column - 1])
     caret = lead + "^" * max(1, min(end, shown.stop, len(line) + 1) - span.column)
     return f"{where}\n    {line[shown]}\n    {caret}"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'exp'?`` or the list of what there is, to end an error with.
+
+    >>> closest("expp", ["exp", "log"])
+    "; did you mean 'exp'?"
+    >>> closest("zzz", ["exp", "log"])
+    '; there is exp, log'
+    """
+    known = sorted(known)
+    by_case = {k.casefold(): k for k in known}
+
+    def likeness(candidate: str) -> float:
+        return difflib.SequenceMatcher(None, candidate, name.casefold()).ratio()
+
+    near = difflib.get_close_matches(name.casefold(), by_case, n=3)
+    near = [n for n in near if likeness(n) > likeness(near[0]) - _TIE]
+    if near:
+        return "; did you mean " + " or ".join(f"'{by_case[n]}'" for n in near) + "?"
+    return "; there is " + ", ".join(known) if known else "; there is none"

@@ -9,7 +9,6 @@ A cascade treats empty as absent, not as zero; the fold of nothing is a monoid's
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import math
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import EinfuseError
+from .errors import closest as closest
 
 Array = npt.NDArray[Any]
 _T = TypeVar("_T")
@@ -283,20 +283,6 @@ def monoid_names() -> tuple[str, ...]:
 def coordinate_names() -> tuple[str, ...]:
     """Return the names of all coordinate operators."""
     return tuple(_COORDINATES)
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'exp'?`` or the list of what there is, to end an error with.
-
-    >>> closest("expp", ["exp", "log"])
-    "; did you mean 'exp'?"
-    """
-    known = sorted(known)
-    by_case = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), by_case, n=3)
-    if near:
-        return "; did you mean " + " or ".join(f"'{by_case[n]}'" for n in near) + "?"
-    return "; there is " + ", ".join(known) if known else "; there is none"
 
 
 def _look_up(registry: Mapping[str, _T], name: str, what: str) -> _T:

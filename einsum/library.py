@@ -6,8 +6,7 @@ import functools
 from pathlib import Path
 
 from .cascade import Cascade
-from .errors import EinfuseError
-from .functions import closest
+from .errors import EinfuseError, closest
 from .parser import parse
 
 _FOLDER = Path(__file__).with_name("data")

@@ -11,9 +11,8 @@ import numpy as np
 
 from .cascade import Cascade, Split
 from .equation import Einsum, Populate
-from .errors import CascadeError, EinfuseError, located
+from .errors import CascadeError, EinfuseError, closest, located
 from .expression import Access, Comparison, Expression, Number, Span, accesses, variables, walk
-from .functions import closest
 from .indices import (
     at_most_zero,
     coordinates,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .cascade import Cascade, Tensor
 from .equation import Einsum, Populate, Reduce
-from .errors import CascadeError, CascadeWarning, EinfuseError, located
+from .errors import CascadeError, CascadeWarning, EinfuseError, closest, located
 from .expression import (
     Access,
     Binary,
@@ -28,7 +28,6 @@ from .expression import (
 from .functions import (
     DEFAULT_MERGES,
     MERGES,
-    closest,
     coordinate_names,
     coordinate_operator,
     function,
