@@ -209,11 +209,13 @@ class Function:
 class Orbit:
     """A finite set of functions, closed under a move of the references; the first is ``h``.
 
-    ``factor`` is what all coefficients share: ``b(g') / b(g)``.
+    ``factor`` is what all coefficients share: ``b(g') / b(g)``; ``shift`` is added instead where
+    the fold is a maximum or minimum: ``b(g') - b(g)``.
     """
 
     functions: tuple[Function, ...]
     factor: Formula
+    shift: Formula = 0
 
 
 def orbit(
@@ -313,7 +315,29 @@ def without(whole: Orbit, zero: frozenset[int]) -> Orbit:
             for n in kept
         ),
         whole.factor,
+        whole.shift,
     )
+
+
+def extreme_orbit(
+    formula: Formula, elements: frozenset[Symbol], moved: dict[Symbol, Symbol]
+) -> Orbit | None:
+    """Return the orbit of what a maximum or minimum folds; None if the references do not leave it.
+
+    A term that is added shifts the maximum, a positive factor scales it.
+
+    >>> x, g, new = sp.symbols("x g new", real=True)
+    >>> extreme_orbit(x - g, frozenset({x}), {g: new}).shift
+    g - new
+    """
+    own = (Function(formula, ((0, sp.Integer(1)),)),)
+    parts = additive(formula, elements)
+    if parts is not None:
+        return Orbit(own, sp.Integer(1), parts[1].subs(moved, simultaneous=True) - parts[1])
+    terms = separate(formula, elements)
+    if terms is None or len(terms) != 1 or not terms[0].reference.is_positive:
+        return None
+    return Orbit(own, ratio(terms[0].reference, moved))
 
 
 def ratio(formula: Formula, moved: dict[Symbol, Symbol]) -> Formula:

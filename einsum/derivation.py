@@ -40,7 +40,7 @@ from .rewrite import (
 from .safety import overflows
 from .streaming import localise, move_of, stream
 from .validate import validated
-from .verification import Verification
+from .verification import Verification, without_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +273,7 @@ class _Search:
             form.steps,
             True,
             hazards,
-            reasons if report.passes > 1 else (),
+            reasons,
         )
 
     def _verified(self) -> tuple[Derived, ...]:
@@ -284,7 +284,7 @@ class _Search:
             best = _pareto(found, self.level)
             pending = [d for d in best if d.text not in checked]
             if not pending:
-                return best
+                return _explained(best)
             checked |= {d.text for d in pending}
             verdicts = {d.text: self._verdict(d) for d in pending}
             found = tuple(v for d in found if (v := verdicts.get(d.text, d)) is not None)
@@ -429,6 +429,14 @@ def _folds_with(flow: Dataflow, tensor: str, operator: str) -> bool:
     return operator_of(flow.producer[tensor]) == operator
 
 
+def _explained(found: tuple[Derived, ...]) -> tuple[Derived, ...]:
+    """Return the cascades with obstacles on those of the fewest passes only, if more than one."""
+    fewest = min(d.passes for d in found)
+    return tuple(
+        d if fewest > 1 and d.passes == fewest else replace(d, obstacles=()) for d in found
+    )
+
+
 def _pareto(found: tuple[Derived, ...], level: str) -> tuple[Derived, ...]:
     """Return the origin and what nothing else replaces, by passes, sweeps and length."""
     origin, *others = found
@@ -457,9 +465,13 @@ _OTHERS = (1, 64, 3, 1024, 16)
 
 def _cost(derived: Derived, classes: tuple[str, ...], level: str) -> list[float]:
     """Return passes, sweeps, and operations and footprint at many shapes."""
-    operations = derived.operations
+    cascade = without_sizes(derived.cascade)
+    operations, report = derived.operations, derived.report
+    if cascade != derived.cascade:
+        operations = total_operations(count_operations(cascade).values())
+        report = count_passes(cascade, report.rank)
     formulas = [operations.get(name, sp.Integer(0)) for name in classes]
-    outermost = next(iter(derived.footprint.values()), "0")
+    outermost = next(iter(report.footprint.values()), "0")
     names = {rank: sp.Symbol(rank) for rank in derived.cascade.rank_names}
     formulas.append(sp.sympify(outermost, locals=names))
     formulas = [f.xreplace({s: names[str(s)] for s in f.free_symbols}) for f in formulas]

@@ -99,7 +99,9 @@ class _Orders:
     def is_bounded(self, argument: Expression, limit: float) -> bool:
         """Tell whether an argument is at most ``limit`` wherever it is evaluated."""
         formula = self._formula(argument)
-        return self._below(formula, limit, depth=5)
+        if _upper(formula, self._interval_of) <= limit:
+            return True
+        return self._below(sp.expand(formula), limit, depth=5)
 
     def _below(self, formula: Formula, limit: float, depth: int) -> bool:
         if _upper(formula, self._interval_of) <= limit:
@@ -253,7 +255,7 @@ class _Orders:
             values = {v: index.expression for v, index in zip(own, access.indices, strict=True)}
             return replace_accesses(put(einsum.expression, values), change)
 
-        return sp.expand(self.table.formula(replace_accesses(expression, change), _is_opaque))
+        return self.table.formula(replace_accesses(expression, change), _is_opaque)
 
     def _interval_of(self, symbol: Formula) -> Interval:
         part = self.table.part(symbol)

@@ -17,7 +17,7 @@ from typing import cast
 
 import sympy as sp
 
-from .algebra import Formula, Function, Orbit, SymbolTable, orbit, ratio, separate, without
+from .algebra import Formula, Function, Orbit, SymbolTable, extreme_orbit, orbit, without
 from .cascade import Cascade, Iteration
 from .dataflow import (
     Dataflow,
@@ -74,6 +74,10 @@ class Move:
         functions = self.orbit.functions
         factor = self.orbit.factor.subs(names)
         listed = ", ".join(dict.fromkeys(r.tensor for r in self.references))
+        if self.orbit.shift != 0:
+            return (
+                f"{self.fold.name} moves to a new {listed} by adding {self.orbit.shift.subs(names)}"
+            )
         if len(functions) == 1:
             return f"{self.fold.name} moves to a new {listed} by the factor {factor}"
         return (
@@ -196,12 +200,7 @@ def _orbit_of(
         return Orbit((Function(formula, ((0, sp.Integer(1)),)),), sp.Integer(1))
     if operator == "+":
         return orbit(formula, elements, moved)
-    if operator in ("max", "min"):
-        terms = separate(formula, elements)
-        if terms is not None and len(terms) == 1 and terms[0].reference.is_positive:
-            factor = ratio(terms[0].reference, moved)
-            return Orbit((Function(formula, ((0, sp.Integer(1)),)),), factor)
-    return None
+    return extreme_orbit(formula, elements, moved) if operator in ("max", "min") else None
 
 
 def _no_correction(fold: Einsum, references: tuple[Access, ...]) -> str:
@@ -348,6 +347,10 @@ class _Corrector:
             else:
                 total = Binary("+" if sign > 0 else "-", total, term)
         assert total is not None
+        if move.orbit.shift != 0:
+            shift = self.formula(move, move.orbit.shift)
+            sources = tuple(a.tensor for a in move.references)
+            return Binary("+", total, self._named(shift, indices, "D", sources))
         if move.orbit.factor == 1:
             return total
         return Binary("*", total, self._factor(move, indices))
@@ -768,7 +771,7 @@ class _Stream:
             old: self._start_formula(reference)
             for (old, _), reference in zip(move.moved, move.references, strict=True)
         }
-        values = [move.orbit.factor]
+        values = [move.orbit.factor, _without_differences(move.orbit.shift, move)]
         for function in move.orbit.functions:
             values += [_without_differences(c, move) for _, c in function.coefficients]
         for value in values:

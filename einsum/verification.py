@@ -114,7 +114,7 @@ def _outputs(
             sizes[split.inner] = _divisor(sizes[split.whole])
     try:
         with np.errstate(all="ignore"):
-            found: dict[str, Array] = run(_open(cascade), inputs, sizes)
+            found: dict[str, Array] = run(without_sizes(cascade), inputs, sizes)
     except EinfuseError:
         return None
     return found
@@ -139,7 +139,7 @@ def _all_close(expected: Mapping[str, Array], found: Mapping[str, Array], tolera
     return True
 
 
-def _open(cascade: Cascade) -> Cascade:
+def without_sizes(cascade: Cascade) -> Cascade:
     """Return the cascade without the sizes in its text; ranks of one size keep that."""
     ranks = tuple(Rank(r.name, r.size if isinstance(r.size, str) else None) for r in cascade.ranks)
     return replace(cascade, ranks=ranks)
@@ -150,7 +150,7 @@ def _shape(cascade: Cascade, rank: str, random: np.random.Generator) -> dict[str
     for attempt in range(_ATTEMPTS):
         sizes = _drawn(cascade, rank, random, equal=attempt > _ATTEMPTS // 2)
         try:
-            return {r: int(n) for r, n in bind(_open(cascade), sizes).items()}
+            return {r: int(n) for r, n in bind(without_sizes(cascade), sizes).items()}
         except EinfuseError:
             continue
     try:
