@@ -30,18 +30,11 @@ class _Write:
 def check_generations(cascade: Cascade) -> None:
     """Raise a `CascadeError` on a second definition, a cycle, or a read before the write."""
     writes = _writes(cascade)
-    place = -1
-    for section, einsums in (
-        ("init", cascade.init),
-        ("loop", cascade.loop),
-        ("final", cascade.final),
-    ):
-        for einsum in einsums:
-            place += 1
-            if section == "loop":
-                _check_loop_left(cascade, einsum)
-            for access in einsum.operands:
-                _check_read(cascade, writes, place, section, einsum, access)
+    for place, (section, einsum) in enumerate(_sectioned(cascade)):
+        if section == "loop":
+            _check_loop_left(cascade, einsum)
+        for access in einsum.operands:
+            _check_read(cascade, writes, place, section, einsum, access)
     _check_stop(cascade, writes)
 
 
@@ -49,9 +42,7 @@ def _writes(cascade: Cascade) -> dict[str, list[_Write]]:
     found: dict[str, list[_Write]] = {}
     for place, (section, einsum) in enumerate(_sectioned(cascade)):
         for output in einsum.outputs:
-            offsets: dict[str, int] = {}
-            if section == "loop":
-                offsets = _generations(cascade, output)
+            offsets = _generations(cascade, output) if section == "loop" else {}
             write = _Write(place, section, output, offsets)
             if output.tensor in cascade.inputs:
                 raise CascadeError(

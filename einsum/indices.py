@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import EinfuseError
+from .errors import CascadeError
 from .expression import Binary, Comparison, Coordinate, Expression, Negate, Number, RankSize
 
 
@@ -182,7 +182,8 @@ def interval(
                 products = (a * c, a * d, b * c, b * d)
                 return min(products), max(products)
             if c <= 0:
-                raise EinfuseError(f"an index divides by {c}: a divisor must be at least 1")
+                message = f"an index divides by {c}: a divisor must be at least 1"
+                raise CascadeError(message, right.span)
             if sign == "/":
                 quotients = (a // c, a // d, b // c, b // d)
                 return min(quotients), max(quotients)

@@ -55,9 +55,10 @@ def rank_of_index(cascade: Cascade, expression: Expression) -> str | None:
         CascadeError: several variables that no split joins.
     """
     ranks = {cascade.rank_of(variable) for variable in _own_variables(expression)}
-    for split in reversed(cascade.splits):
-        if {split.outer, split.inner} <= ranks:
-            ranks = ranks - {split.outer, split.inner} | {split.whole}
+    for _ in cascade.splits:  # a split of a split joins in two steps, in whatever order
+        for split in cascade.splits:
+            if {split.outer, split.inner} <= ranks:
+                ranks = ranks - {split.outer, split.inner} | {split.whole}
     if len(ranks) > 1:
         listed = ", ".join(sorted(ranks))
         raise CascadeError(

@@ -200,6 +200,11 @@ def check_ranges(cascade: Cascade, sizes: Mapping[str, int]) -> None:
     extents = {tensor.name: tensor_shape(cascade, tensor.name, sizes) for tensor in cascade.tensors}
     for einsum in cascade.einsums:
         _check_populates(cascade, einsum, sizes)
+        for cull in filters(einsum):
+            box = {v: sizes[cascade.rank_of(v)] for v in variables(cull)}
+            for side in (cull.left, cull.right):
+                if not any(accesses(side)):
+                    interval(side, box, sizes)  # refuses a divisor that is no size
         for access in (*einsum.outputs, *einsum.operands):
             _check_access(cascade, einsum, access, extents[access.tensor], sizes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings as python_warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from .cascade import Cascade, Tensor
@@ -50,9 +51,7 @@ def validated(cascade: Cascade) -> Cascade:
             rule(cascade)
         cascade = replace(cascade, tensors=infer_tensors(cascade))
         if not cascade.outputs:
-            made = (o.tensor for einsum in cascade.einsums for o in einsum.outputs)
-            unread = tuple(t for t in dict.fromkeys(made) if not cascade.consumers(t))
-            cascade = replace(cascade, outputs=unread, output_spans=())
+            cascade = replace(cascade, outputs=_unread(cascade), output_spans=())
         for rule in RULES:
             rule(cascade)
     return cascade
@@ -74,6 +73,13 @@ def warn(cascade: Cascade) -> None:
         python_warnings.warn_explicit(
             message, CascadeWarning, cascade.source or cascade.name, span.line if span else 0
         )
+
+
+def _unread(cascade: Cascade) -> tuple[str, ...]:
+    """Return the tensors that no other Einsum reads; what the last one writes, if all are read."""
+    made = dict.fromkeys(o.tensor for einsum in cascade.einsums for o in einsum.outputs)
+    unread = (t for t in made if all(e.name == t for e in cascade.consumers(t)))
+    return tuple(unread) or tuple(output.tensor for output in cascade.einsums[-1].outputs)
 
 
 def _unread_inputs(cascade: Cascade) -> Iterator[tuple[str, Span | None]]:
@@ -190,9 +196,23 @@ def _functions_are_known(cascade: Cascade) -> None:
                     _check_index(index)
 
 
+def _stops_are_plain(cascade: Cascade) -> None:
+    for node in (node for part in cascade.stop for node in walk(part)):
+        match node:
+            case Call(function=name, span=span):
+                raise CascadeError(f"a stop holds no function, found {name}(...)", span)
+            case Access(indices=indices):
+                for index in indices:
+                    _check_index(index)
+
+
 def _check_index(index: Index) -> None:
     for node in walk(index):
         match node:
+            case Binary(operator="/" | "%", right=right) if any(
+                isinstance(below, Coordinate | Access) for below in walk(right)
+            ):
+                raise CascadeError("an index divides by a number or by a size", right.span)
             case Call(function=name, span=span):
                 raise CascadeError(f"an index holds no function, found {name}(...)", span)
             case Number(value=value, span=span) if not isinstance(value, int):
@@ -312,7 +332,7 @@ def _merges_are_sound(cascade: Cascade) -> None:
 
 def _variables_are_bound(cascade: Cascade) -> None:
     for einsum in cascade.einsums:
-        read = {v for v in variables(einsum.expression)}
+        read = set(variables(einsum.expression))
         read |= {a.target for a in einsum.actions if isinstance(a, Populate)}
         for root in (*einsum.outputs, einsum.expression):
             for node in walk(root):
@@ -409,18 +429,13 @@ def _outputs_are_defined(cascade: Cascade) -> None:
             raise CascadeError(f"output {name} is never defined{closest(name, made)}", span)
 
 
-class _pointing_at:  # noqa: N801
+@contextmanager
+def _pointing_at(span: Span | None) -> Iterator[None]:
     """Turn an error of a registry into one that points at a place of the text."""
-
-    def __init__(self, span: Span | None) -> None:
-        self.span = span
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, EinfuseError):
-            raise CascadeError(str(error), self.span) from None
+    try:
+        yield
+    except EinfuseError as error:
+        raise CascadeError(str(error), span) from None
 
 
 def _values(cascade: Cascade) -> Iterator[Expression | Comparison | Index]:
@@ -442,6 +457,7 @@ _BEFORE_INFERENCE: tuple[Callable[[Cascade], None], ...] = (
     _iterations_are_well_declared,
     _inputs_are_well_declared,
     _functions_are_known,
+    _stops_are_plain,
     _variables_are_bound,
 )
 

@@ -121,6 +121,8 @@ HEAD = "rank M, P, W\ninput A[M]\n"
         ("Y[p] = A[2*p: p<5]", "index 2*p of A reaches 8"),
         ("Y[p] = A[p-1: p%2==0]", "index p-1 of A reaches -1"),
         ("Y[p] = A[p/2+W]\nZ[w] = A[P-w]", "index P-w of A reaches 8"),
+        ("Y[p] = A[m/(W-3)]", "an index divides by 0: a divisor must be at least 1"),
+        ("Y[p] = A[m: m%(W-3)==0]", "an index divides by 0: a divisor must be at least 1"),
         ("Y[p+1] = A[m]", "index p+1 of Y reaches 8, outside 0..7"),
     ],
 )

@@ -146,6 +146,11 @@ BROKEN = {
     "a function in an index": ("Y[p] = A[^max(p, 1)^]", "an index holds no function"),
     "a fraction in an index": ("Y[p] = A[m * ^1.5^]", "an index is a whole number, found 1.5"),
     "a division by zero in an index": ("Y[p] = A[^m/0^]", "an index divides by at least 1"),
+    "a division by a variable": ("Y[p] = A[m/^p^]", "an index divides by a number or by a size"),
+    "a function in a stop": (
+        "iter i over M\nloop:\nY[i] = A[i]\nstop ^abs(Y[i])^ < 1",
+        "a stop holds no function, found abs(...)",
+    ),
     "an upper case iterative variable": (
         "^iter I over M^\nloop:\nY[m] = A[m]",
         "an iterative variable is lower case, found 'I'",
@@ -197,6 +202,7 @@ SOUND = [
     "rank M9 = 4, N9 = 4\ninput B[M9]\nY[n9] = B[n9]",
     "split M -> M1, M0\nB[m1,m0] = A[m1*M0+m0]\nY[m1*M0+m0] = B[m1,m0]",
     "split M -> M1, MI\nsplit MI -> M2, M3\nY[m1*MI+m2*M3+m3] = A[m1*MI+m2*M3+m3]",
+    "split MI -> M2, M3\nsplit M -> M1, MI\nY[m1*MI+m2*M3+m3] = A[m1*MI+m2*M3+m3]",
     "Y[m: m<3] = A[m]",
     "Y[M-1-m] = A[m]",
     "Y[p] = exp(K[e,m] - Q[e,p])",
@@ -220,6 +226,12 @@ def test_ranks_of_a_joined_split_are_the_whole() -> None:
     )
     assert cascade.tensor("O").ranks == ("E", "P")
     assert cascade.tensor("L").ranks == ("P",)
+
+
+def test_a_recurrence_that_nothing_else_reads_is_an_output() -> None:
+    text = "rank K\niter i over K\ninput A[K]\nX[0] = 0\nW[0] = 0\nloop:\n"
+    assert parse(text + "X[i+1] = X[i] + A[i]\nW[i+1] = X[i+1] + A[i]").outputs == ("W",)
+    assert parse(text + "X[i+1] = W[i] + A[i]\nW[i+1] = X[i+1]").outputs == ("W",)
 
 
 def test_warnings_are_listed_and_parsing_emits_them() -> None:
