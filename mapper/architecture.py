@@ -8,7 +8,7 @@ a size follows it when the size is changed. Paths are what ``--set`` takes: ``ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -164,6 +164,9 @@ mean array_1d.lanes?
             if path not in self.parameters:
                 near = closest(path, self.parameters)
                 raise ArchitectureError(f"{self.name}: no parameter '{path}'{near}")
+        for path, value in settings.items():
+            if not isinstance(value, Formula):
+                self._checked(path, value)
         merged = {**self.parameters, **settings}
         return replace(self, parameters=MappingProxyType(merged))
 
@@ -176,9 +179,10 @@ mean array_1d.lanes?
         """
         names = self.scope() if scope is None else scope
         found: dict[str, Values | None] = {}
-        for path in self.parameters:
+        for path, given in self.parameters.items():
             try:
-                found[path] = self._checked(path, names[path])
+                fixed = not isinstance(given, Formula)
+                found[path] = names[path] if fixed else self._checked(path, names[path])
             except MappingError as error:
                 raise ArchitectureError(f"{self.name}: {path}: {error}") from None
         return found
@@ -188,11 +192,14 @@ mean array_1d.lanes?
         known: Mapping[str, Values] | None = None,
         definitions: Mapping[str, Formula] | None = None,
         sources: Mapping[str, Any] | None = None,
+        ranks: Collection[str] = (),
     ) -> Scope:
         """Return the scope of the parameters and further names."""
         given = {k: v for k, v in self.parameters.items() if not isinstance(v, Formula)}
         formulas = {k: v for k, v in self.parameters.items() if isinstance(v, Formula)}
-        return Scope({**given, **(known or {})}, {**formulas, **(definitions or {})}, sources)
+        return Scope(
+            {**given, **(known or {})}, {**formulas, **(definitions or {})}, sources, ranks
+        )
 
     def _checked(self, path: str, given: Values | None) -> Values | None:
         if given is None:
@@ -243,7 +250,8 @@ def parse_architecture(content: Any, where: str) -> Architecture:
             parameters[path] = _number_or_formula(value)
         except MappingError as error:
             raise ArchitectureError(f"{where}: {path}: {error}") from None
-    return Architecture(file, MappingProxyType(parameters))
+    numbers = {k: v for k, v in parameters.items() if not isinstance(v, Formula)}
+    return Architecture(file, MappingProxyType(parameters)).with_settings(numbers)
 
 
 def _number_or_formula(value: Any) -> Any:

@@ -7,8 +7,8 @@ Names are rank sizes, earlier definitions, and parameters of the architecture by
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Formula:
     text: str
     tree: lark.Tree[lark.Token]
     names: tuple[str, ...]  # that it reads, each once
+    function: Callable[[Mapping[str, Values]], Values] = field(compare=False, repr=False)
 
     def evaluate(self, names: Mapping[str, Values]) -> Values:
         """Return the value for the values of its names (broadcast against each other).
@@ -38,15 +39,16 @@ class Formula:
         >>> parse_formula("largest_divisor(12, 5)").evaluate({})
         4.0
         """
-        return _evaluate(self.tree, names, self.text)
+        return self.function(names)
 
 
 class Scope(Mapping[str, Values]):
     """Names with their values, worked out when they are asked for.
 
     ``known`` are values (None: unknown); ``definitions`` are formulas over all names of the
-    scope; ``sources`` make several names at once from the scope (a row of a table). A formula
-    that reads an unknown value is itself unknown.
+    scope; ``sources`` make several names at once from the scope (a row of a table); ``ranks``
+    need a size when they are read. A formula
+    that reads an unknown value is itself unknown. ``ranks`` need a size if they are read.
 
     >>> scope = Scope({"P": 512}, {"tiles": parse_formula("P / lanes"), "lanes": parse_formula(64)})
     >>> scope["tiles"]
@@ -58,10 +60,12 @@ class Scope(Mapping[str, Values]):
         known: Mapping[str, Values | None],
         definitions: Mapping[str, Formula] | None = None,
         sources: Mapping[str, Callable[[Mapping[str, Values]], Mapping[str, Values]]] | None = None,
+        ranks: Collection[str] = (),
     ) -> None:
         self._found: dict[str, Values | None] = dict(known)
         self._definitions = dict(definitions or {})
         self._sources = dict(sources or {})
+        self._ranks = frozenset(ranks)
         self._busy: list[str] = []
 
     def __getitem__(self, name: str) -> Values:
@@ -77,6 +81,8 @@ class Scope(Mapping[str, Values]):
             self._found[name] = None if unknown else formula.evaluate(self)
             self._busy.pop()
             return self._found[name]
+        if name in self._ranks:
+            raise MappingError(f"rank {name} has no size: give {name}=... in the shape")
         source = self._sources[name.partition(".")[0]]
         self._busy.append(name)
         row = source(self)
@@ -90,6 +96,7 @@ class Scope(Mapping[str, Values]):
         return (
             name in self._found
             or name in self._definitions
+            or name in self._ranks
             or (isinstance(name, str) and name.partition(".")[0] in self._sources)
         )
 
@@ -117,7 +124,8 @@ def parse_formula(text: str | int | float) -> Formula:
 def formula_of(tree: lark.Tree[lark.Token], text: str | None = None) -> Formula:
     """Return the formula of a parsed tree."""
     found = (str(name.children[0]) for name in tree.find_data("name"))
-    return Formula(text or render_formula(tree), tree, tuple(dict.fromkeys(found)))
+    shown = text or render_formula(tree)
+    return Formula(shown, tree, tuple(dict.fromkeys(found)), _compile(tree, shown))
 
 
 @cache
@@ -228,7 +236,6 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
-    "/": np.true_divide,
     "<": np.less,
     "<=": np.less_equal,
     ">": np.greater,
@@ -238,44 +245,61 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _evaluate(node: lark.Tree[lark.Token], names: Mapping[str, Values], text: str) -> Values:
-    def value(child: Any) -> Values:
-        return _evaluate(child, names, text)
-
+def _compile(node: Any, text: str) -> Callable[[Mapping[str, Values]], Values]:
+    """Return the function of a tree: names are looked up when it is called."""
     children: list[Any] = list(node.children)
     match node.data:
         case "number":
             number = float(children[0])
-            return int(number) if number.is_integer() and abs(number) < 2**53 else number
+            value = int(number) if number.is_integer() and abs(number) < 2**53 else number
+            return lambda names: value
         case "name":
-            name = str(children[0])
-            if name not in names:
-                raise MappingError(f"formula '{text}': unknown name '{name}'{closest(name, names)}")
-            return names[name]
+            return _compile_name(str(children[0]), text)
         case "call":
-            function, arguments = str(children[0]), children[1:]
-            if function not in FUNCTIONS:
-                raise MappingError(
-                    f"formula '{text}': unknown function '{function}'{closest(function, FUNCTIONS)}"
-                )
-            arity, meaning = FUNCTIONS[function]
-            if len(arguments) != arity:
-                raise MappingError(
-                    f"formula '{text}': {function} takes {arity} arguments, found {len(arguments)}"
-                )
-            return meaning(*(value(a) for a in arguments))
+            return _compile_call(str(children[0]), children[1:], text)
         case "binary" | "compare":
-            left, right = value(children[0]), value(children[2])
-            if children[1] == "/" and np.any(np.asarray(right) == 0):
-                raise MappingError(f"formula '{text}': division by zero")
-            return _OPERATORS[str(children[1])](left, right)
+            left, right = _compile(children[0], text), _compile(children[2], text)
+            if children[1] == "/":
+                return lambda names: _divide(left(names), right(names), text)
+            meaning = _OPERATORS[str(children[1])]
+            return lambda names: meaning(left(names), right(names))
         case "minus":
-            return -value(children[0])
-        case "either":
-            return np.logical_or(value(children[0]), value(children[1]))
-        case "both":
-            return np.logical_and(value(children[0]), value(children[1]))
+            operand = _compile(children[0], text)
+            return lambda names: -operand(names)
         case "inverse":
-            return np.logical_not(value(children[0]))
-        case unknown:
-            raise AssertionError(unknown)
+            operand = _compile(children[0], text)
+            return lambda names: np.logical_not(operand(names))
+        case either_or_both:
+            left, right = _compile(children[0], text), _compile(children[1], text)
+            join = np.logical_or if either_or_both == "either" else np.logical_and
+            return lambda names: join(left(names), right(names))
+
+
+def _compile_name(name: str, text: str) -> Callable[[Mapping[str, Values]], Values]:
+    def look_up(names: Mapping[str, Values]) -> Values:
+        if name not in names:
+            raise MappingError(f"formula '{text}': unknown name '{name}'{closest(name, names)}")
+        return names[name]
+
+    return look_up
+
+
+def _compile_call(
+    function: str, arguments: list[Any], text: str
+) -> Callable[[Mapping[str, Values]], Values]:
+    if function not in FUNCTIONS:
+        near = closest(function, FUNCTIONS)
+        raise MappingError(f"formula '{text}': unknown function '{function}'{near}")
+    arity, meaning = FUNCTIONS[function]
+    if len(arguments) != arity:
+        raise MappingError(
+            f"formula '{text}': {function} takes {arity} arguments, found {len(arguments)}"
+        )
+    parts = [_compile(argument, text) for argument in arguments]
+    return lambda names: meaning(*(part(names) for part in parts))
+
+
+def _divide(left: Values, right: Values, text: str) -> Values:
+    if np.any(np.equal(right, 0)):
+        raise MappingError(f"formula '{text}': division by zero")
+    return left / right

@@ -1,0 +1,99 @@
+"""Energy and area by component, from the architecture's tables, under an accounting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from einfuse.mapper.counts import REGISTERS
+from einfuse.mapper.formula import Values
+
+from .accounting import Accounting
+from .point import Point, add_up
+
+Components = Mapping[str, Values | None]
+
+
+def find_energy(point: Point, accounting: Accounting) -> Components:
+    """Energy by component, in pJ; None where a price is unknown."""
+    omitted = point.design.omissions.energy if accounting.omissions else ()
+    energy: dict[str, Values | None] = {}
+
+    def add(component: str, count: Values, price: Values | None) -> None:
+        known = energy.get(component, 0.0)
+        if known is None or price is None:
+            energy[component] = None if np.any(np.asarray(count) != 0) else known
+        else:
+            energy[component] = known + count * price
+
+    for (einsum, _, level), traffic in point.counts.traffic.items():
+        if level == REGISTERS:
+            work = point.counts.work[einsum]
+            files = work.active if accounting.all_register_files else 1
+            base = f"{work.unit}.registers"
+            add(base, traffic.reads * files, point.values[f"{base}.read_pj"])
+            add(base, traffic.writes * files, point.values[f"{base}.write_pj"])
+        else:
+            scale = point.number("word_bytes") / point.number(f"{level}.access_bytes")
+            add(level, traffic.reads * scale, point.values[f"{level}.read_pj"])
+            add(level, traffic.writes * scale, point.values[f"{level}.write_pj"])
+    for work in point.counts.work.values():
+        for operation, done in work.operations.items():
+            component = f"{work.unit}.operations.{operation}"
+            if component not in omitted:
+                add(component, done * work.active, point.values[f"{component}.energy_pj"])
+    return energy
+
+
+def find_area(point: Point, accounting: Accounting) -> Components:
+    """Area by component, in um^2; None where a component's is unknown."""
+    omitted = point.design.omissions.area if accounting.omissions else ()
+    area: dict[str, Values | None] = {"interconnect": point.number("interconnect_area_um2")}
+    for unit, file in point.architecture.file.units.items():
+        lanes: Values = 1
+        for dimension in point.architecture.dimensions(unit):
+            lanes = lanes * point.number(f"{unit}.{dimension}")
+        parts = [
+            point.values[f"{unit}.operations.{operation}.area_um2"]
+            for operation in file.operations
+            if f"{unit}.operations.{operation}" not in omitted
+        ]
+        parts.append(point.values[f"{unit}.registers.area_um2"])
+        known = [part for part in parts if part is not None]
+        each = None if len(known) < len(parts) else add_up(known)
+        interconnect = point.number(f"{unit}.interconnect_area_um2")
+        area[unit] = None if each is None else lanes * each + interconnect
+    for level in point.architecture.memories:
+        size = point.values[f"{level}.area_um2"]
+        area[level] = None if size is None or np.all(np.isnan(size)) else size
+    return area
+
+
+def total(parts: Mapping[str, Values | None]) -> Values | None:
+    """Return the sum of the components; None if one is unknown."""
+    known = [part for part in parts.values() if part is not None]
+    return add_up(known) if len(known) == len(parts) else None
+
+
+def find_unknown(
+    point: Point, energy: Mapping[str, Values | None], area: Mapping[str, Values | None]
+) -> dict[str, str]:
+    """Why a total is unknown."""
+    stated = dict(point.design.unknown)
+    for level, memory in point.architecture.file.memories.items():
+        stated.setdefault(f"{level}.area_um2", memory.area_unknown)
+        stated.setdefault(f"{level}.read_pj", memory.energy_unknown)
+    reasons: dict[str, str] = {}
+    for total, price, parts in (
+        ("energy_pj", "read_pj", energy),
+        ("area_um2", "area_um2", area),
+    ):
+        missing = [n for n, v in parts.items() if v is None or np.any(np.isnan(v))]
+        if missing:
+            why = [
+                stated.get(f"{name}.{price}") or f"the {total[:-3].strip('_')} of {name} is unknown"
+                for name in missing
+            ]
+            reasons[total] = "; ".join(why)
+    return reasons

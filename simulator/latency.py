@@ -1,0 +1,87 @@
+"""Time: the stages of a design against the units and the memories, and what it is spent on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from einfuse.mapper.formula import Values
+from einfuse.mapper.pipeline import Phase, Stage, compose, resolve
+
+from .accounting import Accounting
+from .point import Point, add_up
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds of the run, of each resource alone, and what the pipeline breaks."""
+
+    seconds: Values
+    resource_seconds: Mapping[str, Values]
+    violations: tuple[str, ...]
+
+    @property
+    def bound(self) -> Any:
+        """The resource that the time is spent on (an array of names at points of an array)."""
+        names = list(self.resource_seconds)
+        times = np.broadcast_arrays(*(np.asarray(t, float) for t in self.resource_seconds.values()))
+        longest = np.argmax(np.stack(times), axis=0)
+        return np.array(names, dtype=object)[longest] if longest.shape else names[int(longest)]
+
+
+def find_latency(point: Point, accounting: Accounting) -> Latency:
+    """Return the time of a design: its stages one after the other, each against the memories."""
+    stages = point.design.stages or (_one_after_another(point),)
+    clock = point.number("clock_hz")
+    seconds: Values = 0.0
+    resources: dict[str, Values] = {}
+    notes: list[str] = []
+    iterations: Values = 1
+    for iteration in point.design.cascade.iterations:
+        iterations = np.maximum(iterations, point.sizes[iteration.rank])
+    for stage in stages:
+        timing = resolve(stage, point.facts, stage.distance.evaluate(point.scope), iterations)
+        notes += timing.violations
+        composed = compose(
+            stage,
+            point.cycles,
+            point.scope,
+            timing,
+            point.design.composition,
+            accounting.waits,
+        )
+        longest = composed.cycles / clock
+        for unit, busy in composed.busy.items():
+            resources[unit] = resources.get(unit, 0.0) + busy / clock
+        for level in point.architecture.memories:
+            taken = _memory_seconds(point, level, set(stage.einsums))
+            if taken is not None:
+                resources[level] = resources.get(level, 0.0) + taken
+                longest = np.maximum(longest, taken)
+        seconds = seconds + longest
+    return Latency(seconds, resources, tuple(dict.fromkeys(notes)))
+
+
+def _one_after_another(point: Point) -> Stage:
+    """Without stages every Einsum has the machine to itself, in the order of the mapping."""
+    phases = tuple(Phase(((work.unit, (name,)),)) for name, work in point.counts.work.items())
+    return Stage("all", phases)
+
+
+def _memory_seconds(point: Point, level: str, einsums: set[str]) -> Values | None:
+    moved = [t for (e, _, at), t in point.counts.traffic.items() if at == level and e in einsums]
+    word = point.number("word_bytes")
+    reads, writes = word * add_up(t.reads for t in moved), word * add_up(t.writes for t in moved)
+    times = [
+        amount / point.values[f"{level}.{name}"]
+        for name, amount in (
+            ("bandwidth_bytes_per_s", reads + writes),
+            ("read_bandwidth_bytes_per_s", reads),
+            ("write_bandwidth_bytes_per_s", writes),
+        )
+        if point.values[f"{level}.{name}"] is not None
+    ]
+    return np.maximum.reduce(np.broadcast_arrays(*times))[()] if times else None
