@@ -16,6 +16,8 @@ from einfuse.einsum.operations import (
     is_view,
     operations_per_point,
 )
+from einfuse.einsum.printer import render_condition
+from einfuse.einsum.shape import filters
 
 from .errors import MappingError
 
@@ -47,6 +49,7 @@ class EinsumFacts:
     operands: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
     operations: tuple[Operation, ...]
+    filters: tuple[str, ...]  # that cull points of its iteration space
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ def _find(cascade: Cascade, batch: frozenset[str]) -> Facts:
             tuple(map(operand, dict.fromkeys(einsum.operands))),
             tuple(map(operand, einsum.outputs)),
             _operations(cascade, einsum, batch),
+            tuple(render_condition((cull,)) for cull in filters(einsum)),
         )
         einsums[name] = one
         for used in (*one.outputs, *one.operands):

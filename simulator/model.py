@@ -203,5 +203,14 @@ def _costs(point: Point, accounting: Accounting) -> Evaluation:
         parameters=point.values,
         feasible=point.feasible,
         unknown=find_unknown(point, energy, area),
-        warnings=latency.violations,
+        warnings=(*latency.violations, *_not_modelled(point)),
+    )
+
+
+def _not_modelled(point: Point) -> tuple[str, ...]:
+    """What the counts leave out: points that a filter culls are counted all the same."""
+    return tuple(
+        f"{einsum.name} skips points ({' & '.join(einsum.filters)}), which are counted all the same"
+        for einsum in point.facts.einsums.values()
+        if einsum.filters
     )
