@@ -12,8 +12,9 @@ from .errors import KernelError
 from .options import Options
 from .problem import Problem
 from .reference import attend_plainly
+from .registry import Traits
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +78,21 @@ class CacheProblem:
             "queries": self.q.shape[2],
             "keys": self.capacity,
         }
+
+    def traits(self, architecture: str) -> Traits:
+        """Return what a kernel must know to say whether it takes this call."""
+        features = {"causal": self.causal, "gqa": self.group > 1}
+        return Traits(
+            architecture=architecture,
+            dtype=str(self.q.dtype).removeprefix("torch."),
+            heads=self.q.shape[1],
+            key_heads=self.key_heads,
+            queries=self.q.shape[2],
+            keys=self.capacity,
+            head_size=self.q.shape[3],
+            value_size=self.v.shape[3],
+            features=frozenset(name for name, asked in features.items() if asked),
+        )
 
     def strides(self) -> dict[str, int]:
         """Name the strides of the cache as the kernels' parameters do; a page is a batch."""

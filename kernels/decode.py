@@ -11,29 +11,32 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
-from .cache import CacheProblem, check_cache_problem
+from .cache import CacheProblem, attend_cache, check_cache_problem
 from .examples import Example
+from .fallback import find_or_fall_back
 from .launch import Launch
 from .online import absorb, finish_softmax, start_softmax
 from .problem import Problem
-from .registry import Kernel, find_kernel
+from .registry import Kernel
 from .tiles import LOG2_E, accumulator, padded, strides
 
+_NAME = "split-kv-decode"
 _WAVES = 2
 _MOST_SPLITS = 128
 _NOMINAL_PROCESSORS = 132
 """The multiprocessors to plan for where no GPU tells: those of an H100 SXM."""
 
 
-def decode(
+def decode_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -43,7 +46,7 @@ def decode(
     causal: bool = True,
     scale: float | None = None,
     splits: int | None = None,
-    kernel: str = "split-kv-decode",
+    kernel: str | None = None,
     validate: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return the output ``[B, H, P, F]`` of a decoding step and its log-sum-exp ``[B, H, P]``.
@@ -52,14 +55,17 @@ def decode(
     (``k [B, G, M, E]``, ``v [B, G, M, F]``) or, with ``page_table`` (int32 [B, pages]), paged
     (``k [pages, slots, G, E]``, ``v [pages, slots, G, F]``). ``lengths`` (int32 [B]) counts the
     keys of each sequence, new ones included; a sequence without keys gives 0 and -inf. ``scale``
-    is 1/sqrt(E) unless given. ``splits`` fixes how many programs share a sequence's keys
-    (for ``kernel="stream-k-decode"``, how many work in all). ``validate=False`` leaves out the
+    is 1/sqrt(E) unless given. ``kernel`` is ``split-kv-decode`` unless ``stream-k-decode`` is
+    asked for; ``splits`` fixes how many programs share a sequence's keys, or how many work in all
+    of the second. Where no kernel runs the plain formula does. ``validate=False`` leaves out the
     checks that read lengths and pages, which wait for the device.
 
     Raises KernelError (a ValueError) on bad arguments.
     """
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    out, lse = _decode(q, k, v, lengths, page_table, causal, factor, splits or 0, kernel, validate)
+    out, lse = _decode(
+        q, k, v, lengths, page_table, causal, factor, splits or 0, kernel or "", validate
+    )
     return out, lse
 
 
@@ -79,10 +85,14 @@ def _decode(
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     problem = CacheProblem(q, k, v, scale, causal, lengths, page_table)
     check_cache_problem(problem, read_values=validate)
-    found = find_kernel(kernel)
+    architecture = find_architecture(q.device)
+    found = find_or_fall_back(kernel or _NAME, problem.traits(architecture), asked=bool(kernel))
     out, lse = _empty_outputs(q, v)
+    if found is None:
+        plain_out, plain_lse = attend_cache(problem, lse.dtype)
+        return out.copy_(plain_out), lse.copy_(plain_lse)
     plan = found.function("plan_cache")
-    for launch in plan(found, problem, out, lse, find_architecture(q.device), splits or None):
+    for launch in plan(found, problem, out, lse, architecture, splits or None):
         launch.run()
     return out, lse
 
@@ -92,8 +102,24 @@ def _(q: Tensor, k: Tensor, v: Tensor, *options: object) -> tuple[Tensor, Tensor
     return _empty_outputs(q, v)
 
 
+@register_flop_formula(torch.ops.einfuse.decode)
+def _count(
+    q: Sequence[int],
+    k: Sequence[int],
+    v: Sequence[int],
+    lengths: Sequence[int] | None = None,
+    page_table: Sequence[int] | None = None,
+    *_: object,
+    **__: object,
+) -> int:
+    """Two operations per multiply-add, as if every cache were full."""
+    capacity = k[2] if page_table is None else page_table[1] * k[1]
+    return 2 * math.prod(q[:3]) * capacity * (q[3] + v[3])
+
+
 def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=torch.float32)
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=exact)
 
 
 def plan_forward(
@@ -353,7 +379,7 @@ def merge_kernel(
     row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
     f = tl.arange(0, block_f)
     inside = (row < rows)[:, None] & (f < head_f)[None, :]
-    acc, total, peak = start_softmax(block_rows, block_f, tl.float32)
+    acc, total, peak = start_softmax(block_rows, block_f, part_lse_ptr.dtype.element_ty)
     for _ in range(0, splits):
         lse = tl.load(part_lse_ptr + row, mask=row < rows, other=float("-inf"))
         out = tl.load(part_out_ptr + row[:, None] * head_f + f[None, :], mask=inside, other=0.0)

@@ -9,20 +9,23 @@ Sources: Qin et al., Lightning Attention-2 (2024); Dao and Gu, Mamba-2 (ICML 202
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
 from .examples import Example
+from .fallback import find_or_fall_back
 from .launch import Launch
 from .online import load_tile, store_tile
-from .recurrence import RecurrenceProblem, check_recurrence
-from .registry import Kernel, find_kernel
+from .recurrence import RecurrenceProblem, attend_linearly, check_recurrence
+from .registry import Kernel
 from .tiles import accumulator, padded, strides
 
 _NAME = "linear-decay"
@@ -64,8 +67,12 @@ def _attend(
     problem = _problem(q, k, v, log_decay, initial_state, scale)
     check_recurrence(problem)
     out, state = _empty_outputs(v, log_decay, q)
-    kernel = find_kernel(_NAME)
-    for launch in plan_forward(kernel, problem, out, state, find_architecture(q.device)):
+    architecture = find_architecture(q.device)
+    kernel = find_or_fall_back(_NAME, problem.traits(architecture))
+    if kernel is None:
+        plain_out, plain_state = attend_linearly(problem, state.dtype)
+        return out.copy_(plain_out), state.copy_(plain_state)
+    for launch in plan_forward(kernel, problem, out, state, architecture):
         launch.run()
     return out, state
 
@@ -88,14 +95,18 @@ def _differentiate(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     problem = _problem(q, k, v, log_decay, initial_state, scale)
+    architecture = find_architecture(q.device)
+    kernel = find_or_fall_back(_NAME, problem.traits(architecture))
+    if kernel is None:
+        return _differentiate_plainly(problem, grad_out, grad_state, state)
     group = problem.heads // q.shape[1]
     per_head = (v.shape[0], problem.heads, *q.shape[2:])
     grad_q, grad_k, grad_v = q.new_empty(per_head), k.new_empty(per_head), v.new_empty(v.shape)
     grad_total = log_decay.new_empty(log_decay.shape)
     grad_initial = state.new_empty(state.shape)
     launches = plan_backward(
-        find_kernel(_NAME), problem, grad_out, grad_state, grad_q, grad_k, grad_v, grad_total,
-        grad_initial, find_architecture(q.device),
+        kernel, problem, grad_out, grad_state, grad_q, grad_k, grad_v, grad_total, grad_initial,
+        architecture,
     )  # fmt: skip
     for launch in launches:
         launch.run()
@@ -118,6 +129,23 @@ def _(
     return grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
+def _differentiate_plainly(
+    problem: RecurrenceProblem, grad_out: Tensor, grad_state: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    initial = torch.zeros_like(state) if problem.initial_state is None else problem.initial_state
+    tensors = (problem.q, problem.k, problem.v, problem.log_decay, initial)
+
+    def compute(*wide: Tensor) -> tuple[Tensor, Tensor]:
+        again = RecurrenceProblem(wide[0], wide[1], wide[2], wide[3], problem.scale, wide[4])
+        return attend_linearly(again, state.dtype)
+
+    # torch.func works inside an operator, where autograd itself records nothing.
+    _, pull_back = torch.func.vjp(compute, *(t.detach().to(state.dtype) for t in tensors))
+    found = pull_back((grad_out.to(state.dtype), grad_state))
+    grads = [grad.to(t.dtype).contiguous() for grad, t in zip(found, tensors, strict=True)]
+    return grads[0], grads[1], grads[2], grads[3], grads[4]
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, scale = inputs
     ctx.save_for_backward(*tensors, output[1])
@@ -131,6 +159,20 @@ def _backward(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Tensor | 
 
 
 _attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+@register_flop_formula(torch.ops.einfuse.linear_attention)
+def _count_forward(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+    """Two operations per multiply-add of the recurrence: a token writes the state and reads it."""
+    return 2 * 2 * math.prod(v) * q[3]
+
+
+@register_flop_formula(torch.ops.einfuse.linear_attention_backward)
+def _count_backward(
+    grad_out: Sequence[int], grad_state: Sequence[int], q: Sequence[int], *_: Any, **__: Any
+) -> int:
+    # The state again and its gradient, and what either gives to the four gradients of a token.
+    return 2 * 5 * math.prod(grad_out) * q[3]
 
 
 def _problem(

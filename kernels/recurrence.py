@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import KernelError
+from .registry import Traits
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -58,6 +59,20 @@ class RecurrenceProblem:
             "head_size": max(self.key_size, self.value_size),
             "itemsize": self.q.element_size(),
         }
+
+    def traits(self, architecture: str) -> Traits:
+        """Return what a kernel must know to say whether it takes this call."""
+        return Traits(
+            architecture=architecture,
+            dtype=str(self.q.dtype).removeprefix("torch."),
+            heads=self.heads,
+            key_heads=self.q.shape[1],
+            queries=self.tokens,
+            keys=self.tokens,
+            head_size=self.key_size,
+            value_size=self.value_size,
+            features=frozenset({"decay", "backward"}),
+        )
 
 
 def check_recurrence(problem: RecurrenceProblem) -> None:

@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
 from .errors import KernelError
 from .examples import Example
+from .fallback import find_or_fall_back
 from .launch import Launch
 from .one_pass_backward import plan_backward as plan_backward_of_part
 from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
 from .options import Options
 from .problem import Problem
-from .registry import Kernel, find_kernel
+from .registry import Kernel, Traits, find_kernel
 from .tiles import LOG2_E, head_arguments, loop_tile, strides
 
 _NAME = "shared-prefix"
@@ -70,9 +73,13 @@ def _attend(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     _check(q, k, v, prefix_k, prefix_v, lengths, scale)
-    kernel, architecture = find_kernel(_NAME), find_architecture(q.device)
     prefix = _prefix_part(q, prefix_k, prefix_v, scale)
+    architecture = find_architecture(q.device)
+    kernel = find_or_fall_back(_NAME, _traits(prefix, architecture))
     out, lse = _empty_outputs(q, v)
+    if kernel is None:
+        plain = attend_with_prefix(q, k, v, prefix_k, prefix_v, lengths, scale, lse.dtype)
+        return out.copy_(plain[0]), lse.copy_(plain[1])
     launches = plan_forward(
         kernel, prefix, _on_a_line(k), _on_a_line(v), lengths, q.shape[3],
         out.flatten(2, 3), lse.flatten(2, 3), architecture,
@@ -104,11 +111,17 @@ def _differentiate(
     if lengths is not None:  # what does not exist may hold anything, NaN included
         missing = _missing(lengths, q.shape[3])[:, None, :, :, None]
         q, k, v, grad_out = (t.masked_fill(missing, 0.0) for t in (q, k, v, grad_out))
-    kernel, architecture = find_kernel("one-pass"), find_architecture(q.device)
+    prefix = _prefix_part(q, prefix_k, prefix_v, scale)
+    architecture = find_architecture(q.device)
+    if find_or_fall_back(_NAME, _traits(prefix, architecture)) is None:
+        return _differentiate_plainly(
+            grad_out, grad_lse, q, k, v, prefix_k, prefix_v, lengths, scale
+        )
+    kernel = find_kernel("one-pass")
     grads = tuple(t.new_empty(t.shape) for t in (q, k, v, prefix_k, prefix_v))
     grad_q_of_prefix = q.new_empty(q.shape)
     on_prefix = plan_backward_of_part(
-        kernel, _prefix_part(q, prefix_k, prefix_v, scale),
+        kernel, prefix,
         out.flatten(2, 3), lse.flatten(2, 3).contiguous(), _on_a_line(grad_out),
         grad_lse.flatten(2, 3).contiguous(),
         grad_q_of_prefix.flatten(2, 3), grads[3], grads[4], architecture,
@@ -134,6 +147,31 @@ def _(
     return grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
+def _differentiate_plainly(
+    grad_out: Tensor,
+    grad_lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    lengths: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tensors, exact = (q, k, v, prefix_k, prefix_v), grad_lse.dtype
+
+    def compute(*wide: Tensor) -> tuple[Tensor, Tensor]:
+        return attend_with_prefix(
+            wide[0], wide[1], wide[2], wide[3], wide[4], lengths, scale, exact
+        )
+
+    # torch.func works inside an operator, where autograd itself records nothing.
+    _, pull_back = torch.func.vjp(compute, *(t.detach().to(exact) for t in tensors))
+    found = pull_back((grad_out.to(exact), grad_lse))
+    grads = [grad.to(t.dtype).contiguous() for grad, t in zip(found, tensors, strict=True)]
+    return grads[0], grads[1], grads[2], grads[3], grads[4]
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*output, *tensors)
@@ -145,6 +183,34 @@ def _backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | No
 
 
 _attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+@register_flop_formula(torch.ops.einfuse.shared_prefix)
+def _count_forward(
+    q: Sequence[int],
+    k: Sequence[int],
+    v: Sequence[int],
+    prefix_k: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Two operations per multiply-add of the scores that exist, as if responses were full."""
+    return 2 * _count_pairs(q, prefix_k) * (q[4] + v[4])
+
+
+@register_flop_formula(torch.ops.einfuse.shared_prefix_backward)
+def _count_backward(
+    grad_out: Sequence[int], grad_lse: Sequence[int], out: Sequence[int], lse: Sequence[int],
+    q: Sequence[int], k: Sequence[int], v: Sequence[int], prefix_k: Sequence[int],
+    *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    # Over E: the scores again, dQ and dK; over F: the gradient of the weights and dV.
+    return 2 * _count_pairs(q, prefix_k) * (3 * q[4] + 2 * v[4])
+
+
+def _count_pairs(q: Sequence[int], prefix_k: Sequence[int]) -> int:
+    *outer, tokens, _ = q
+    return math.prod(outer) * (tokens * prefix_k[2] + tokens * (tokens + 1) // 2)
 
 
 def attend_with_prefix(
@@ -367,6 +433,11 @@ def _prefix_part(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, scale: float) ->
     """All tokens of all responses against the prefixes."""
     k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (prefix_k, prefix_v))
     return Problem(_on_a_line(q), k, v, Options(scale=scale))
+
+
+def _traits(prefix: Problem, architecture: str) -> Traits:
+    traits = prefix.traits(training=True, architecture=architecture)
+    return replace(traits, features=traits.features | {"shared_prefix"})
 
 
 def _on_a_line(tensor: Tensor) -> Tensor:

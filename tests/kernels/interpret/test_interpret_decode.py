@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from einfuse.kernels.cache import CacheProblem, attend_cache  # noqa: E402
 from einfuse.kernels.check import judge  # noqa: E402
-from einfuse.kernels.decode import decode  # noqa: E402
+from einfuse.kernels.decode import decode_attention  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
 
 KERNELS = ("split-kv-decode", "stream-k-decode")
@@ -45,7 +45,7 @@ def paginate(k, v, slots, seed=0):
 @pytest.mark.parametrize("queries", [1, 3])
 def test_a_decoding_step_errs_at_most_twice_as_much_as_the_plain_formula(kernel, dtype, queries):
     q, k, v, lengths = draw(dtype, queries)
-    out, lse = decode(q, k, v, lengths=lengths, splits=3, kernel=kernel)
+    out, lse = decode_attention(q, k, v, lengths=lengths, splits=3, kernel=kernel)
     problem = CacheProblem(q, k, v, 24**-0.5, True, lengths)
     exact, plain = attend_cache(problem, torch.float64), attend_cache(problem, dtype)
     verdict = judge(out, exact[0], plain[0])
@@ -58,9 +58,11 @@ def test_a_decoding_step_errs_at_most_twice_as_much_as_the_plain_formula(kernel,
 @pytest.mark.parametrize("slots", [16, 24, 64])
 def test_a_paged_cache_equals_a_contiguous_one(kernel, slots):
     q, k, v, lengths = draw(torch.float16)
-    dense = decode(q, k, v, lengths=lengths, splits=2, kernel=kernel)
+    dense = decode_attention(q, k, v, lengths=lengths, splits=2, kernel=kernel)
     k_pages, v_pages, table = paginate(k, v, slots)
-    paged = decode(q, k_pages, v_pages, lengths=lengths, page_table=table, splits=2, kernel=kernel)
+    paged = decode_attention(
+        q, k_pages, v_pages, lengths=lengths, page_table=table, splits=2, kernel=kernel
+    )
     assert torch.equal(dense[0], paged[0])
     assert torch.equal(dense[1], paged[1])
 
@@ -69,7 +71,7 @@ def test_a_paged_cache_equals_a_contiguous_one(kernel, slots):
 @pytest.mark.parametrize("splits", [1, 2, 5, 40])
 def test_the_number_of_splits_changes_rounding_alone(kernel, splits):
     q, k, v, lengths = draw(torch.float32, lengths=(110, 1, 64))
-    out, lse = decode(q, k, v, lengths=lengths, splits=splits, kernel=kernel)
+    out, lse = decode_attention(q, k, v, lengths=lengths, splits=splits, kernel=kernel)
     exact = attend_cache(CacheProblem(q, k, v, 24**-0.5, True, lengths), torch.float64)
     assert (out - exact[0]).abs().max() < 1e-5
     assert (lse - exact[1]).abs().max() < 1e-5
@@ -77,8 +79,8 @@ def test_the_number_of_splits_changes_rounding_alone(kernel, splits):
 
 def test_with_fixed_splits_a_sequence_does_not_depend_on_the_batch():
     q, k, v, _ = draw(torch.float16)
-    together, _ = decode(q, k, v, splits=3)
-    alone, _ = decode(q[1:2], k[1:2], v[1:2], splits=3)
+    together, _ = decode_attention(q, k, v, splits=3)
+    alone, _ = decode_attention(q[1:2], k[1:2], v[1:2], splits=3)
     assert torch.equal(together[1:2], alone)
 
 
@@ -88,7 +90,7 @@ def test_keys_past_the_length_are_never_used(kernel):
     for sequence, length in enumerate(lengths.tolist()):
         k[sequence, :, length:] = float("nan")
         v[sequence, :, length:] = float("nan")
-    out, lse = decode(q, k, v, lengths=lengths, kernel=kernel)
+    out, lse = decode_attention(q, k, v, lengths=lengths, kernel=kernel)
     assert torch.isfinite(out).all()
     assert not torch.isnan(lse).any()
 
@@ -96,7 +98,7 @@ def test_keys_past_the_length_are_never_used(kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_more_rows_than_a_tile_are_split(kernel):
     q, k, v, _ = draw(torch.float32, queries=5, lengths=(50,), heads=16, key_heads=2, capacity=50)
-    out, _ = decode(q, k, v, kernel=kernel)
+    out, _ = decode_attention(q, k, v, kernel=kernel)
     exact = attend_cache(CacheProblem(q, k, v, 24**-0.5), torch.float64)[0]
     assert (out - exact).abs().max() < 1e-5
 
@@ -105,7 +107,9 @@ def test_more_rows_than_a_tile_are_split(kernel):
 def test_caches_are_taken_by_their_strides(kernel):
     q, k, v, _ = draw(torch.float32)
     rows_first = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v)]
-    assert torch.equal(decode(q, k, v, kernel=kernel)[0], decode(*rows_first, kernel=kernel)[0])
+    assert torch.equal(
+        decode_attention(q, k, v, kernel=kernel)[0], decode_attention(*rows_first, kernel=kernel)[0]
+    )
 
 
 def test_decode_is_a_well_formed_operator():
@@ -130,7 +134,7 @@ def test_bad_calls_name_the_argument(change, words):
     lengths = torch.tensor(change.get("lengths", lengths.tolist()), dtype=torch.int32)
     options = {name: change[name] for name in ("scale", "kernel") if name in change}
     with pytest.raises(KernelError, match=words):
-        decode(q, k, v, lengths=lengths, **options)
+        decode_attention(q, k, v, lengths=lengths, **options)
 
 
 @pytest.mark.parametrize("page", [-1, 12])
@@ -138,7 +142,7 @@ def test_pages_that_do_not_exist_are_refused_where_they_are_used(page):
     q, k, v, lengths = draw(torch.float32)
     k_pages, v_pages, table = paginate(k, v, 32)
     table[1] = page  # sequence 1 has no keys: its pages are not used
-    decode(q, k_pages, v_pages, lengths=lengths, page_table=table)
+    decode_attention(q, k_pages, v_pages, lengths=lengths, page_table=table)
     table[2, 1] = page
     with pytest.raises(KernelError, match=f"page_table: expected pages from 0 to 11, found {page}"):
-        decode(q, k_pages, v_pages, lengths=lengths, page_table=table)
+        decode_attention(q, k_pages, v_pages, lengths=lengths, page_table=table)
