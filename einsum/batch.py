@@ -8,18 +8,8 @@ from dataclasses import replace
 from .cascade import Cascade, Rank, Tensor
 from .equation import Einsum
 from .errors import EinfuseError
-from .expression import (
-    Access,
-    Binary,
-    Call,
-    Comparison,
-    Coordinate,
-    Expression,
-    Index,
-    Negate,
-    Number,
-    RankSize,
-)
+from .expression import Access, Comparison, Coordinate, Expression, Index
+from .substitution import rebuild
 from .validate import validated
 
 
@@ -88,6 +78,10 @@ def _batched(einsum: Einsum, missing: Mapping[str, tuple[str, ...]]) -> Einsum:
     )
 
 
+def _expression(node: Expression, missing: Mapping[str, tuple[str, ...]]) -> Expression:
+    return rebuild(node, lambda part: _access(part, missing) if isinstance(part, Access) else None)
+
+
 def _access(access: Access, missing: Mapping[str, tuple[str, ...]]) -> Access:
     batch = tuple(Index(Coordinate(rank.lower())) for rank in missing[access.tensor])
     own = tuple(
@@ -102,17 +96,3 @@ def _access(access: Access, missing: Mapping[str, tuple[str, ...]]) -> Access:
 
 def _comparison(c: Comparison, missing: Mapping[str, tuple[str, ...]]) -> Comparison:
     return replace(c, left=_expression(c.left, missing), right=_expression(c.right, missing))
-
-
-def _expression(node: Expression, missing: Mapping[str, tuple[str, ...]]) -> Expression:
-    match node:
-        case Number() | RankSize() | Coordinate():
-            return node
-        case Access():
-            return _access(node, missing)
-        case Negate(operand=operand):
-            return replace(node, operand=_expression(operand, missing))
-        case Binary(left=left, right=right):
-            return replace(node, left=_expression(left, missing), right=_expression(right, missing))
-        case Call(arguments=arguments):
-            return replace(node, arguments=tuple(_expression(a, missing) for a in arguments))

@@ -40,13 +40,13 @@ def rebuild(node: Expression, leaf: Leaf) -> Expression:
         case Number() | RankSize() | Coordinate():
             return node
         case Negate(operand=operand):
-            return Negate(rebuild(operand, leaf))
-        case Binary(operator=operator, left=left, right=right):
-            return Binary(operator, rebuild(left, leaf), rebuild(right, leaf))
-        case Call(function=function, arguments=arguments):
-            return Call(function, tuple(rebuild(argument, leaf) for argument in arguments))
-        case Access(tensor=tensor, indices=indices):
-            return Access(tensor, tuple(_index(index, leaf) for index in indices))
+            return replace(node, operand=rebuild(operand, leaf))
+        case Binary(left=left, right=right):
+            return replace(node, left=rebuild(left, leaf), right=rebuild(right, leaf))
+        case Call(arguments=arguments):
+            return replace(node, arguments=tuple(rebuild(a, leaf) for a in arguments))
+        case Access(indices=indices):
+            return replace(node, indices=tuple(_index(index, leaf) for index in indices))
 
 
 def put(node: Expression, values: Mapping[str, Expression]) -> Expression:
