@@ -25,8 +25,23 @@ class CascadeError(EinfuseError):
     ) -> None:
         self.message = message
         self.span = span
+        self.text = text
         self.source = source
         super().__init__(_render(message, span, text, source))
+
+    @property
+    def line(self) -> int | None:
+        """The line it points at, counted from 1."""
+        return self.span.line if self.span else None
+
+    @property
+    def column(self) -> int | None:
+        """The column it points at, counted from 1."""
+        return self.span.column if self.span else None
+
+    def __reduce__(self) -> tuple[type[CascadeError], tuple[str, Span | None, str, str]]:
+        """Pickle by its parts, so that it crosses processes whole."""
+        return type(self), (self.message, self.span, self.text, self.source)
 
 
 class Located(Protocol):
