@@ -109,7 +109,7 @@ def _find(cascade: Cascade, batch: frozenset[str]) -> Facts:
     roots = _roots(cascade)
 
     def operand(access: Access) -> Operand:
-        found = {cascade.rank_of(v) for index in access.indices for v in variables(index)}
+        found = {cascade.rank_of(v) for index in access.indices for v in variables(index.expression)}
         tensor = roots.get(access.tensor, access.tensor)
         return Operand(access.tensor, tensor, frozenset(found) | batch)
 
@@ -165,7 +165,7 @@ def _is_carried(cascade: Cascade, tensor: str) -> bool:
     iterative = {i.variable for i in cascade.iterations}
     return any(
         output.tensor == tensor
-        and set(variables(index)) & iterative
+        and set(variables(index.expression)) & iterative
         and not isinstance(index.expression, Coordinate)
         for einsum in cascade.producers(tensor)
         for output in einsum.outputs
