@@ -35,7 +35,8 @@ class Kind(Enum):
 class Sweep:
     """The sweep of one Einsum along one level of a rank.
 
-    ``sizes`` are the sizes of the ranks, symbols where they are open.
+    ``sizes`` are the sizes of the ranks, symbols where they are open; ``ranks`` are those of
+    every tensor.
     """
 
     cascade: Cascade
@@ -43,6 +44,7 @@ class Sweep:
     family: Partition
     level: int
     sizes: Mapping[str, Any]
+    ranks: Mapping[str, tuple[str, ...]]
 
     @cached_property
     def variable(self) -> str | None:
@@ -59,8 +61,7 @@ class Sweep:
 
     def dimensions(self, access: Access) -> Iterator[tuple[str, Index]]:
         """Yield the indices of an access that run along the level, with the ranks they index."""
-        ranks = self.cascade.tensor(access.tensor).ranks
-        for rank, index in zip(ranks, access.indices, strict=True):
+        for rank, index in zip(self.ranks[access.tensor], access.indices, strict=True):
             if self.family.covers_level(rank, self.level):
                 yield rank, index
 

@@ -226,7 +226,11 @@ class _Tracer:
         self.level = level
         self.sizes = bind_symbolic(cascade)
         self.loop = range(len(cascade.init), len(cascade.init) + len(cascade.loop))
-        self.sweeps = [Sweep(cascade, e, family, level, self.sizes) for e in cascade.einsums]
+        self.ranks = {tensor.name: tensor.ranks for tensor in cascade.tensors}
+        self.sweeps = [
+            Sweep(cascade, einsum, family, level, self.sizes, self.ranks)
+            for einsum in cascade.einsums
+        ]
         self.sweep = [sweep.variable for sweep in self.sweeps]
 
     def run(self) -> Dependence:
@@ -256,9 +260,12 @@ class _Tracer:
             for edge in self._edge(read, access, write)
         ]
         plain_reads = [read for read, _ in reads]
-        ways = self._ways(plain_reads, edges)
+        by_einsum: list[list[Read]] = [[] for _ in self.sweeps]
+        for read in plain_reads:
+            by_einsum[read.einsum].append(read)
+        ways = self._ways(by_einsum, edges)
         edges = [self._turned(edge, ways) for edge in edges]
-        mirrored = self._mirrored(plain_reads)
+        mirrored = self._mirrored(by_einsum)
         directions = [_OPPOSITE[w] if i in mirrored else w for i, w in enumerate(ways)]
         return Dependence(
             self.cascade,
@@ -293,8 +300,7 @@ class _Tracer:
         """Return how many generations of another rank pass; None where a tile of ours does."""
         if reader not in self.loop or writer not in self.loop:
             return 0
-        ranks = self.cascade.tensor(read.tensor).ranks
-        for rank, r, w in zip(ranks, read.indices, write.indices, strict=True):
+        for rank, r, w in zip(self.ranks[read.tensor], read.indices, write.indices, strict=True):
             step = self._distance(w, r)
             if self.family.covers_level(rank, self.level) or not self._iterates(w):
                 continue
@@ -346,12 +352,12 @@ class _Tracer:
         gone = [v for r in einsum.reductions for v in r.variables if self.sweeps[i].runs(v)]
         return f"is folded over {', '.join(gone)}" if gone else "is swept"
 
-    def _ways(self, reads: list[Read], edges: list[Edge]) -> list[Direction]:
+    def _ways(self, reads: list[list[Read]], edges: list[Edge]) -> list[Direction]:
         """Return the way each Einsum's own variable has to run: by recurrences and filters."""
         recurrent = self._recurrent(edges)
         ways = []
         for i in range(len(self.sweeps)):
-            kinds = {read.kind for read in reads if read.einsum == i and self.sweep[i] is not None}
+            kinds = {read.kind for read in reads[i] if self.sweep[i] is not None}
             if i in recurrent:
                 ways.append(Direction.UP if recurrent[i] >= 0 else Direction.DOWN)
             elif Kind.PREFIX in kinds:
@@ -403,16 +409,15 @@ class _Tracer:
         iterative = {iteration.variable for iteration in self.cascade.iterations}
         return not iterative.isdisjoint(variables(index))
 
-    def _mirrored(self, reads: list[Read]) -> set[int]:
+    def _mirrored(self, reads: list[list[Read]]) -> set[int]:
         """Return the Einsums that run against the order of the inputs they come from."""
         mirrored: set[int] = set()
         produced = {o.tensor: i for i, e in enumerate(self.cascade.einsums) for o in e.outputs}
         for i in range(len(self.cascade.einsums)):
             frames = {
                 read.mirrored != (produced.get(read.tensor, -1) in mirrored)
-                for read in reads
-                if read.einsum == i
-                and (read.mirrored or read.kind in (Kind.ALIGNED, Kind.PREFIX, Kind.SUFFIX))
+                for read in reads[i]
+                if (read.mirrored or read.kind in (Kind.ALIGNED, Kind.PREFIX, Kind.SUFFIX))
                 and produced.get(read.tensor, -1) < i
             }
             if frames == {True}:

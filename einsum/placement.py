@@ -220,9 +220,13 @@ def _critical_path(counted: frozenset[int], placed: _Placed) -> tuple[int, tuple
     """Return the Einsum that a path to the last pass starts with, and the path's edges."""
     here = max(sorted(counted), key=lambda i: placed.positions[i], default=0)
     edges: list[Edge] = []
-    while (edge := placed.causes[here]) is not None and edge not in edges:
+    seen = {here}
+    while (edge := placed.causes[here]) is not None:
         edges.append(edge)
         here = edge.producer
+        if here in seen:
+            break
+        seen.add(here)
     return here, tuple(reversed(edges))
 
 

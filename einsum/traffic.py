@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from .alignment import Kind
 from .cascade import Cascade
+from .equation import Einsum
 from .errors import EinfuseError
 from .expression import Access, Binary, Coordinate, Index, walk
 from .footprint import minimum_cut, outer_ranks
@@ -82,7 +83,9 @@ def compulsory_words(cascade: Cascade, sizes: Mapping[str, int]) -> int:
     written = [
         name
         for name in cascade.outputs
-        if not any(_filtered(o) for e in cascade.producers(name) for o in (*e.outputs, *e.operands))
+        if not any(
+            _is_culled(e) or any(map(_is_gathered, e.outputs)) for e in cascade.producers(name)
+        )
     ]
     return sum(_words(cascade, name, sizes) for name in (*read, *written))
 
@@ -137,12 +140,10 @@ class _PassPrices:
 
     def _is_dense(self) -> bool:
         """Tell whether every coordinate is certain to be read: no filter, no gather."""
-        accesses = [
-            a
-            for i in self.readers
-            for a in (*self.cascade.einsums[i].outputs, *self.cascade.einsums[i].operands)
-        ]
-        return _is_read_whole(self.cascade, self.root) and not any(_filtered(a) for a in accesses)
+        reading = [self.cascade.einsums[i] for i in self.readers]
+        return _is_read_whole(self.cascade, self.root) and not any(
+            _is_culled(e) or any(map(_is_gathered, (*e.outputs, *e.operands))) for e in reading
+        )
 
     def _boundary(
         self, late: set[int], number: int, buffer_words: npt.NDArray[np.float64], spill: int
@@ -223,10 +224,10 @@ def _breakpoints(
 def _is_read_whole(cascade: Cascade, name: str) -> bool:
     """Tell whether some Einsum certainly reads every word of an input."""
     return any(
-        access.tensor == name and not _filtered(access) and _spans(cascade, access)
+        access.tensor == name and not _is_gathered(access) and _spans(cascade, access)
         for einsum in cascade.einsums
+        if not _is_culled(einsum)
         for access in einsum.operands
-        if not any(_filtered(a) for a in (*einsum.outputs, *einsum.operands))
     )
 
 
@@ -245,12 +246,18 @@ def _spans(cascade: Cascade, access: Access) -> bool:
     return True
 
 
-def _filtered(access: Access) -> bool:
-    """Tell whether a filter or a gather stands in an access."""
-    inside = [node for index in access.indices for node in walk(index)]
+def _is_culled(einsum: Einsum) -> bool:
+    """Tell whether a filter culls points of an Einsum."""
     return any(
-        isinstance(node, Access) or (isinstance(node, Index) and node.condition) for node in inside
+        isinstance(node, Index) and node.condition
+        for tree in (*einsum.outputs, einsum.expression)
+        for node in walk(tree)
     )
+
+
+def _is_gathered(access: Access) -> bool:
+    """Tell whether a tensor of coordinates says where an access stands."""
+    return any(isinstance(node, Access) for index in access.indices for node in walk(index))
 
 
 def _words(cascade: Cascade, tensor: str, sizes: Mapping[str, int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from .plot import PALETTE, new_figure
 if TYPE_CHECKING:
     import networkx as nx
 
+_COLUMN_INCHES, _ROW_INCHES = 1.35, 0.75
 _OUTSIDE = PALETTE[0]
 _PASSES = (PALETTE[2], PALETTE[1], PALETTE[3], PALETTE[6], PALETTE[7], PALETTE[4])
 _BARRIER = PALETTE[5]
@@ -36,8 +38,10 @@ def draw_passes(cascade: Cascade, report: PassReport, path: Path) -> None:
 
     graph = build_graph(cascade, report)
     places = _layers(graph)
-    width = 1.35 * (1 + max(x for x, _ in places.values()))
-    height = 0.75 * (1 + max(y for _, y in places.values()) - min(y for _, y in places.values()))
+    width = _COLUMN_INCHES * (1 + max(x for x, _ in places.values()))
+    height = _ROW_INCHES * (
+        1 + max(y for _, y in places.values()) - min(y for _, y in places.values())
+    )
     figure, axes = new_figure(1, 1, max(6.0, width), max(3.0, height + 0.8))
     _draw(graph, places, axes[0][0], report)
     figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
@@ -112,6 +116,30 @@ def _centre(rows: dict[Any, float], neighbours: Any) -> float:
     return -sum(found) / len(found) if found else 0.0
 
 
+def _bend(places: dict[Any, tuple[float, float]], a: Any, b: Any) -> float:
+    """Return the curvature with which an arc from a to b keeps clear of the other nodes."""
+    (x0, y0), (x1, y1) = (_inches(places[n]) for n in (a, b))
+    others = [_inches(place) for n, place in places.items() if n not in (a, b)]
+
+    def clearance(bend: float) -> float:
+        middle = (x0 + x1) / 2 + bend * (y1 - y0), (y0 + y1) / 2 - bend * (x1 - x0)
+        curve = [
+            tuple(
+                (1 - t) ** 2 * p + 2 * t * (1 - t) * q + t**2 * r
+                for p, q, r in zip((x0, y0), middle, (x1, y1), strict=True)
+            )
+            for t in (k / 20 for k in range(3, 18))
+        ]
+        gap = min((math.dist(point, other) for point in curve for other in others), default=1.0)
+        return min(gap, 0.35) - 0.1 * abs(bend)
+
+    return max((0.04, -0.04, 0.12, -0.12, 0.2, -0.2, 0.3, -0.3), key=clearance)
+
+
+def _inches(place: tuple[float, float]) -> tuple[float, float]:
+    return place[0] * _COLUMN_INCHES, place[1] * _ROW_INCHES
+
+
 def _draw(
     graph: nx.DiGraph, places: dict[Any, tuple[float, float]], axis: Any, report: PassReport
 ) -> None:
@@ -122,10 +150,9 @@ def _draw(
     axis.grid(False)
     axis.axis("off")
     for a, b, data in sorted(graph.edges(data=True), key=lambda edge: bool(edge[2]["barrier"])):
-        span = abs(places[a][0] - places[b][0])
-        bend = 0.28 if data["carried"] else 0.04 if span <= 1 else 0.16
         if a == b:
             continue
+        bend = 0.28 if data["carried"] else _bend(places, a, b)
         nx.draw_networkx_edges(
             graph,
             places,

@@ -9,7 +9,10 @@ from pathlib import Path
 from einfuse.einsum.errors import EinfuseError
 from einfuse.mapper.errors import closest
 
-STUDIES = {"fusemax": "einfuse.studies.fusemax"}
+STUDIES = {
+    "footprint": "einfuse.studies.footprint",
+    "fusemax": "einfuse.studies.fusemax",
+}
 
 
 def run_study(
