@@ -215,7 +215,7 @@ class Orbit:
 
     functions: tuple[Function, ...]
     factor: Formula
-    shift: Formula = 0
+    shift: Formula = sp.S.Zero
 
 
 def orbit(

@@ -385,7 +385,11 @@ def _deferral_hazards(flow: Dataflow, reference: str, deferred: Cascade) -> tupl
     if scales and sums:
         found.append(f"{', '.join(sorted(sums))} no longer scaled by {scales[0]}")
     for einsum in deferred.init:
-        if einsum.name in sums and _is_location(flow.cone(flow.producer[einsum.name]), reference):
+        if (
+            einsum.name in sums
+            and any(isinstance(n, Binary) and n.operator in "+-" for n in walk(einsum.expression))
+            and _is_location(flow.cone(flow.producer[einsum.name]), reference)
+        ):
             found.append(f"{einsum.name} is a difference of sums, which may cancel")
     return tuple(found)
 

@@ -841,10 +841,15 @@ class _Stream:
         if flow.dependent(name):
             if name not in self.running:
                 self.final.append(self._at_end(einsum))
-        elif kind is Kind.MAP and not is_view(einsum):
+        elif kind is Kind.MAP and not (is_view(einsum) and self._reads_inputs(einsum)):
             self.loop.append(einsum)
         else:
             self.init.append(einsum)
+
+    def _reads_inputs(self, einsum: Einsum) -> bool:
+        """Tell whether nothing that an Einsum reads is made in the loop."""
+        made = {e.name for e in self.loop}
+        return not any(operand.tensor in made for operand in einsum.operands)
 
     def _emit_fold(self, move: Move) -> None:
         fold, name = move.fold, move.fold.name
