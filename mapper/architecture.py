@@ -18,7 +18,9 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import ArchitectureError, MappingError, closest
+from einfuse.einsum.errors import closest
+
+from .errors import ArchitectureError, MappingError
 from .formula import Formula, Scope, Values, parse_formula
 
 Number = float | int | str  # a string is a formula
@@ -158,7 +160,7 @@ class Architecture:
         Traceback (most recent call last):
         ...
         einfuse.mapper.errors.ArchitectureError: fusemax: no parameter 'array_1d.lane'; did you \
-mean array_1d.lanes?
+mean 'array_1d.lanes'?
         """
         for path in settings:
             if path not in self.parameters:

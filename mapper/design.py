@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.einsum.library import load as load_cascade
 
 from .architecture import (
@@ -30,7 +30,7 @@ from .architecture import (
     parse_architecture,
     read_yaml,
 )
-from .errors import MappingError, closest
+from .errors import MappingError
 from .formula import Formula, Values, parse_formula
 from .mapping import Nest, parse_nest
 from .pipeline import Stage, StageFile, parse_stage

@@ -17,7 +17,9 @@ import lark
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MappingError, closest
+from einfuse.einsum.errors import closest
+
+from .errors import MappingError
 
 Values = Any  # a number, a truth value, or a NumPy array of either
 
@@ -34,10 +36,10 @@ class Formula:
     def evaluate(self, names: Mapping[str, Values]) -> Values:
         """Return the value for the values of its names (broadcast against each other).
 
-        >>> parse_formula("ceil(P / 256) * 2").evaluate({"P": 300})
+        >>> float(parse_formula("ceil(P / 256) * 2").evaluate({"P": 300}))
         4.0
-        >>> parse_formula("largest_divisor(12, 5)").evaluate({})
-        4.0
+        >>> parse_formula("largest_divisor(P, 5)").evaluate({"P": np.array([12, 14])})
+        array([4., 2.])
         """
         return self.function(names)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from einfuse.mapper.errors import MappingError, closest
+from einfuse.einsum.errors import closest
+from einfuse.mapper.errors import MappingError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.mapper.design import Design
-from einfuse.mapper.errors import ArchitectureError, MappingError, closest
+from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.formula import parse_formula
 from einfuse.mapper.mapping import walk_nest
 
@@ -58,7 +58,7 @@ def evaluate(
     >>> from einfuse.mapper.design import load_design
     >>> shape = {"B": 64, "H": 12, "M": 4096, "P": 4096, "E": 64, "F": 64}
     >>> round(evaluate(load_design("fusemax"), shape).seconds, 6)
-    0.029467
+    0.0297
     """
     chosen = find_accounting(accounting)
     settings = dict(set or {})

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from einfuse.einsum.errors import closest
 from einfuse.einsum.shape import bind
 from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.counts import REGISTERS, Counts, Problem, Work, count, select
 from einfuse.mapper.design import Design
-from einfuse.mapper.errors import ArchitectureError, MappingError, closest
+from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.facts import Facts, facts
 from einfuse.mapper.formula import Formula, Scope, Values, parse_formula
 from einfuse.mapper.mapping import Compute, Nest, walk_nest

@@ -19,9 +19,8 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.mapper.design import load_design
-from einfuse.mapper.errors import closest
 from einfuse.simulator.evaluation import Evaluation
 from einfuse.simulator.model import evaluate
 
@@ -297,8 +296,9 @@ def run(
     total, hours = time.perf_counter() - started, paper()["artifact_hours"]
     console.print(
         f"{len(workloads.labels) * 7 * len(ACCOUNTINGS) + len(space)} evaluations in "
-        f"{seconds:.2f} s, with tables, figures and report {total:.1f} s: {hours * 3600 / total:,.0f} "
-        f"times as fast as the authors' artifact (about {hours} h). All of it is in {out}",
+        f"{seconds:.2f} s, with tables, figures and report {total:.1f} s: "
+        f"{hours * 3600 / total:,.0f} times as fast as the authors' artifact (about {hours} h). "
+        f"All of it is in {out}",
         highlight=False,
     )
     return path

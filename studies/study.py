@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.mapper.errors import closest
+from einfuse.einsum.errors import EinfuseError, closest
 
 STUDIES = {
     "footprint": "einfuse.studies.footprint",

@@ -39,14 +39,14 @@ def test_the_table_shows_units(einfuse: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--design", "fusemx", "--shape", SHAPE), "did you mean fusemax"),
+        (("--design", "fusemx", "--shape", SHAPE), "did you mean 'fusemax'"),
         (("--design", "fusemax", "--shape", "B=1,H=1,M=4096,P=4096,E=64"), "rank F has no size"),
         (("--design", "fusemax", "--shape", SHAPE + ",G=1"), "no rank 'G'"),
         (("--design", "fusemax", "--shape", "B=1,H=1,M=0,P=1,E=1,F=1"), "at least 1"),
         (("--design", "fusemax", "--shape", "B=1,H=1,M=-4,P=1,E=1,F=1"), "whole size"),
         (
             ("--design", "fusemax", "--shape", SHAPE, "--set", "array_1d.lane=2"),
-            "did you mean array_1d.lanes",
+            "did you mean 'array_1d.lanes'",
         ),
         (("--design", "fusemax", "--shape", SHAPE, "--set", "array_1d.lanes=x"), "needs a number"),
         (("--design", "fusemax", "--shape", SHAPE, "--set", "clock_hz=0"), "above 0"),

@@ -65,9 +65,9 @@ def test_divisors_of_arrays_are_those_of_their_elements(pairs: list[tuple[int, f
         ("1 +", "found the end"),
         ("2 $ 3", "found '[$] 3' at column 3"),
         ("", "found the end"),
-        ("ceiling(2)", "unknown function 'ceiling'; did you mean ceil"),
+        ("ceiling(2)", "unknown function 'ceiling'; did you mean 'ceil'"),
         ("ceil(1, 2)", "ceil takes 1 arguments, found 2"),
-        ("columns * 2", "unknown name 'columns'; did you mean array_2d.columns"),
+        ("columns * 2", "unknown name 'columns'; did you mean 'array_2d.columns'"),
         ("1 / (c - c)", "division by zero"),
     ],
 )

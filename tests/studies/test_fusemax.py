@@ -88,11 +88,11 @@ def test_a_part_of_the_study_writes_all_its_files(tmp_path: Path) -> None:
 
 
 def test_unknown_models_and_lengths_name_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(EinfuseError, match="no model 'GPT'; known: BERT, T5, TrXL, XLM"):
+    with pytest.raises(EinfuseError, match="no model 'GPT'; there is BERT, T5, TrXL, XLM"):
         run_study("fusemax", tmp_path, models=["GPT"])
     with pytest.raises(EinfuseError, match="no length '2K'"):
         run_study("fusemax", tmp_path, lengths=["2K"])
-    with pytest.raises(EinfuseError, match="no study 'fusemx'; did you mean fusemax"):
+    with pytest.raises(EinfuseError, match="no study 'fusemx'; did you mean 'fusemax'"):
         run_study("fusemx", tmp_path)
 
 
