@@ -155,6 +155,8 @@ class Arithmetic:
             first = replace(left, data=self.filled(left, before))
         if not touch.right:
             second = replace(right, data=self.filled(right, after))
+        if operator in ("*", "/"):
+            first, second = self._differentiable(first), self._differentiable(second)
         empty = empty_of(operator, touch, left.empty, right.empty)
         if operator in ("*", "/") and empty and _negative(left.data, right.data):
             empty = -empty
@@ -185,6 +187,7 @@ class Arithmetic:
                 present = self._both(present, argument.present)
         if merge in ("union", "left", "right"):
             arguments = [replace(a, data=self.filled(a, a.empty)) for a in arguments]
+        arguments = [self._differentiable(argument) for argument in arguments]
         operands = self._operands(function.name, [a.data for a in arguments])
         if not any(self.backend.is_array(operand) for operand in operands):
             with np.errstate(all="ignore"):
@@ -319,6 +322,15 @@ class Arithmetic:
         return Value(
             self.backend.call(function, operands, None), present, empty, present is None, True
         )
+
+    def _differentiable(self, value: Value) -> Value:
+        """Return the value with absent points at 1, where functions have finite derivatives.
+
+        A derivative of 0 times that of a function at an infinite empty value would be NaN.
+        """
+        if value.present is None or not self.backend.follows_gradients(value.data):
+            return value
+        return replace(value, data=self.backend.where(value.present, value.data, 1.0), clean=False)
 
     def _touched(self, touch: Touch, left: Array | None, right: Array | None) -> Array | None:
         if touch.left and touch.right:

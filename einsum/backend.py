@@ -39,6 +39,9 @@ class Backend(Protocol):
     def is_array(self, value: Operand) -> bool:
         """Tell an array from a Python number."""
 
+    def follows_gradients(self, *operands: Operand) -> bool:
+        """Tell whether derivatives will be asked of a result of these."""
+
     def is_floating(self, array: Array) -> bool:
         """Tell floating from integer and truth arrays."""
 

@@ -303,33 +303,58 @@ class _Evaluation:
         return result
 
     def _contracted(self, factors: Sequence[Value], summed: Sequence[int]) -> Value:
-        presents = [f.present for f in factors if f.present is not None]
+        """Return the sum of a product.
+
+        A mask that does not vary along the summed axes is applied to the result. One that does
+        is applied to its factor, or is a factor of its own if it has more axes than that.
+        """
         present: Array | None = None
-        for mask in presents:
-            present = mask if present is None else present & mask
+        for factor in factors:
+            if factor.present is not None:
+                present = factor.present if present is None else present & factor.present
+        kept = present
         if present is not None:
-            seen = tuple(a for a in summed if present.shape[a] != 1)
-            kept = self.backend.any(present, seen) if seen else present
+            kept = self._any(present, summed)
             if not bool(kept.any()):
                 return self.arithmetic.absent(self.space.ndim, 0.0)
-            if self._spoils(factors):
+            if self._spoils(factors, summed):
                 return self._pointwise_sum(factors, present, kept, summed)
-            present = kept
+        data: list[Array] = []
+        clean = True
+        for factor in factors:
+            if factor.present is None:
+                data.append(factor.data)
+            elif not _varies(factor.present, summed):
+                data.append(factor.data)
+                clean = False
+            elif _covers(factor):
+                data.append(self.arithmetic.filled(factor, 0.0))
+            else:
+                data += [factor.data, factor.present]
         layout = [axis for axis in range(self.space.ndim) if axis not in summed]
-        data = [self.arithmetic.filled(factor, 0.0) for factor in factors]
         result = contract(
             self.backend, self.arithmetic.dtype, data, self.space.extents, summed, layout
         )
-        return Value(result.data, present, 0.0, True, result.owned)
+        return Value(result.data, kept, 0.0, clean, result.owned)
 
-    def _spoils(self, factors: Sequence[Value]) -> bool:
+    def _any(self, present: Array, axes: Sequence[int]) -> Array:
+        seen = tuple(axis for axis in axes if present.shape[axis] != 1)
+        return self.backend.any(present, seen) if seen else present
+
+    def _spoils(self, factors: Sequence[Value], summed: Sequence[int]) -> bool:
         """Tell whether a factor that is not finite meets an absent one: 0 * inf would be NaN."""
-        masked = [k for k, factor in enumerate(factors) if factor.present is not None]
+        masked = [
+            k for k, f in enumerate(factors) if f.present is not None and _varies(f.present, summed)
+        ]
         for k, factor in enumerate(factors):
-            if any(other != k for other in masked) and self.backend.is_array(factor.data):
+            data = factor.data
+            alone = masked in ([], [k])
+            if (alone and (k not in masked or _covers(factor))) or not self.backend.is_array(data):
+                continue
+            if k in masked and _covers(factor):
                 data = self.arithmetic.filled(factor, 0.0)
-                if self.backend.is_floating(data) and not self.backend.is_finite(data):
-                    return True
+            if self.backend.is_floating(data) and not self.backend.is_finite(data):
+                return True
         return False
 
     def _pointwise_sum(
@@ -449,6 +474,18 @@ class _Evaluation:
         return self.arithmetic.cleaned(
             Value(filled.reshape(shape), hit.reshape(shape), 0.0, True, True)
         )
+
+
+def _varies(present: Array, axes: Sequence[int]) -> bool:
+    return any(present.shape[axis] != 1 for axis in axes)
+
+
+def _covers(factor: Value) -> bool:
+    """Tell whether the data have every axis of the mask."""
+    if factor.present is None or not hasattr(factor.data, "shape"):
+        return factor.present is None
+    pairs = zip(factor.present.shape, factor.data.shape, strict=True)
+    return all(mask == 1 or size != 1 for mask, size in pairs)
 
 
 def _is_binary(node: Expression, operator: str) -> bool:

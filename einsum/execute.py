@@ -22,7 +22,7 @@ from .expression import Access, Coordinate, Index, walk
 from .functions import closest
 from .indexing import Space, condition, linear_form
 from .lifetime import Lifetimes, Step
-from .memory import peak_bytes
+from .memory import check_fits
 from .plan import Plan, make_plan
 from .shape import bind, tensor_shape
 
@@ -67,7 +67,13 @@ def run(
     sizes = bound_sizes(cascade, {n: tuple(a.shape) for n, a in arrays.items()}, shape or {})
     arithmetic = Arithmetic(library, library.dtype_of(arrays.values()))
     wanted = [t.name for t in cascade.tensors] if all_tensors else list(cascade.outputs)
-    _check_memory(cascade, sizes, arithmetic, wanted, memory_limit_bytes)
+    check_fits(
+        cascade,
+        sizes,
+        library.item_bytes(arithmetic.dtype),
+        library.available_bytes() if memory_limit_bytes is None else memory_limit_bytes,
+        wanted,
+    )
     with library.quiet():
         return _Run(cascade, sizes, arithmetic, arrays, wanted).outputs()
 
@@ -340,35 +346,6 @@ def _imported(cascade: Cascade, inputs: Mapping[str, Any], backend: Backend) -> 
                 f"{cascade.name} has no input '{name}'{closest(name, cascade.inputs)}"
             )
     return {name: backend.import_input(name, inputs[name]) for name in cascade.inputs}
-
-
-def _check_memory(
-    cascade: Cascade,
-    sizes: Mapping[str, int],
-    arithmetic: Arithmetic,
-    wanted: Sequence[str],
-    limit_bytes: int | None,
-) -> None:
-    backend = arithmetic.backend
-    item_bytes = backend.item_bytes(arithmetic.dtype)
-    needed = peak_bytes(cascade, sizes, item_bytes, wanted)
-    free = backend.available_bytes() if limit_bytes is None else limit_bytes
-    if free is not None and needed.bytes > free:
-        what = "available" if limit_bytes is None else "allowed"
-        raise EinfuseError(
-            f"{cascade.name} would need about {needed.bytes} bytes ({_readable(needed.bytes)}), "
-            f"most of it at {needed.at}; {free} ({_readable(free)}) are {what}. Use smaller ranks, "
-            "a narrower dtype, or a cascade that splits the rank"
-        )
-
-
-def _readable(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            return f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
 
 
 def _axes(tensor: Tensor) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .cascade import Cascade
 from .equation import Einsum
+from .errors import EinfuseError
 from .expression import Access, Binary, Call, Coordinate, Expression, Negate, accesses, variables
 from .indexing import Space, linear_form
 from .lifetime import Lifetimes, Step
@@ -48,6 +49,49 @@ def peak_bytes(
     Peak(bytes=40040, at='Y')
     """
     return _Account(cascade, sizes, item_bytes, wanted or cascade.outputs).peak()
+
+
+def check_fits(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    item_bytes: int,
+    limit_bytes: int | None,
+    wanted: Sequence[str] | None = None,
+    *,
+    count_inputs: bool = False,
+) -> None:
+    """Raise an `EinfuseError` if a run would need more memory than there is.
+
+    Args:
+        cascade: the cascade.
+        sizes: the size of every rank.
+        item_bytes: bytes of one element.
+        limit_bytes: the memory there is; None where that is unknown.
+        wanted: the tensors to keep to the end; left out: the outputs.
+        count_inputs: whether the inputs have yet to be allocated.
+    """
+    peak = peak_bytes(cascade, sizes, item_bytes, wanted)
+    needed = peak.bytes
+    if count_inputs:
+        inputs = [math.prod(sizes[r] for r in t.ranks) for t in cascade.input_tensors]
+        needed += item_bytes * sum(inputs)
+    if limit_bytes is not None and needed > limit_bytes:
+        raise EinfuseError(
+            f"{cascade.name} would need about {needed} bytes ({readable(needed)}), most of it at "
+            f"{peak.at or 'its inputs'}; there are {limit_bytes} ({readable(limit_bytes)}). Use "
+            "smaller ranks, a narrower dtype, or a cascade that splits the rank"
+        )
+
+
+def readable(count_bytes: int) -> str:
+    """Return a number of bytes with a unit.
+
+    >>> readable(3 * 2**20)
+    '3.0 MiB'
+    """
+    exponent = min((max(count_bytes, 1).bit_length() - 1) // 10, 5)
+    unit = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")[exponent]
+    return f"{count_bytes / 1024**exponent:.1f} {unit}"
 
 
 class _Account:
@@ -108,7 +152,10 @@ class _Account:
         return elements * self.item_bytes
 
     def _einsum_bytes(self, made: Plan, space: Space, step: Step) -> tuple[int, int]:
-        """Return the bytes of temporaries beside the result, and of the result."""
+        """Return the bytes of temporaries beside the result, and of the result.
+
+        The first is negative where the result takes over the buffer of an operand.
+        """
         einsum = made.einsum
         node = einsum.expression
         if isinstance(node, Access) and not einsum.reductions:
@@ -126,8 +173,8 @@ class _Account:
         result = self._bytes(kept, space)
         if any(not isinstance(i.expression, Coordinate) for o in einsum.outputs for i in o.indices):
             result = max(result, self._bytes(kept, space))
-        reused = self._reused(einsum, space, step)
-        return max(0, peak - size - reused), result
+        reused = 0 if actions else self._reused(einsum, space, step)
+        return max(0, peak - size) - reused, result
 
     def _reused(self, einsum: Einsum, space: Space, step: Step) -> int:
         """Return the bytes of an operand whose buffer the result takes over."""

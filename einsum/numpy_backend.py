@@ -51,6 +51,9 @@ class NumpyBackend:
     def is_array(self, value: Operand) -> bool:
         return isinstance(value, np.ndarray)
 
+    def follows_gradients(self, *operands: Operand) -> bool:
+        return False
+
     def is_floating(self, array: Array) -> bool:
         return bool(array.dtype.kind == "f")
 

@@ -245,7 +245,7 @@ class _Pointwise:
                 return None
             extent = self.extents[access.tensor][axis]
             if found != int(found) or not 0 <= found < extent:
-                raise EinfuseError(f"index {axis} of {access.tensor} is {found}, of {extent}")
+                raise EinfuseError(f"index {axis} of {access.tensor} is {found:g}, of {extent}")
             at.append(int(found))
         return tuple(at)
 

@@ -59,6 +59,11 @@ class TorchBackend:
     def is_array(self, value: Operand) -> bool:
         return bool(self._torch.is_tensor(value))
 
+    def follows_gradients(self, *operands: Operand) -> bool:
+        return self._torch.is_grad_enabled() and any(
+            self.is_array(o) and o.requires_grad for o in operands
+        )
+
     def is_floating(self, array: Array) -> bool:
         return bool(array.is_floating_point())
 
@@ -124,7 +129,7 @@ class TorchBackend:
         return self._torch.where(truth, chosen, other)
 
     def fill(self, array: Array, truth: Array, value: float) -> Array:
-        if array.requires_grad:
+        if self.follows_gradients(array):
             return array.masked_fill(~truth, value)
         return array.masked_fill_(~truth, value)
 
@@ -136,12 +141,9 @@ class TorchBackend:
                 v if self.is_array(v) else self.full((), v, like.dtype) for v in (left, right)
             )
             return choose(left, right)
-        if out is None or self._follows_gradients(left, right):
+        if out is None or self.follows_gradients(left, right):
             return self._binary[operator](left, right)
         return self._binary[operator](left, right, out=out)
-
-    def _follows_gradients(self, *operands: Operand) -> bool:
-        return any(self.is_array(o) and o.requires_grad for o in operands)
 
     def call(self, function: Function, arguments: Sequence[Operand], out: Array | None) -> Array:
         return function.torch(*arguments)

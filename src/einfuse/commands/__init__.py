@@ -11,8 +11,10 @@ MODULES: tuple[str, ...] = (
     "cascades",
     "derive",
     "designs",
+    "kernels",
     "measure",
     "passes",
+    "run",
 )
 
 

@@ -1,0 +1,282 @@
+"""``einfuse run``: a cascade executed on arrays."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from einfuse.commands.arguments import parse_shape, print_json
+from einfuse.einsum.errors import EinfuseError
+
+if TYPE_CHECKING:
+    from einfuse.einsum.cascade import Cascade
+
+Arrays = dict[str, Any]
+
+_BATCH = ("B", "H")  # ranks that the notation leaves out
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_TINY = 4  # largest size of a rank in the point-by-point check
+_AGREES = 1e-9
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``run`` to the application."""
+    app.command("run")(run)
+
+
+def run(
+    cascade: Annotated[str, typer.Argument(help="a name of the library, or a file")],
+    shape: Annotated[
+        str, typer.Option(help="sizes of ranks, such as E=64,F=64,P=1K,M=1K; B, H add a batch")
+    ] = "",
+    inputs: Annotated[
+        Path | None, typer.Option(help="an .npz keyed by tensor name; drawn if left out")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="write the outputs to this .npz")] = None,
+    backend: Annotated[str, typer.Option(help="numpy or torch")] = "numpy",
+    device: Annotated[str, typer.Option(help="torch's device, such as cuda")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="float16, bfloat16 (torch), float32, float64; the inputs' own")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="of the drawn inputs")] = 0,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="compare with float64, and point by point on a tiny shape"),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Run a cascade, on inputs from a file or drawn at random, and summarise its outputs."""
+    from einfuse.einsum.execute import bound_sizes
+    from einfuse.einsum.execute import run as execute
+    from einfuse.einsum.library import load
+
+    if dtype and dtype not in _DTYPES:
+        raise EinfuseError(f"unknown dtype '{dtype}'; there is {', '.join(_DTYPES)}")
+    sizes = parse_shape(shape)
+    loaded = _batched(load(cascade), sizes)
+    if inputs is None:
+        arrays = _drawn(loaded, sizes, seed, dtype)
+    else:
+        arrays = _read(inputs)
+    fed = _converted(arrays, backend, device, dtype)
+    results = execute(loaded, fed, sizes, backend)
+    outputs = {name: _numpy(array) for name, array in results.items()}
+    report: dict[str, Any] = {
+        "cascade": loaded.name,
+        "outputs": {n: _summary(outputs[n], results[n].dtype) for n in outputs},
+    }
+    if check:
+        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        bound = bound_sizes(loaded, shapes, sizes)
+        report["check"] = _checked(loaded, bound, fed, results, seed, backend)
+    if output is not None:
+        _write(output, outputs)
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+    if check and not all(row["agrees"] for row in report["check"]["pointwise"].values()):
+        raise EinfuseError(f"{loaded.name}: the run differs from its point-by-point meaning")
+
+
+def _batched(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
+    """Return the cascade with the batch ranks that a shape names and it leaves out."""
+    from einfuse.einsum.batch import with_batch
+
+    ranks = [rank for rank in _BATCH if rank in sizes and rank not in cascade.rank_names]
+    return with_batch(cascade, ranks) if ranks else cascade
+
+
+def _drawn(cascade: Cascade, sizes: Mapping[str, int], seed: int, dtype: str) -> Arrays:
+    from einfuse.einsum.backend import available_main_memory_bytes
+    from einfuse.einsum.memory import check_fits
+    from einfuse.einsum.sampling import draw_inputs
+    from einfuse.einsum.shape import bind
+
+    bound = bind(cascade, sizes)
+    kind = "float32" if dtype in ("", "bfloat16") else dtype
+    item_bytes = {"float16": 2, "float32": 4, "float64": 8}[kind]
+    free = available_main_memory_bytes()
+    check_fits(cascade, bound, item_bytes, free, count_inputs=True)
+    return dict(draw_inputs(cascade, bound, seed, kind))
+
+
+def _read(path: Path) -> Arrays:
+    """Return the arrays of an .npz; pickled objects are refused."""
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise EinfuseError(
+                    f"{path}: expected an .npz with an array for each input, found one .npy array"
+                )
+            return {name: loaded[name] for name in loaded.files}
+    except EinfuseError:
+        raise
+    except (ValueError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+        if "pickle" in str(error).lower() or "object" in str(error).lower():
+            raise EinfuseError(
+                f"{path}: not an .npz of numbers (it is no zip file, or holds pickled objects, "
+                "which are never loaded); write it with numpy.savez"
+            ) from None
+        raise EinfuseError(f"{path}: not a readable .npz: {error}") from None
+
+
+def _converted(arrays: Arrays, backend: str, device: str, dtype: str) -> Arrays:
+    """Return the arrays for a backend, floating ones in the dtype that is asked for."""
+    if backend != "torch":
+        if dtype == "bfloat16":
+            raise EinfuseError("bfloat16 needs --backend torch: NumPy has no such dtype")
+        if not dtype:
+            return arrays
+        return {n: a.astype(dtype) if a.dtype.kind == "f" else a for n, a in arrays.items()}
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise EinfuseError("backend torch: PyTorch is not installed; pip install torch") from None
+    converted: Arrays = {}
+    for name, array in arrays.items():
+        try:
+            tensor = torch.as_tensor(array).to(device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            first = str(error).splitlines()[0]
+            raise EinfuseError(f"input {name}: cannot go to device '{device}': {first}") from None
+        wanted = getattr(torch, dtype) if dtype and tensor.is_floating_point() else tensor.dtype
+        converted[name] = tensor.to(wanted)
+    return converted
+
+
+def _numpy(array: Any) -> Any:
+    """Return an array in main memory; bfloat16 widens to float32, which NumPy has."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":
+            array = array.float()
+        return array.numpy()
+    return array
+
+
+def _summary(array: Any, dtype: object) -> dict[str, Any]:
+    import numpy as np
+
+    finite = array[np.isfinite(array)].astype(np.float64)
+
+    def of(function: Any) -> float | None:
+        return float(function(finite)) if finite.size else None
+
+    return {
+        "shape": list(array.shape),
+        "dtype": str(dtype).removeprefix("torch."),
+        "min": of(np.min),
+        "max": of(np.max),
+        "mean": of(np.mean),
+        "not_finite": int(array.size - finite.size),
+    }
+
+
+def _checked(
+    cascade: Cascade,
+    sizes: Mapping[str, int],
+    inputs: Arrays,
+    results: Arrays,
+    seed: int,
+    backend: str,
+) -> dict[str, Any]:
+    """Compare outputs with float64, and a tiny run with the point-by-point interpreter."""
+    from einfuse.einsum.execute import run as execute
+    from einfuse.einsum.pointwise import run_pointwise
+    from einfuse.einsum.sampling import draw_inputs, shrunk
+
+    wide = {name: _numpy(array) for name, array in inputs.items()}
+    wide = {n: a.astype("float64") if a.dtype.kind == "f" else a for n, a in wide.items()}
+    exact = execute(cascade, wide, sizes)
+    opened, tiny = shrunk(cascade, sizes, _TINY)
+    drawn = draw_inputs(opened, tiny, seed)
+    fast = execute(opened, _converted(dict(drawn), backend, "cpu", ""), tiny, backend)
+    slow = run_pointwise(opened, drawn, tiny)
+    pointwise = {name: _compared(_numpy(fast[name]), slow[name]) for name in slow}
+    return {
+        "float64": {name: _compared(_numpy(results[name]), exact[name]) for name in exact},
+        "shape": tiny,
+        "pointwise": {
+            name: {**row, "agrees": row["not_finite_differ"] == 0 and row["relative"] <= _AGREES}
+            for name, row in pointwise.items()
+        },
+    }
+
+
+def _compared(found: Any, truth: Any) -> dict[str, Any]:
+    """Return the largest error, absolute and against the largest true value."""
+    import numpy as np
+
+    found, truth = found.astype(np.float64), truth.astype(np.float64)
+    both = np.isfinite(found) & np.isfinite(truth)
+    same = (found == truth) | (np.isnan(found) & np.isnan(truth))
+    error = float(np.abs(found[both] - truth[both]).max(initial=0.0))
+    scale = float(np.abs(truth[both]).max(initial=0.0))
+    return {
+        "error": error,
+        "relative": error / scale if scale else error,
+        "not_finite_differ": int((~both & ~same).sum()),
+    }
+
+
+def _write(path: Path, outputs: Arrays) -> None:
+    """Write an .npz in one step: a reader sees the old file or the new one."""
+    import numpy as np
+
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **outputs)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    rows: list[tuple[str, ...]] = []
+    rows.append(("output", "shape", "dtype", "min", "max", "mean", "not finite"))
+    for name, row in report["outputs"].items():
+        numbers = ["-" if row[k] is None else f"{row[k]:.6g}" for k in ("min", "max", "mean")]
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        rows.append((name, shape, row["dtype"], *numbers, str(row["not_finite"])))
+    _table(rows)
+    if "check" not in report:
+        return
+    check = report["check"]
+    tiny = ",".join(f"{rank}={size}" for rank, size in check["shape"].items())
+    print()
+    rows = [("check", "output", "largest error", "relative", "")]
+    for name, row in check["float64"].items():
+        rows.append(("float64", name, f"{row['error']:.3g}", f"{row['relative']:.3g}", ""))
+    for name, row in check["pointwise"].items():
+        verdict = "agrees" if row["agrees"] else "DIFFERS"
+        error = f"{row['error']:.3g}", f"{row['relative']:.3g}"
+        rows.append(("point by point", name, *error, verdict))
+    _table(rows)
+    print(f"point by point at {tiny}")
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
