@@ -21,24 +21,19 @@ from fractions import Fraction
 import sympy as sp
 
 from .cascade import Cascade, Rank
-from .dataflow import Dataflow, Kind, operator_of
+from .dataflow import Dataflow, Kind
+from .deferral import cancel, defer, deferral_hazards, redefined
 from .errors import EinfuseError
-from .expression import Access, Binary, Expression, Negate, Number, accesses, walk
+from .localisation import localise
+from .movement import move_of
 from .operations import count_operations, total_operations
 from .partition import partition
 from .passes import PassReport, count_passes
 from .printer import render
-from .rewrite import (
-    NotDerivableError,
-    cancel,
-    defer,
-    normalise,
-    size_of,
-    tile,
-    tile_size,
-)
+from .rewrite import NotDerivableError, normalise
 from .safety import overflows
-from .streaming import localise, move_of, stream
+from .streaming import stream
+from .tiling import size_of, tile, tile_size
 from .validate import validated
 from .verification import Verification, without_sizes
 
@@ -204,13 +199,13 @@ class _Search:
             deferred = defer(flow, reference)
             if deferred is None:
                 continue
-            changed = _changed(form.cascade, deferred)
+            names = redefined(form.cascade, deferred)
             explanation = (
-                f"{reference} leaves {', '.join(changed)}: it does not vary along {self.level}, "
+                f"{reference} leaves {', '.join(names)}: it does not vary along {self.level}, "
                 "and the fold distributes over it"
             )
             other = form.then("D", explanation, deferred)
-            hazards = _deferral_hazards(flow, reference, deferred)
+            hazards = deferral_hazards(flow, reference, deferred)
             other = replace(other, hazards=(*form.hazards, *hazards))
             simpler = cancel(Dataflow(deferred, self.variable))
             if simpler is not None:
@@ -367,70 +362,6 @@ def _with_sizes(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
     declared = [Rank(r.name, given.pop(r.name, r.size), r.span) for r in cascade.ranks]
     declared += [Rank(name, size) for name, size in given.items()]
     return validated(replace(cascade, ranks=tuple(declared))) if sizes else cascade
-
-
-def _changed(before: Cascade, after: Cascade) -> tuple[str, ...]:
-    """Return the tensors that both define, differently."""
-    old = {e.name: e for e in before.init}
-    return tuple(e.name for e in after.init if e.name in old and old[e.name] != e)
-
-
-def _deferral_hazards(flow: Dataflow, reference: str, deferred: Cascade) -> tuple[str, ...]:
-    """Return what deferral costs in accuracy: scales lost, differences of large sums."""
-    found = []
-    scales = _scales(flow, reference)
-    folds = [e.name for e in deferred.init if e.name in flow.producer]
-    changed = set(_changed(flow.cascade, deferred)) & set(folds)
-    sums = [n for n in changed if flow.kinds[n] is Kind.FOLD and _folds_with(flow, n, "+")]
-    if scales and sums:
-        found.append(f"{', '.join(sorted(sums))} no longer scaled by {scales[0]}")
-    for einsum in deferred.init:
-        if (
-            einsum.name in sums
-            and any(isinstance(n, Binary) and n.operator in "+-" for n in walk(einsum.expression))
-            and _is_location(flow.cone(flow.producer[einsum.name]), reference)
-        ):
-            found.append(f"{einsum.name} is a difference of sums, which may cancel")
-    return tuple(found)
-
-
-def _scales(flow: Dataflow, reference: str) -> list[str]:
-    """Return the maxima and minima that a reference is made of: they bound what they divide."""
-    if flow.kinds[reference] is Kind.FOLD:
-        return [reference] if not _folds_with(flow, reference, "+") else []
-    definition = flow.producer[reference].expression
-    if any(isinstance(n, Binary) and n.operator in ("+", "-") for n in walk(definition)):
-        return []
-    names = dict.fromkeys(a.tensor for a in accesses(definition) if flow.is_reference(a.tensor))
-    return [scale for name in names for scale in _scales(flow, name)]
-
-
-def _is_location(expression: Expression, reference: str) -> bool:
-    """Tell whether a reference is added to elements, or subtracted: without it they may cancel."""
-
-    def is_shift(node: Expression) -> bool:
-        match node:
-            case Access(tensor=tensor):
-                return tensor == reference
-            case Negate(operand=operand):
-                return is_shift(operand)
-            case Binary(operator="*" | "/", left=left, right=right):
-                scaled = isinstance(left, Number) or isinstance(right, Number)
-                return scaled and (is_shift(left) or is_shift(right))
-        return False
-
-    return any(
-        isinstance(node, Binary)
-        and node.operator in ("+", "-")
-        and (is_shift(node.left) or is_shift(node.right))
-        for node in walk(expression)
-    )
-
-
-def _folds_with(flow: Dataflow, tensor: str, operator: str) -> bool:
-    if flow.kinds.get(tensor) is not Kind.FOLD:
-        return False
-    return operator_of(flow.producer[tensor]) == operator
 
 
 def _explained(found: tuple[Derived, ...]) -> tuple[Derived, ...]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import sympy as sp
 
-from .algebra import SymbolTable
 from .cascade import Cascade
 from .equation import Einsum
 from .expression import (
@@ -30,6 +29,7 @@ from .expression import (
     variables,
     walk,
 )
+from .formula import SymbolTable
 from .interval import ANYTHING, Interval, intervals
 from .printer import render_expression
 from .substitution import plain_variables, put, replace_accesses

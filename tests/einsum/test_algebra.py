@@ -7,17 +7,9 @@ import random
 import pytest
 import sympy as sp
 
-from einfuse.einsum.algebra import (
-    Formula,
-    Orbit,
-    SymbolTable,
-    additive,
-    orbit,
-    ratio,
-    separate,
-    simplified,
-)
+from einfuse.einsum.algebra import Orbit, additive, orbit, ratio, separate, simplified
 from einfuse.einsum.expression import Access, Binary, Call, Number
+from einfuse.einsum.formula import Formula, SymbolTable
 from einfuse.einsum.parser import parse
 from einfuse.einsum.printer import render_expression
 
