@@ -24,6 +24,7 @@ from .cascade import Cascade
 from .equation import Einsum, Populate
 from .expression import Access, Index, variables
 from .indices import Linear, linear
+from .operations import is_view
 from .partition import Partition, partition
 from .shape import bind_symbolic
 
@@ -100,8 +101,19 @@ class Dependence:
 
     @property
     def sweepers(self) -> frozenset[int]:
-        """The Einsums that are indexed."""
-        return frozenset(i for i, indexed in enumerate(self.indexed) if indexed)
+        """The Einsums that are indexed and no mere names for what others sweep."""
+        indexed = frozenset(i for i, indexed in enumerate(self.indexed) if indexed)
+        return indexed - self.views
+
+    @cached_property
+    def views(self) -> frozenset[int]:
+        """The Einsums that only rename, for others to read: they sweep nothing themselves."""
+        read = {read.tensor for read in self.reads} - set(self.cascade.outputs)
+        return frozenset(
+            i
+            for i, e in enumerate(self.einsums)
+            if e.name in read and is_view(e) and len(e.operands) == 1
+        )
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -123,9 +135,8 @@ class Dependence:
 
     def readers(self, root: str) -> frozenset[int]:
         """Return the Einsums whose sweep reads the fiber of a root, itself or its lineage."""
-        return frozenset(
-            read.einsum for t in self.lineage(root) for read in self._sweeping.get(t, ())
-        )
+        found = {read.einsum for t in self.lineage(root) for read in self._sweeping.get(t, ())}
+        return self.sweepers & found
 
     def barrier_between(self, x: str, y: str) -> Edge | None:
         """Return a barrier on a path between two Einsums, in either direction; None if none is.

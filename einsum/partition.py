@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .cascade import Cascade, Split
+from .cascade import Cascade
 from .errors import EinfuseError
-from .expression import Access, Binary, Coordinate, Expression, Index, RankSize, walk
+from .expression import Access, Binary, Coordinate, Expression, RankSize, walk
+from .shape import representatives
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class Partition:
     """The levels of a rank, outermost first, and every rank of its family with what it covers.
 
     ``levels`` are those of the outermost whole: ``("M1", "M0")`` for M, for M1 and for M0.
-    ``covers`` maps a rank of the family to the half-open range of levels that it spans.
+    ``covers`` maps a rank of the family to the half-open range of levels that it spans; a rank
+    of equal size that indexes along an inner part (j in ``c*I+j``) counts as that part.
     """
 
     whole: str
@@ -54,6 +56,11 @@ def partition(cascade: Cascade, rank: str) -> Partition:
     levels: list[str] = []
     covers: dict[str, tuple[int, int]] = {}
     _descend(whole, parts, levels, covers)
+    covers |= {
+        alias: covers[part]
+        for alias, part in _aliases(cascade, parts).items()
+        if part in covers and alias not in covers
+    }
     return Partition(whole, tuple(levels), covers)
 
 
@@ -93,48 +100,60 @@ def _parts(cascade: Cascade) -> dict[str, tuple[str, str]]:
     """Return whole -> (outer, inner); the first split of a whole, and of a part, stands."""
     parts: dict[str, tuple[str, str]] = {}
     parents: dict[str, str] = {}
-    for split in (*cascade.splits, *_implied(cascade)):
-        above = [split.whole]
+    declared = [(split.whole, split.outer, split.inner) for split in cascade.splits]
+    for whole, outer, inner in (*declared, *_mixed_radices(cascade)):
+        above = [whole]
         while above[-1] in parents:
             above.append(parents[above[-1]])
-        pair = (split.outer, split.inner)
-        if split.whole not in parts and not set(pair) & {*above, *parents}:
-            parts[split.whole] = pair
-            parents |= dict.fromkeys(pair, split.whole)
+        if whole not in parts and not {outer, inner} & {*above, *parents}:
+            parts[whole] = (outer, inner)
+            parents |= {outer: whole, inner: whole}
     return parts
 
 
-def _implied(cascade: Cascade) -> list[Split]:
-    """Return the splits that indices ``a*B + b`` imply along the ranks they index."""
+def _aliases(cascade: Cascade, parts: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Map a rank to the inner part that it stands for: J to I where ``c*I+j`` indexes C, I."""
+    return {
+        inner: parts[whole][1]
+        for whole, outer, inner in _mixed_radices(cascade)
+        if whole in parts and parts[whole][0] == outer and parts[whole][1] != inner
+    }
+
+
+def _mixed_radices(cascade: Cascade) -> list[tuple[str, str, str]]:
+    """Return (rank, rank of a, rank of b) for every index ``a*B + b`` of a rank of the cascade.
+
+    B is the size of b's rank, by its own name or by that of a rank of the same size.
+    """
     ranks = {tensor.name: tensor.ranks for tensor in cascade.tensors}
-    found = []
+    same_size = representatives(cascade)
+    found: dict[tuple[str, str, str], None] = {}
     for einsum in cascade.einsums:
         for access in (a for node in (*einsum.outputs, einsum.expression) for a in walk(node)):
-            if isinstance(access, Access):
-                for rank, index in zip(ranks[access.tensor], access.indices, strict=True):
-                    pair = _mixed_radix(cascade, index)
-                    if pair and rank not in pair:
-                        found.append(Split(rank, *pair))
-    return found
+            if not isinstance(access, Access):
+                continue
+            for rank, index in zip(ranks[access.tensor], access.indices, strict=True):
+                outer, size, inner = _mixed_radix(index.expression)
+                own = [cascade.rank_of(variable) for variable in (outer, inner) if variable]
+                if len({rank, *own}) == 3 and same_size.get(size) == same_size.get(own[1]):
+                    found[rank, own[0], own[1]] = None
+    return list(found)
 
 
-def _mixed_radix(cascade: Cascade, index: Index) -> tuple[str, str] | None:
-    """Return the ranks of ``a`` and ``b`` in an index ``a*B + b``, B the size of b's rank."""
-    expression: Expression = index.expression
-    if not (isinstance(expression, Binary) and expression.operator == "+"):
-        return None
-    for scaled, inner in (
-        (expression.left, expression.right),
-        (expression.right, expression.left),
-    ):
-        if not (isinstance(scaled, Binary) and scaled.operator == "*"):
-            continue
-        for outer, size in ((scaled.left, scaled.right), (scaled.right, scaled.left)):
-            if (
-                isinstance(outer, Coordinate)
-                and isinstance(inner, Coordinate)
-                and isinstance(size, RankSize)
-                and size.rank == cascade.rank_of(inner.variable)
-            ):
-                return cascade.rank_of(outer.variable), size.rank
-    return None
+def _mixed_radix(expression: Expression) -> tuple[str, str, str]:
+    """Return the variable a, the rank B and the variable b of ``a*B + b``; blanks if it is none."""
+    if isinstance(expression, Binary) and expression.operator == "+":
+        for scaled, inner in (
+            (expression.left, expression.right),
+            (expression.right, expression.left),
+        ):
+            if not (isinstance(scaled, Binary) and scaled.operator == "*"):
+                continue
+            for outer, size in ((scaled.left, scaled.right), (scaled.right, scaled.left)):
+                if (
+                    isinstance(outer, Coordinate)
+                    and isinstance(inner, Coordinate)
+                    and isinstance(size, RankSize)
+                ):
+                    return outer.variable, size.rank, inner.variable
+    return "", "", ""

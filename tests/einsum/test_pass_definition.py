@@ -178,7 +178,7 @@ def flat_programs(draw: st.DrawFn) -> Program:
         if kind == "scalar":
             operands = draw(st.lists(st.sampled_from(scalars), min_size=1, max_size=2))
             reads = [(t, "broadcast") for t in operands]
-            text = f"{name}[] = " + " + ".join(f"{t}[]" for t in operands)
+            text = f"{name}[] = " + " + ".join(f"{t}[]" for t in (*operands, operands[0]))
             step = Step(name, NONE, NONE, reads, text)
         elif kind == "filter":
             source = draw(st.sampled_from([t for t, v in known.items() if v]))
@@ -211,7 +211,7 @@ def pointwise(draw: st.DrawFn, name: str, known: dict[str, frozenset[str]], fold
             reads.append((tensor, "broadcast"))
     left = f"{name}[]" if fold else f"{name}[m]"
     action = " :: +(m)" if fold else ""
-    return Step(name, NONE if fold else M, M, reads, f"{left} = {' + '.join(texts)}{action}")
+    return Step(name, NONE if fold else M, M, reads, f"{left} = 1 + {' + '.join(texts)}{action}")
 
 
 @st.composite
@@ -290,7 +290,7 @@ def tiled_programs(draw: st.DrawFn) -> Program:
         name = f"T{n}"
         texts = [t + whole.get(t, TILE_INDEX[known[t]]) for t in operands]
         action = f" :: max({gone})" if gone else ""
-        text = f"{name}{TILE_INDEX[kept]} = {' + '.join(texts)}{action}"
+        text = f"{name}{TILE_INDEX[kept]} = 1 + {' + '.join(texts)}{action}"
         reads = [(t, "aligned" if known[t] else "broadcast") for t in operands]
         program.init.append(Step(name, kept, space, reads, text))
         known[name] = kept
