@@ -77,12 +77,14 @@ def shrunk(
 
 
 def _coordinate_limits(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return for every input that is read as coordinates the number that they stay below."""
+    """Return for every tensor that is read as coordinates the number that they stay below.
+
+    What a tensor is copied or gathered from holds coordinates where it does.
+    """
     limits: dict[str, int] = {}
 
     def limit(name: str, extent: int) -> None:
-        if name in cascade.inputs:
-            limits[name] = min(extent, limits.get(name, extent))
+        limits[name] = min(extent, limits.get(name, extent))
 
     for einsum in cascade.einsums:
         for access in (*einsum.outputs, *einsum.operands):
@@ -92,6 +94,10 @@ def _coordinate_limits(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, 
                     if isinstance(node, Access):
                         limit(node.tensor, extent)
                 _limit_filters(cascade, sizes, index, limit)
+    for _ in cascade.einsums:  # a chain of copies is no longer than that
+        for einsum in cascade.einsums:
+            if einsum.name in limits and isinstance(einsum.expression, Access):
+                limit(einsum.expression.tensor, limits[einsum.name])
     return limits
 
 

@@ -111,6 +111,17 @@ def test_a_file_of_text_is_a_cascade(einfuse: Command, tmp_path: Path) -> None:
     assert "scalar" in done.stdout
 
 
+def test_an_input_never_read_is_warned_about_beside_the_result(
+    einfuse: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "sum.txt"
+    path.write_text("rank M\ninput A[M], B[M]\noutput Y\nY[] = A[m]\n")
+    done = einfuse("run", str(path), "--shape", "M=5")
+    assert done.returncode == 0
+    assert "warning" in done.stderr
+    assert "B" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -31,6 +31,11 @@ def test_what_stands_in_an_index_is_a_coordinate() -> None:
     assert set(inputs["J"]) == set(range(3))
 
 
+def test_coordinates_that_are_copied_first_are_coordinates() -> None:
+    text = "rank M, T\ninput V[M], I[T]\noutput Y\nJ[t] = I[t]\nY[t] = V[J[t]]"
+    assert set(draw_inputs(parse(text), {"M": 4, "T": 100}, 0)["I"]) == {0, 1, 2, 3}
+
+
 def test_what_stands_in_a_filter_is_a_length() -> None:
     text = "rank M, B\ninput V[B,M], LEN[B]\noutput Y\nY[b] = V[b, m: m<LEN[b]]"
     lengths = draw_inputs(parse(text), {"M": 3, "B": 100}, 0)["LEN"]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from einfuse.einsum.errors import EinfuseError
+
+if TYPE_CHECKING:
+    from einfuse.einsum.cascade import Cascade
 
 _SIZE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*([0-9]+)([KkMm]?)\s*")
 _UNIT = {"": 1, "K": 1024, "M": 1024**2}
@@ -31,6 +37,19 @@ def parse_shape(text: str) -> dict[str, int]:
             raise EinfuseError(f"--shape: rank {rank} needs a size of at least 1, found {part}")
         shape[rank] = size
     return shape
+
+
+def load_cascade(name_or_path: str) -> Cascade:
+    """Return a cascade of the library or of a file; its warnings go to standard error."""
+    from einfuse.einsum.library import load
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cascade = load(name_or_path)
+    for warning in caught:
+        where = f"{warning.filename}:{warning.lineno}"
+        print(f"warning: {where}: {warning.message}", file=sys.stderr)
+    return cascade
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import parse_shape, print_json
+from einfuse.commands.arguments import load_cascade, parse_shape, print_json
 from einfuse.einsum.errors import EinfuseError
 
 if TYPE_CHECKING:
@@ -54,16 +54,12 @@ def run(
     """Run a cascade, on inputs from a file or drawn at random, and summarise its outputs."""
     from einfuse.einsum.execute import bound_sizes
     from einfuse.einsum.execute import run as execute
-    from einfuse.einsum.library import load
 
     if dtype and dtype not in _DTYPES:
         raise EinfuseError(f"unknown dtype '{dtype}'; there is {', '.join(_DTYPES)}")
     sizes = parse_shape(shape)
-    loaded = _batched(load(cascade), sizes)
-    if inputs is None:
-        arrays = _drawn(loaded, sizes, seed, dtype)
-    else:
-        arrays = _read(inputs)
+    loaded = _batched(load_cascade(cascade), sizes)
+    arrays = _drawn(loaded, sizes, seed, dtype) if inputs is None else _read(inputs)
     fed = _converted(arrays, backend, device, dtype)
     results = execute(loaded, fed, sizes, backend)
     outputs = {name: _numpy(array) for name, array in results.items()}
