@@ -16,9 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.lineage import trace
 from einfuse.einsum.parser import parse
+from einfuse.einsum.passes import count_passes
 from einfuse.einsum.placement import fewest_passes
+from einfuse.einsum.testing import cascades
 
 STREAMED = {"aligned", "prefix", "suffix"}
 TOUCHING = STREAMED | {"unaligned"}
@@ -355,3 +358,47 @@ def test_counts_of_recurrences_agree_with_exhaustion_on_thousands(program: Progr
 def test_counts_of_tiled_cascades_agree_with_exhaustion_on_thousands(program: Program) -> None:
     assert_agrees(program, ("m1", "m0"), "M")
     assert_agrees(program, ("m0",), "M0")
+
+
+@settings(FEW, max_examples=40)
+@given(cascades())
+def test_every_random_cascade_has_a_report_with_its_proof(cascade: Cascade) -> None:
+    for rank in cascade.rank_names:
+        report = count_passes(cascade, rank)
+        assert report.passes <= report.sweeps
+        if not report.per_iteration:
+            assert len(report.barriers) == max(0, report.passes - 1)
+
+
+def unrolled(body: str, generations: int) -> Cascade:
+    """Write a loop over T out: ``{t}`` is a generation, ``{n}`` the next one."""
+    lines = ["rank K", "input X0[K]", f"output X{generations}"]
+    lines += [body.format(t=t, n=t + 1) for t in range(generations)]
+    return parse("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("loop", "body"),
+    [
+        (
+            "N[t] = sq(X[t,k]) :: +(k)\nX[t+1,k] = X[t,k] / N[t]",
+            "N{t}[] = sq(X{t}[k]) :: +(k)\nX{n}[k] = X{t}[k] / N{t}[]",
+        ),
+        (
+            "A[t] = sq(X[t,k]) :: +(k)\nZ[t,k] = X[t,k] / A[t]\nB[t] = abs(Z[t,k]) :: +(k)\n"
+            "X[t+1,k] = Z[t,k] - B[t]",
+            "A{t}[] = sq(X{t}[k]) :: +(k)\nZ{t}[k] = X{t}[k] / A{t}[]\nB{t}[] = abs(Z{t}[k]) :: +(k)"
+            "\nX{n}[k] = Z{t}[k] - B{t}[]",
+        ),
+        ("X[t+1,k] = sq(X[t,k])", "X{n}[k] = sq(X{t}[k])"),
+    ],
+)
+def test_a_slope_is_what_one_more_generation_adds(loop: str, body: str) -> None:
+    header = "rank T, K\niter t over T\ninput X0[K]\noutput Y\ninit:\nX[0,k] = X0[k]\nloop:\n"
+    report = count_passes(parse(f"{header}{loop}\nfinal:\nY[k] = X[T,k]"), "K")
+    slope = report.passes if report.per_iteration else 0
+    for generations in (3, 4):
+        more, less = (
+            count_passes(unrolled(body, n), "K").passes for n in (generations + 1, generations)
+        )
+        assert more - less == slope

@@ -11,7 +11,7 @@ import pytest
 
 from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load
+from einfuse.einsum.library import load, names
 from einfuse.einsum.lineage import Direction, Kind, trace
 from einfuse.einsum.parser import parse
 from einfuse.einsum.passes import PassReport, choose_rank, count_passes
@@ -714,6 +714,107 @@ DV[f,m] = S[m,p] * DO[f,p]
 DP[m,p] = DO[f,p] * V[f,m]
 DS[m,p] = S[m,p] * (DP[m,p] - D[p])
 DK[e,m] = DS[m,p] * Q[e,p]
+""",
+    ),
+    Vector(
+        "vertical and slash estimate, as written",
+        "M",
+        3,
+        3,
+        {"K": 3},
+        """
+rank E, P, M
+input Q[E,P], K[E,M]
+output VS
+QK[m,p] = Q[e,p] * K[e,m]
+GM[p] = QK[m,p] :: max(m)
+SN[m,p] = exp(QK[m,p] - GM[p])
+SD[p] = SN[m,p] :: +(m)
+EST[m,p] = SN[m,p] / SD[p]
+VS[m] = EST[m,p] :: +(p)
+""",
+    ),
+    Vector(
+        "pooled keys and attention over the pools share a sweep",
+        "M",
+        1,
+        1,
+        {"K": 1, "V": 1},
+        """
+rank E, F, P, G, I
+split M -> G, I
+input Q[E,P], QL[E,G], K[E,M], V[F,M]
+output N, D
+S[g,i] = QL[e,g] * K[e, g*I+i]
+A[g,i] = exp(S[g,i])
+Z[g] = A[g,i] :: +(i)
+W[g,i] = A[g,i] / Z[g]
+KC[e,g] = W[g,i] * K[e, g*I+i]
+VC[f,g] = W[g,i] * V[f, g*I+i]
+T[g,p] = Q[e,p] * KC[e,g]
+B[g,p] = exp(T[g,p])
+D[p] = B[g,p] :: +(g)
+N[f,p] = B[g,p] * VC[f,g]
+""",
+    ),
+    Vector(
+        "routing: balanced clusters take their keys by top-w",
+        "M",
+        1,
+        1,
+        {"K": 1},
+        """
+rank E, C, M, W
+input MU[E,C], K[E,M]
+output GK
+SK[c,m] = K[e,m] * MU[e,c]
+(TV[c,w], TI[c,w]) = SK[c,m] :: topk(m -> w)
+GK[e,c,w] = K[e, TI[c,w]]
+""",
+    ),
+    Vector(
+        "two nested linear scans of a neural memory",
+        "M",
+        1,
+        1,
+        {"K": 1, "V": 1, "Q": 1},
+        """
+rank E, F, M
+iter t over M
+input K[E,M], V[F,M], Q[E,M], TH[], ET[], AL[]
+output Y
+init:
+S[e,f,0] = 0
+W[e,f,0] = 0
+loop:
+PV[f,t] = W[e,f,t] * K[e,t]
+R[f,t] = PV[f,t] - V[f,t]
+G[e,f,t] = K[e,t] * R[f,t]
+S[e,f,t+1] = ET[] * S[e,f,t] - TH[] * G[e,f,t]
+W[e,f,t+1] = (1 - AL[]) * W[e,f,t] + S[e,f,t+1]
+Y[f,t] = W[e,f,t+1] * Q[e,t]
+""",
+    ),
+    Vector(
+        "row calibration by column sums",
+        "M",
+        4,
+        4,
+        {"K": 4, "V": 1},
+        """
+rank E, F, P, M
+input Q[E,P], K[E,M], V[F,M], TAU[]
+output AV
+QK[m,p] = Q[e,p] * K[e,m]
+GM[p] = QK[m,p] :: max(m)
+SN[m,p] = exp(QK[m,p] - GM[p])
+SD[p] = SN[m,p] :: +(m)
+A[m,p] = SN[m,p] / SD[p]
+C[m] = A[m,p] :: +(p)
+T[m,p] = where(gt(C[m], TAU[]), A[m,p] * 0.4, A[m,p])
+TD[p] = T[m,p] :: +(m)
+B[m,p] = T[m,p] / TD[p]
+AV[f,p] = B[m,p] * V[f,m]
 """,
     ),
     Vector("softmax attention over the queries", "P", 1, 1, {"Q": 1}, NUMBERED[5].text),
@@ -1565,3 +1666,50 @@ def test_the_report_reads_as_a_proof() -> None:
         "      GM | SN: GM is folded over m: complete only after the whole of M",
         "      SD | A: SD is folded over m: complete only after the whole of M",
     ]
+
+
+def test_a_view_that_is_only_gathered_from_makes_no_pass() -> None:
+    report = count_passes(load("attention/block-sparse"), "M")
+    assert report.roots == {"K": 0, "V": 0}
+    assert [(g.tensor, g.subset) for g in report.gathers] == [("BK", True), ("BV", True)]
+
+
+def test_a_second_rank_inside_a_chunk_stands_for_the_inner_part() -> None:
+    report = count_passes(load("attention/linear-decay"), "N")
+    assert report.roots == {"Q": 1, "K": 1, "V": 1, "LD": 1}
+    assert report.levels["C"] == (1, 1)
+
+
+def test_the_first_coordinate_of_a_downward_sweep_comes_last() -> None:
+    text = "rank M\niter i over M\ninput X[M]\noutput Y\nB[i] = X[m: m>=i]\nY[m] = X[m] - B[{at}]"
+    last = count_passes(parse(text.replace("{at}", "M-1")), "M")
+    first = count_passes(parse(text.replace("{at}", "0")), "M")
+    assert (last.passes, first.passes) == (1, 2)
+    assert first.barriers[0].reason == "B is swept downwards and read at its first coordinate"
+
+
+def test_a_mirrored_recurrence_ends_at_its_last_generation() -> None:
+    text = """
+rank M
+iter i over M
+input X[M]
+output Y
+init:
+G[0] = 0
+loop:
+G[i+1] = G[i] + X[M-1-i]
+final:
+Y[m] = X[m] / G[M]
+"""
+    report = count_passes(parse(text), "M")
+    assert (report.passes, report.sweeps) == (2, 2)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_cascade_of_the_library_has_a_report_for_every_rank(name: str) -> None:
+    cascade = load(name)
+    for rank in cascade.rank_names:
+        report = count_passes(cascade, rank)
+        assert report.passes <= report.sweeps
+        assert report.exact
+        assert set(report.footprint) == set(report.levels)
