@@ -7,38 +7,22 @@ from collections.abc import Callable, Iterable
 
 import sympy as sp
 
-from .algebra import (
-    Formula,
-)
 from .dataflow import Dataflow, Kind, operator_of
 from .equation import Einsum, Reduce
-from .expression import (
-    Access,
-    Binary,
-    Call,
-    Expression,
-    Negate,
-    Number,
-    accesses,
-    variables,
-    walk,
-)
+from .expression import Access, Binary, Call, Expression, Negate, Number, accesses, variables, walk
+from .formula import Formula
 from .functions import monoid
 from .movement import Move
 from .rewrite import fresh, names_of
 from .sign import is_magnitude, may_be_minus_infinity
-from .substitution import (
-    plain_access,
-    plain_variables,
-    rebuild,
-    replace_accesses,
-)
+from .substitution import plain_access, plain_variables, rebuild, replace_accesses
 
 
 class Corrector:
     """Writes what moves folds from old references to new ones, each correction once.
 
-    ``old`` and ``new`` give the two accesses of a reference; Einsums go to ``sink``.
+    ``old`` and ``new`` give the two accesses of a reference; Einsums go to ``sink``. With
+    ``from_start`` the old one may still be a fold's identity.
     """
 
     def __init__(
@@ -47,10 +31,13 @@ class Corrector:
         old: Callable[[Access], Access],
         new: Callable[[Access], Access],
         sink: list[Einsum],
+        *,
+        from_start: bool,
     ) -> None:
         self.flow = flow
         self.old, self.new = old, new
         self.sink = sink
+        self.from_start = from_start
         self.taken = names_of(flow.cascade)
         self.named: dict[Expression, Access] = {}
         self.renamed: dict[str, str] = {}
@@ -177,14 +164,12 @@ class Corrector:
 
     def _finite(self, expression: Expression, sources: Iterable[str]) -> Expression:
         """Return a difference of references, 0 while the old one is an infinite identity."""
-        for tensor in sources:
+        for tensor in sources if self.from_start else ():
             producer = self.flow.producer[tensor]
             if self.flow.kinds[tensor] is not Kind.FOLD or is_magnitude(self.flow, tensor):
                 continue
-            if may_be_minus_infinity(self.flow, tensor):
-                continue  # `guarded` sees to it
             identity = monoid(operator_of(producer)).identity
-            if math.isinf(identity) and self.old(producer.output) != producer.output:
+            if math.isinf(identity) and not may_be_minus_infinity(self.flow, tensor):
                 compare = "gt" if identity < 0 else "lt"
                 seen = Call(compare, (self.old(producer.output), Number(identity)))
                 expression = Call("where", (seen, expression, Number(0)))
@@ -235,13 +220,8 @@ class Corrector:
             return None
         quotients = (n for n in walk(expression) if isinstance(n, Binary) and n.operator == "/")
         read = {access.tensor for q in quotients for access in accesses(q.right)}
-        own = {tensor, *(a.tensor for a in self.reads_of(tensor))}
-        return Number(0) if own & read else None
-
-    def reads_of(self, tensor: str) -> tuple[Access, ...]:
-        """Return the accesses that stand for a reference in what is written."""
         access = self.flow.producer[tensor].output
-        return self.old(access), self.new(access)
+        return Number(0) if {self.old(access).tensor, self.new(access).tensor} & read else None
 
 
 def without_variable(fold: Einsum, variable: str) -> tuple[Reduce, ...]:

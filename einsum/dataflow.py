@@ -30,7 +30,15 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Dataflow:
-    """A cascade of one section and one variable of it."""
+    """A cascade of one section and one variable of it.
+
+    >>> from einfuse.einsum.library import load
+    >>> flow = Dataflow(load("attention/3-pass"), "m")
+    >>> [(fold.name, sorted(flow.waits_for[fold.name])) for fold in flow.folds]
+    [('GM', []), ('SD', ['GM']), ('AV', ['GM', 'SD'])]
+    >>> [(e.name, [r.tensor for r in references]) for e, references in flow.barriers()]
+    [('SD', ['GM']), ('AV', ['GM', 'SD'])]
+    """
 
     cascade: Cascade
     variable: str

@@ -45,6 +45,13 @@ def defer(flow: Dataflow, reference: str) -> Cascade | None:
     """Return the cascade with a reference moved out of every fold that it leaves (rule D).
 
     None where it leaves no fold.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.einsum.printer import render_einsum
+    >>> deferred = defer(Dataflow(load("attention/3-pass"), "m"), "SD")
+    >>> print(*map(render_einsum, deferred.init[-2:]), sep="\\n")
+    AV0[f,p] = SN[m,p] * V[f,m]
+    AV[f,p] = AV0[f,p] / SD[p]
     """
     taken = names_of(flow.cascade)
     einsums: list[Einsum] = []
@@ -63,6 +70,11 @@ def cancel(flow: Dataflow) -> Cascade | None:
     """Return the cascade with outputs simplified to need fewer folds; None if none does.
 
     ``exp(-GM)`` in numerator and denominator, say, after both have left their folds.
+
+    >>> from einfuse.einsum.library import load
+    >>> deferred = defer(Dataflow(load("attention/3-pass"), "m"), "GM")
+    >>> [e.name for e in cancel(Dataflow(deferred, "m")).init]
+    ['QK', 'SD0E', 'SD0', 'AV0', 'AV']
     """
     einsums, changed = [], False
     for einsum in flow.einsums:

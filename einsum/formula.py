@@ -10,16 +10,7 @@ from typing import Any
 
 import sympy as sp
 
-from .expression import (
-    Access,
-    Binary,
-    Call,
-    Coordinate,
-    Expression,
-    Negate,
-    Number,
-    RankSize,
-)
+from .expression import Access, Binary, Call, Coordinate, Expression, Negate, Number, RankSize
 
 Formula = Any  # sympy ships no types
 Symbol = Any

@@ -8,22 +8,10 @@ from typing import cast
 from .correction import Corrector, place_of, without_variable
 from .dataflow import Dataflow, Kind, operator_of, reduced_variables
 from .equation import Einsum, Reduce
-from .expression import (
-    Access,
-    Expression,
-    Number,
-    RankSize,
-    variables,
-)
+from .expression import Access, Expression, Number, RankSize, variables
 from .movement import Move, Rewritten, move_along, move_of
 from .rewrite import NotDerivableError, prune
-from .substitution import (
-    plain_access,
-    plain_variables,
-    put,
-    rebuild,
-    replace_accesses,
-)
+from .substitution import plain_access, plain_variables, put, rebuild, replace_accesses
 from .validate import validated
 
 
@@ -36,6 +24,16 @@ def localise(flow: Dataflow) -> Rewritten:
 
     Raises:
         NotDerivableError: nothing can be localised; the text says why.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.einsum.printer import render_einsum
+    >>> from einfuse.einsum.tiling import tile
+    >>> tiled = tile(load("attention/3-pass"), "m", "M1", "M0", None)
+    >>> local = localise(Dataflow(tiled, "m1")).cascade
+    >>> print(*map(render_einsum, local.init[-3:]), sep="\\n")
+    SD[p] = LSD[m1,p] * C[m1,p] :: +(m1)
+    A[m1,m0,p] = LSN[m1,m0,p] * C[m1,p] / SD[p]
+    AV[f,p] = A[m1,m0,p] * BV[f,m1,m0]
     """
     return _Localisation(flow).rewritten()
 
@@ -48,7 +46,9 @@ class _Localisation:
         self.variable = flow.variable
         self.body: list[Einsum] = []
         self.local: dict[str, Access] = {}
-        self.corrector = Corrector(flow, self._here, lambda access: access, self.body)
+        self.corrector = Corrector(
+            flow, self._here, lambda access: access, self.body, from_start=False
+        )
         self.maps: dict[str, tuple[Access, Move]] = {}
         self.merged: set[str] = set()
 

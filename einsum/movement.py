@@ -14,19 +14,12 @@ from .algebra import Function, Orbit, extreme_orbit, orbit, without
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
 from .equation import Einsum
-from .expression import (
-    Access,
-    Expression,
-    RankSize,
-    variables,
-)
+from .expression import Access, Expression, RankSize, variables
 from .formula import Formula, SymbolTable
 from .printer import render_einsum
 from .rewrite import NotDerivableError
 from .sign import is_positive
-from .substitution import (
-    inlined,
-)
+from .substitution import inlined
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +71,12 @@ def move_of(flow: Dataflow, fold: Einsum) -> Move:
 
     Raises:
         NotDerivableError: there is no correction that leaves the elements out; the text says why.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> text = "rank M\\ninput X[M]\\noutput Y\\nS[] = X[m]\\nY[] = sq(X[m] - S[]) :: +(m)"
+    >>> flow = Dataflow(parse(text), "m")
+    >>> print(move_of(flow, flow.folds[1]))
+    Y moves to a new S with a state of 3 functions
     """
     if len(fold.reductions) != 1:
         raise NotDerivableError(f"{fold.name} folds with several operators at once")

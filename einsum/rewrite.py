@@ -9,21 +9,8 @@ from .cascade import Cascade
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
 from .equation import Einsum, Reduce
 from .errors import EinfuseError
-from .expression import (
-    Access,
-    Binary,
-    Call,
-    Expression,
-    RankSize,
-    variables,
-    walk,
-)
-from .substitution import (
-    plain_access,
-    plain_variables,
-    rebuild,
-    with_expression,
-)
+from .expression import Access, Binary, Call, Expression, RankSize, variables, walk
+from .substitution import plain_access, plain_variables, rebuild, with_expression
 from .validate import validated
 
 
@@ -89,6 +76,13 @@ def normalise(cascade: Cascade, variable: str) -> Cascade:
     references allow is taken apart (rule S); a division by the rank's own size leaves the fold,
     so that a mean is a sum and a count, and functions of references alone are computed once for
     the rank (rule H).
+
+    >>> from einfuse.einsum.parser import parse
+    >>> from einfuse.einsum.printer import render_einsum
+    >>> text = "rank M\\ninput X[M]\\noutput Y\\nY[] = X[m] / M :: +(m)"
+    >>> print(*map(render_einsum, normalise(parse(text), "m").init), sep="\\n")
+    Y0[] = X[m] :: +(m)
+    Y[] = Y0[] / M
     """
     cascade = straight(cascade, [part for e in cascade.init for part in _unchained(e, cascade)])
     cascade = straight(cascade, _swapped(Dataflow(cascade, variable)))

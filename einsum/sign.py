@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from .dataflow import Dataflow, Kind, operator_of
-from .expression import (
-    Access,
-    Binary,
-    Call,
-    Expression,
-    Number,
-    RankSize,
-)
+from .expression import Access, Binary, Call, Expression, Number, RankSize
 
 
 def is_positive(part: Expression, flow: Dataflow) -> bool:
@@ -18,6 +11,11 @@ def is_positive(part: Expression, flow: Dataflow) -> bool:
 
     Exponentials are, and absolute values where they are not 0; so are their sums, maxima,
     products and quotients.
+
+    >>> from einfuse.einsum.library import load
+    >>> flow = Dataflow(load("attention/3-pass"), "m")
+    >>> [name for name in ("QK", "SN", "SD") if is_positive(flow.producer[name].output, flow)]
+    ['SN', 'SD']
     """
     match part:
         case RankSize():

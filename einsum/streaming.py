@@ -10,28 +10,13 @@ from .cascade import Iteration
 from .correction import Corrector, place_of, without_variable
 from .dataflow import Dataflow, Kind, is_view, operator_of, reduced_variables, uses
 from .equation import Einsum
-from .expression import (
-    Access,
-    Binary,
-    Call,
-    Coordinate,
-    Expression,
-    Index,
-    Number,
-    RankSize,
-    walk,
-)
+from .expression import Access, Binary, Call, Coordinate, Expression, Index, Number, RankSize, walk
 from .formula import Formula, SymbolTable
 from .functions import monoid
 from .movement import Move, Rewritten, move_of
 from .rewrite import NotDerivableError, prune
 from .sign import is_magnitude, is_positive
-from .substitution import (
-    plain_access,
-    plain_variables,
-    rebuild,
-    replace_accesses,
-)
+from .substitution import plain_access, plain_variables, rebuild, replace_accesses
 from .validate import validated
 
 
@@ -42,6 +27,16 @@ def stream(flow: Dataflow) -> Rewritten:
 
     Raises:
         NotDerivableError: no fold is freed of a barrier this way; the text says why.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.einsum.tiling import tile
+    >>> tiled = tile(load("attention/3-pass-deferred"), "m", "M1", "M0", None)
+    >>> streamed = stream(Dataflow(tiled, "m1"))
+    >>> print(*map(str, streamed.moves), sep="\\n")
+    SD moves to a new GM by the factor exp(GM - GM')
+    SNV moves to a new GM by the factor exp(GM - GM')
+    >>> [len(s) for s in (streamed.cascade.init, streamed.cascade.loop, streamed.cascade.final)]
+    [5, 11, 1]
     """
     return _Stream(flow).rewritten()
 
@@ -60,7 +55,7 @@ class _Stream:
         self.init: list[Einsum] = []
         self.loop: list[Einsum] = []
         self.final: list[Einsum] = []
-        self.corrector = Corrector(flow, self._before, self._after, self.loop)
+        self.corrector = Corrector(flow, self._before, self._after, self.loop, from_start=True)
 
     def rewritten(self) -> Rewritten:
         streamed = self._streamable()

@@ -8,23 +8,9 @@ from dataclasses import replace
 from .cascade import Cascade, Rank, Split
 from .dataflow import Dataflow, Kind
 from .equation import Einsum, Reduce
-from .expression import (
-    Access,
-    Binary,
-    Coordinate,
-    Expression,
-    Index,
-    RankSize,
-    walk,
-)
+from .expression import Access, Binary, Coordinate, Expression, Index, RankSize, walk
 from .rewrite import fresh, names_of, straight
-from .substitution import (
-    plain_access,
-    plain_variables,
-    put,
-    put_in_condition,
-    replace_accesses,
-)
+from .substitution import plain_access, plain_variables, put, put_in_condition, replace_accesses
 
 
 def tile(
@@ -41,6 +27,15 @@ def tile(
 
     Tensors that stay whole (outputs along the rank) keep their Einsums; a tile of them is a view
     where they need no fold, and is computed again where they do.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.einsum.printer import render_einsum
+    >>> tiled = tile(load("attention/3-pass"), "m", "M1", "M0", 256)
+    >>> print(*map(render_einsum, tiled.init[:4]), sep="\\n")
+    BK[e,m1,m0] = K[e,m1*M0+m0]
+    BV[f,m1,m0] = V[f,m1*M0+m0]
+    QK[m1,m0,p] = Q[e,p] * BK[e,m1,m0]
+    GM[p] = QK[m1,m0,p] :: max(m1,m0)
     """
     return _Tiling(Dataflow(cascade, variable), outer, inner, inner_size).cascade()
 
