@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import CascadeError as CascadeError
     from .errors import CascadeWarning as CascadeWarning
     from .errors import EinfuseError as EinfuseError
+    from .execute import run as run
     from .functions import register_coordinate as register_coordinate
     from .functions import register_function as register_function
     from .functions import register_monoid as register_monoid
@@ -61,6 +62,7 @@ _MODULES = {
     "register_function": "functions",
     "register_monoid": "functions",
     "render": "printer",
+    "run": "execute",
     "traffic_bound_bytes": "traffic",
     "validated": "validate",
     "with_batch": "batch",
@@ -90,6 +92,7 @@ __all__ = [
     "register_function",
     "register_monoid",
     "render",
+    "run",
     "traffic_bound_bytes",
     "validated",
     "with_batch",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from einfuse.einsum.derivation import derive
+    from einfuse.einsum.execute import run
     from einfuse.einsum.library import load as load_cascade
     from einfuse.einsum.parser import parse
     from einfuse.einsum.passes import count_passes as passes
@@ -35,6 +36,7 @@ _HOMES = {
     "parse_design": ("einfuse.mapper.design", "parse_design"),
     "passes": ("einfuse.einsum.passes", "count_passes"),
     "render": ("einfuse.einsum.printer", "render"),
+    "run": ("einfuse.einsum.execute", "run"),
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "parse_design",
     "passes",
     "render",
+    "run",
 ]
 
 
