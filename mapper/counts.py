@@ -1,35 +1,50 @@
 """Reuse analysis: what a mapping reads, writes, computes and holds, by closed forms over the tree.
 
-For a tensor at a node of the tree, with the loops above it:
+A *home* is a tensor at a memory, or in the registers of each lane; every operand and output of an
+Einsum has at least one word of registers. What crosses between a home and the one above it:
 
-- *loads*: how often its tile is brought in: the product of the loops in time above the node.
-  Under ``trailing`` retention the innermost of them that the tensor does not depend on drop out;
-  under ``explicit`` none does.
+- *loads*: how often its tile is brought in: the product of the loops in time above it. Under
+  ``trailing`` retention the innermost of them that the tensor does not depend on drop out (a loop
+  with a loop inside it that changes the tile is not trailing; one of a single iteration changes
+  nothing); under ``explicit`` none does.
 - *copies*: how many distinct tiles lie side by side: the loops in space that it depends on
   (a value that several lanes use counts once, and so does a sum over lanes).
 
-An operand's home is filled ``loads x tile`` words (writes there) and its parent is read once for
-each distinct copy. An output arrives at its home ``loads x tile x copies`` words (writes); all but
-the first per distinct element also read what is there; what returns to the child is a fill of the
-child. The registers of a lane are the innermost level: every operation reads each operand and
-writes the output there, and they are counted for one lane.
+An operand's home is filled ``loads x tile x copies`` words (writes there, reads above). An output
+arrives above in as many words (writes); all but the first per distinct element also read what is
+there, and what was there returns to the home (fills). A home that an Einsum below writes is not
+filled for readers: they find there what was made. Fills are charged to the first Einsum below.
+
+- A word is named by the ranks of an access: arithmetic in indices is not looked into, so
+  ``X[p+w]`` is a word for each pair, and generations of an iterative rank are distinct.
+- A memory is one memory, however many lanes use it: a tile that lanes share is kept once, tiles
+  that differ side by side. Registers are each lane's own, hence below all loops in space; they
+  are counted for one active lane (an average, where ragged edges leave lanes unequal).
+- A home's share that spills is read and written where it spills to (the home's own counts stay
+  whole), and crosses to the home above no more.
+- Room: a home takes its tile's words from the time it is filled; children of a branch take turns,
+  except that a tile which ``trailing`` retention keeps over a loop above the branch stays while
+  the other children run; children of a pipeline are all there at once.
 
 Edges: ``whole`` (a ragged tile costs a full one) or ``exact`` (true sizes for the ranks a tensor
-has, true numbers of tiles for the others). Everything works on scalars and on arrays alike.
+has, true numbers of tiles for the others, which loops are trailing and room as for full tiles).
+Everything works on scalars and on arrays alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .errors import MappingError, closest
+from einfuse.einsum.errors import closest
+
+from .errors import MappingError
 from .facts import EinsumFacts, Facts, Operand
 from .formula import Values
-from .mapping import Branch, Compute, Keep, Nest, Node, Parallel, Temporal
+from .mapping import Branch, Compute, Keep, Nest, Node, Parallel, Temporal, render_nest
 
 REGISTERS = "registers"
 
@@ -44,13 +59,17 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an Einsum does: steps in time on the active lanes of a unit, operations per step."""
+    """What an Einsum does: steps in time on the active lanes of a unit, operations per step.
+
+    ``active`` are the lanes that ever have work. ``operations`` is how often each of them does
+    one in the whole run, on average (what follows a sum over lanes is done once for all of them).
+    """
 
     unit: str
     steps: Values
     active: Values
     lanes: Values
-    operations: Mapping[str, Values]  # operation -> how often a lane does it in the whole run
+    operations: Mapping[str, Values]
     per_point: Mapping[str, int]  # operation -> how often a step issues it
     pipelined: bool
 
@@ -61,12 +80,14 @@ class Counts:
 
     ``traffic`` is keyed by (Einsum, tensor, level) in words; at level "registers" it is that of
     one active lane. ``peak_words`` is the most that lives at a level, ``holders`` who holds it.
+    ``valid`` is false at points of an array where a tile comes out below 1.
     """
 
     traffic: Mapping[tuple[str, str, str], Traffic]
     work: Mapping[str, Work]
     peak_words: Mapping[str, Values]
     holders: Mapping[str, tuple[tuple[str, Values], ...]]
+    valid: Values = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,57 +131,85 @@ class _Loop:
     rank: str
     count: Values
     parallel: bool
-    before: Values  # extent of the rank above the loop
     tile: Values
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Home:
-    """A tensor at a level, with what its children do to it."""
+    """A tensor at a memory or in registers, with the Einsums below that read and write it."""
 
     tensor: str
-    keep: Keep
     level: str
     parent: _Home | None
     loops: tuple[_Loop, ...]
     tiles: Mapping[str, Values]
-    reads: Values = 0
-    arrivals: Values = 0
-    distinct: Values = 0
+    keep: Keep | None = None
+    place: Values = 0  # words of its place, which it may share with what it overlays
+    room: Values = 0  # words of it beyond what it overlays
     readers: list[tuple[str, frozenset[str]]] = field(default_factory=list)
     writers: list[tuple[str, frozenset[str]]] = field(default_factory=list)
+
+    @property
+    def forwarded(self) -> bool:
+        return self.keep is not None and self.keep.forwarded
+
+    @property
+    def ranks(self) -> frozenset[str]:
+        """The ranks of what lives here: those that its writer, else its readers, index."""
+        return frozenset[str]().union(*(ranks for _, ranks in self.writers or self.readers))
+
+    @property
+    def outermost(self) -> _Home | None:
+        """The home that what is read here comes from; None if another unit makes it."""
+        if self.forwarded:
+            return None
+        return self if self.parent is None else self.parent.outermost
+
+
+@dataclass(frozen=True, slots=True)
+class _Crossing:
+    """Words between a home and the one above it, over the whole run.
+
+    ``once`` are the distinct ones among ``words``; ``lane_words`` and ``lane_once`` are those of
+    one active lane, for registers.
+    """
+
+    words: Values
+    once: Values
+    lane_words: Values
+    lane_once: Values
+
+
+_Peak = dict[str, tuple[Values, tuple[tuple[str, Values], ...]]]
 
 
 def count(nest: Nest, problem: Problem) -> Counts:
     """Return the counts of a nest whose conditions are decided (see `select`).
 
     Raises:
-        MappingError: the nest leaves a rank, an Einsum or a tensor out, or names an unknown one.
+        MappingError: the nest leaves a rank, an Einsum or a tensor out, names an unknown one, or
+            reads a tensor before it is made or where it is not put.
     """
     analysis = _Analysis(problem)
     homes = analysis.implicit_homes()
-    peak = analysis.visit(nest, (), dict(problem.sizes), homes, "mapping")
+    peak = analysis.visit(nest, (), dict(problem.sizes), homes, {}, "mapping")
     missing = [name for name in analysis.einsums if name not in analysis.work]
     if missing:
         raise MappingError(
             f"Einsum {missing[0]} of {problem.facts.cascade.name} has no place in the mapping: add "
             f"'compute {missing[0]} on UNIT'"
         )
+    analysis.check_sources(homes)
     analysis.settle()
-    root = [home for home in homes.values() if home.parent is None]
-    outer = problem.memories[0]
-    own = tuple((h.tensor, analysis.words(h)) for h in root)
-    total, holders = peak.get(outer, (0, ()))
-    peak[outer] = (total + sum(w for _, w in own), (*own, *holders))
+    outermost = {problem.memories[0]: analysis.rooms(homes.values())}
+    peak = _together([outermost, peak])
     return Counts(
         {key: Traffic(*value) for key, value in analysis.traffic.items()},
         analysis.work,
         {level: words for level, (words, _) in peak.items()},
         {level: held for level, (_, held) in peak.items()},
+        analysis.valid,
     )
-
-
-_Peak = dict[str, tuple[Values, tuple[tuple[str, Values], ...]]]
 
 
 class _Analysis:
@@ -170,20 +219,23 @@ class _Analysis:
         self.problem = problem
         self.facts = problem.facts
         self.einsums = problem.facts.einsums
+        self.exact = problem.edges == "exact"
         self.traffic: dict[tuple[str, str, str], list[Values]] = {}
         self.work: dict[str, Work] = {}
         self.homes: list[_Home] = []
+        self.reads: list[tuple[str, _Home]] = []
+        self.producers = {o.tensor: e.name for e in self.einsums.values() for o in e.outputs}
+        self.valid: Values = True
 
     def implicit_homes(self) -> dict[str, _Home]:
-        """Inputs and outputs live in the outermost memory unless the mapping says otherwise."""
+        """Inputs and outputs live in the outermost memory."""
         cascade, outer = self.facts.cascade, self.problem.memories[0]
         homes: dict[str, _Home] = {}
         for name in (*cascade.inputs, *cascade.outputs):
             root = self.facts.root(name)
             if root in self.facts.ranks and root not in homes:
-                keep = Keep((root,), outer)
-                homes[root] = _Home(root, keep, outer, None, (), dict(self.problem.sizes))
-                self.homes.append(homes[root])
+                homes[root] = _Home(root, outer, None, (), dict(self.problem.sizes))
+                homes[root].place = homes[root].room = self._words(homes[root])
         return homes
 
     def visit(
@@ -192,54 +244,107 @@ class _Analysis:
         loops: tuple[_Loop, ...],
         tiles: dict[str, Values],
         homes: Mapping[str, _Home],
+        used: Mapping[str, Values],
         where: str,
     ) -> _Peak:
         """Walk a nest; return the peak of each level below."""
-        own: list[tuple[str, str, Values]] = []
-        homes = dict(homes)
-        used: dict[str, Values] = {}
+        own: list[_Home] = []
+        below: list[_Peak] = []
+        homes, used = dict(homes), dict(used)
         for number, node in enumerate(nest):
             step = node.step
             match step:
-                case Temporal(rank=rank, tile=formula):
-                    self._known_rank(rank, where)
-                    tile = self._tile(step, 1 if formula is None else formula)
-                    loops = (*loops, _loop(rank, tiles[rank], tile, parallel=False))
+                case Temporal(rank=rank):
+                    tile = self._tile(step, tiles, where)
+                    loops = (*loops, _loop(rank, tiles[rank], tile))
                     tiles = {**tiles, rank: tile}
-                case Parallel(rank=rank, tile=formula):
-                    self._known_rank(rank, where)
-                    tile = self._tile(step, 1 if formula is None else formula)
+                case Parallel(rank=rank, dimension=dimension):
+                    tile = self._tile(step, tiles, where)
+                    self._check_registers(homes, where)
                     room = self._room(step, nest[number + 1 :], used, where)
                     wanted = _ceil_divide(tiles[rank], tile)
                     side = np.minimum(wanted, room)
-                    used[step.dimension] = used.get(step.dimension, 1) * side
+                    used[dimension] = used.get(dimension, 1) * side
                     if np.any(wanted > room):
-                        wave = side * tile
-                        loops = (*loops, _loop(rank, tiles[rank], wave, parallel=False))
-                        tiles = {**tiles, rank: wave}
-                    loops = (*loops, _Loop(rank, side, True, tiles[rank], tile))
+                        loops = (*loops, _loop(rank, tiles[rank], side * tile))
+                    loops = (*loops, _Loop(rank, side, True, tile))
                     tiles = {**tiles, rank: tile}
                 case Keep():
                     own.extend(self._keep(step, loops, tiles, homes, where))
                 case Compute():
                     self._compute(step, loops, tiles, homes, where)
-                case Branch(children=children, pipeline=pipeline):
-                    peaks = [
-                        self.visit(child, loops, tiles, homes, f"{where}.branch[{n}]")
-                        for n, child in enumerate(children)
-                    ]
-                    return _stack(own, _side_by_side(peaks) if pipeline else _in_turn(peaks))
-        return _stack(own, {})
+                case Branch():
+                    below.append(self._branch(step, loops, tiles, homes, used, where))
+        return _together([*({h.level: self.rooms([h])} for h in own), _in_turn(below)])
 
-    def _known_rank(self, rank: str, where: str) -> None:
+    def _branch(
+        self,
+        step: Branch,
+        loops: tuple[_Loop, ...],
+        tiles: dict[str, Values],
+        homes: Mapping[str, _Home],
+        used: Mapping[str, Values],
+        where: str,
+    ) -> _Peak:
+        """Walk the children; one after the other, or all at once."""
+        peaks: list[_Peak] = []
+        staying: list[_Peak] = []
+        kind = "pipeline" if step.pipeline else "branch"
+        for number, child in enumerate(step.children):
+            first = len(self.homes)
+            place = f"{where}.{kind}[{number}]"
+            peaks.append(self.visit(child, loops, tiles, homes, used, place))
+            staying.append(self._staying(self.homes[first:], len(loops)))
+        if step.pipeline:
+            return _together(peaks)
+        return _in_turn(
+            [
+                _together([peak, *(stay for stay in staying if stay is not staying[number])])
+                for number, peak in enumerate(peaks)
+            ]
+        )
+
+    def _staying(self, homes: Sequence[_Home], depth: int) -> _Peak:
+        """What homes hold on to while the loops down to a depth go on (see the module)."""
+        held: list[_Peak] = []
+        if self.problem.retention == "trailing" and depth:
+            for home in homes:
+                if home.keep is None:
+                    continue
+                moving = self._moving(home.loops, home.ranks)
+                stays: Values = False
+                for loop, moves in zip(home.loops[:depth], moving, strict=False):
+                    if not loop.parallel and moves is not True:
+                        stays = stays | (np.logical_not(moves) & (loop.count > 1))
+                if np.any(stays):
+                    words = np.where(stays, home.room, 0)[()]
+                    held.append({home.level: (words, ((home.tensor, words),))})
+        return _together(held)
+
+    def rooms(self, homes: Collection[_Home]) -> tuple[Values, tuple[tuple[str, Values], ...]]:
+        """The words that homes take, and whose they are."""
+        return sum(home.room for home in homes), tuple((home.tensor, home.room) for home in homes)
+
+    def _tile(self, step: Temporal | Parallel, tiles: Mapping[str, Values], where: str) -> Values:
+        rank, formula = step.rank, step.tile
         if rank not in self.problem.sizes:
             raise MappingError(
                 f"{where}: loop over an unknown rank '{rank}'{closest(rank, self.problem.sizes)}"
             )
-
-    def _tile(self, step: Any, formula: Any) -> Values:
-        tile = formula if isinstance(formula, int) else formula.evaluate(self.problem.names)
-        return np.maximum(np.floor(tile), 1)
+        if formula is None:
+            return 1
+        tile = np.floor(formula.evaluate(self.problem.names))
+        right = (tile >= 1) & np.isfinite(tile)
+        if not np.all(right):
+            if np.ndim(tile) == 0:
+                line = render_nest((Node(step),))[0]
+                raise MappingError(
+                    f"{where}: '{line}': expected a tile of at least 1 of rank {rank}, found "
+                    f"{formula.evaluate(self.problem.names):g}"
+                )
+            self.valid = self.valid & right
+            tile = np.where(right, tile, 1)
+        return np.minimum(tile, tiles[rank]) if self.exact else tile
 
     def _room(self, step: Parallel, below: Nest, used: Mapping[str, Values], where: str) -> Values:
         units = {c.unit for c in _computes(below)}
@@ -260,6 +365,14 @@ class _Analysis:
         room = np.floor(rooms[0] / used.get(step.dimension, 1))
         return np.maximum(room, 1)
 
+    def _check_registers(self, homes: Mapping[str, _Home], where: str) -> None:
+        for home in homes.values():
+            if home.level == REGISTERS:
+                raise MappingError(
+                    f"{where}: {home.tensor} is kept at {REGISTERS} above a loop in space; "
+                    "registers are each lane's own: move the keep below it"
+                )
+
     def _keep(
         self,
         step: Keep,
@@ -267,13 +380,13 @@ class _Analysis:
         tiles: Mapping[str, Values],
         homes: dict[str, _Home],
         where: str,
-    ) -> list[tuple[str, str, Values]]:
+    ) -> list[_Home]:
         levels = (*self.problem.memories, REGISTERS)
         for level in (step.level, *([step.spill.level] if step.spill else [])):
             if level not in levels:
                 raise MappingError(f"{where}: no level '{level}'{closest(level, levels)}")
-        held: list[tuple[str, str, Values]] = []
-        below: Values = 0
+        kept: list[_Home] = []
+        beneath: Values = 0
         if step.overlaying is not None:
             under = homes.get(self.facts.root(step.overlaying))
             if under is None or under.level != step.level:
@@ -281,7 +394,7 @@ class _Analysis:
                     f"{where}: overlaying {step.overlaying}, which is not kept at {step.level} "
                     "above"
                 )
-            below = self.words(under)
+            beneath = under.place
         for name in step.tensors:
             tensor = self.facts.root(name)
             if tensor not in self.facts.ranks:
@@ -290,34 +403,40 @@ class _Analysis:
                 )
             parent = homes.get(tensor)
             if parent is not None and levels.index(step.level) <= levels.index(parent.level):
-                if parent.parent is None and parent.level == step.level and not parent.loops:
-                    parent = None  # the implicit home, said aloud
-                else:
-                    raise MappingError(
-                        f"{where}: {name} is kept at {step.level} inside its home at "
-                        f"{parent.level}: expected a level further in"
-                    )
-            home = _Home(tensor, step, step.level, parent, loops, dict(tiles))
-            held.append((step.level, tensor, np.maximum(self.words(home) - below, 0)))
+                if parent.keep is None and parent.level == step.level:
+                    continue  # the implicit home, said aloud
+                raise MappingError(
+                    f"{where}: {name} is kept at {step.level} inside its home at "
+                    f"{parent.level}: expected a level further in"
+                )
+            home = _Home(tensor, step.level, parent, loops, dict(tiles), step)
+            home.place = np.maximum(self._words(home), beneath)
+            home.room = home.place - beneath
+            kept.append(home)
             if not step.streamed:
                 homes[tensor] = home
                 self.homes.append(home)
-        return held
+        return kept
 
-    def words(self, home: _Home) -> Values:
+    def _words(self, home: _Home) -> Values:
         """The words that a home takes: of a generational tensor, one generation."""
         ranks = self.facts.ranks[home.tensor]
         if home.tensor in self.facts.carried:
             ranks = ranks - self.facts.iterative
         words: Values = 1
         for rank in ranks:
-            words = words * home.tiles[rank]
-        if home.keep.double:
+            own = [loop for loop in home.loops if loop.rank == rank]
+            if home.level == REGISTERS or not any(loop.parallel for loop in own):
+                words = words * home.tiles[rank]
+            elif self.exact:
+                words = words * _pieces(
+                    self.problem.sizes[rank], own, None, spread=True, words=True
+                )
+            else:
+                words = words * home.tiles[rank] * _product(o.count for o in own if o.parallel)
+        if home.keep is not None and home.keep.double:
             words = words * 2
-        if home.keep.spill is not None:
-            share = home.keep.spill.share.evaluate(self.problem.names)
-            words = words * (1 - np.asarray(share))
-        return words
+        return words * (1 - self._share(home))
 
     def _compute(
         self,
@@ -345,34 +464,71 @@ class _Analysis:
                     f"{where}: {step.einsum} is left with {np.max(tiles[rank]):g} of rank {rank} "
                     f"in one step: add 'for {rank}' or 'parallel {rank} over ...'"
                 )
+        self._check_options(step, einsum, where)
         self.work[step.einsum] = self._work(step, einsum, loops)
-        steps = self.work[step.einsum].steps
+        points = self._points(step.einsum, einsum.ranks, loops)
         for operand in einsum.operands:
-            self._read(step, operand, loops, homes, steps, where)
+            self._read(step, operand, loops, homes, points, where)
         for output in einsum.outputs:
-            self._write(step, output, loops, homes, steps, where)
+            self._write(step, output, loops, homes, points)
+
+    def _check_options(self, step: Compute, einsum: EinsumFacts, where: str) -> None:
+        operands = {name for o in einsum.operands for name in (o.name, o.tensor)}
+        ranks = frozenset[str]().union(*(output.ranks for output in einsum.outputs))
+        for word, names, known, what in (
+            ("forwarding", step.forwarding, operands, "operand"),
+            ("accumulating", step.accumulating, ranks, "rank of its output"),
+        ):
+            for name in names:
+                if name not in known:
+                    raise MappingError(
+                        f"{where}: compute {step.einsum} {word} {name}, which is no {what}"
+                        f"{closest(name, known)}"
+                    )
 
     def _work(self, step: Compute, einsum: EinsumFacts, loops: tuple[_Loop, ...]) -> Work:
-        steps = self._product(loops, parallel=False)
-        active = self._product(loops, parallel=True)
+        steps: Values = 1
+        active: Values = 1
         lanes: Values = 1
         for extent in self.problem.lanes[step.unit].values():
             lanes = lanes * extent
+        if self.exact:
+            for rank, own in _by_rank(loops).items():
+                steps = steps * _pieces(self.problem.sizes[rank], own, True, spread=False)
+                active = active * _pieces(self.problem.sizes[rank], own, None, spread=True)
+        else:
+            steps = _product(loop.count for loop in loops if not loop.parallel)
+            active = _product(loop.count for loop in loops if loop.parallel)
+        work = Work(step.unit, steps, active, lanes, {}, {}, step.pipelined)
+        self.work[step.einsum] = work
         operations: dict[str, Values] = {}
         per_point: dict[str, int] = {}
         for operation in einsum.operations:
-            gone = einsum.ranks - operation.ranks
-            rest = [loop for loop in loops if loop.rank not in gone]
-            done = steps if not gone else self._product(rest, parallel=False)
+            done = self._points(step.einsum, operation.ranks, loops, einsum.ranks)
             known = operations.get(operation.name, 0)
             operations[operation.name] = known + operation.times * done
-            if not gone:
+            if operation.ranks == einsum.ranks:
                 per_point[operation.name] = per_point.get(operation.name, 0) + operation.times
-        if self.problem.edges == "exact":
-            points = self._points(einsum.ranks, loops)
-            scale = points / (steps * active)
-            operations = {name: done * scale for name, done in operations.items()}
         return Work(step.unit, steps, active, lanes, operations, per_point, step.pipelined)
+
+    def _points(
+        self,
+        einsum: str,
+        ranks: frozenset[str],
+        loops: tuple[_Loop, ...],
+        own: frozenset[str] | None = None,
+    ) -> Values:
+        """Points of some ranks of an Einsum, again in every loop over others, on one lane."""
+        gone = (own or ranks) - ranks
+        if not self.exact:
+            points = _product(o.count for o in loops if not o.parallel and o.rank not in gone)
+            shared = _product(o.count for o in loops if o.parallel and o.rank in gone)
+            return points / shared if gone else points
+        points = _product(self.problem.sizes[rank] for rank in ranks)
+        for rank, chain in _by_rank(loops).items():
+            if rank not in ranks | gone:
+                points = points * _pieces(self.problem.sizes[rank], chain, True, spread=True)
+        return points / self.work[einsum].active
 
     def _read(
         self,
@@ -380,11 +536,17 @@ class _Analysis:
         operand: Operand,
         loops: tuple[_Loop, ...],
         homes: Mapping[str, _Home],
-        steps: Values,
+        points: Values,
         where: str,
     ) -> None:
         tensor = operand.tensor
-        self._add(step.einsum, tensor, REGISTERS, reads=steps)
+        maker = self.producers.get(tensor, step.einsum)
+        if maker not in self.work and tensor not in self.facts.carried:
+            raise MappingError(
+                f"{where}: {step.einsum} reads {tensor} before {maker} makes it: compute {maker} "
+                "first"
+            )
+        self._add(step.einsum, tensor, REGISTERS, reads=points)
         if operand.name in step.forwarding or tensor in step.forwarding:
             return
         home = homes.get(tensor)
@@ -393,21 +555,11 @@ class _Analysis:
                 f"{where}: tensor {operand.name} has no home where {step.einsum} reads it: add "
                 f"'keep {operand.name} at LEVEL' above, or 'forwarding {operand.name}'"
             )
-        ranks = operand.ranks
-        if home.level == REGISTERS:
-            register, home = home, home.parent
-            loads, tile = self._loads(register.loops, ranks), self._tile_words(register, ranks)
-            if home is None:
-                return
-            loops = register.loops
-        else:
-            loads, tile = self._loads(loops, ranks), 1
-        self._add(step.einsum, tensor, REGISTERS, writes=loads * tile)
-        words = self._distinct(loops, ranks, loads, tile)
-        self._add(step.einsum, tensor, home.level, reads=words)
-        self._spill(home, step.einsum, reads=words)
-        home.reads = home.reads + words
-        home.readers.append((step.einsum, ranks))
+        self.reads.append((step.einsum, home))
+        register: _Home | None = self._register(tensor, home, loops)
+        while register is not None:
+            register.readers.append((step.einsum, operand.ranks))
+            register = None if register.forwarded else register.parent
 
     def _write(
         self,
@@ -415,85 +567,69 @@ class _Analysis:
         output: Operand,
         loops: tuple[_Loop, ...],
         homes: Mapping[str, _Home],
-        steps: Values,
-        where: str,
+        points: Values,
     ) -> None:
         tensor = output.tensor
         ranks = output.ranks - set(step.accumulating)
-        once = self._product([o for o in loops if o.rank in ranks], parallel=False)
-        self._add(step.einsum, tensor, REGISTERS, reads=steps - once, writes=steps)
+        first = self._crossing(step.einsum, loops, {}, ranks).lane_once
+        self._add(step.einsum, tensor, REGISTERS, reads=points - first, writes=points)
         home = homes.get(tensor)
-        if home is None:
-            return
-        if home.level == REGISTERS:
-            register, home = home, home.parent
-            loops, tile = register.loops, self._tile_words(register, ranks)
-            if home is None:
-                return
-        else:
-            tile = 1
-        loads = self._loads(loops, ranks)
-        self._add(step.einsum, tensor, REGISTERS, writes=loads * tile - once)
-        words = self._distinct(loops, ranks, loads, tile)
-        once = self._distinct(
-            loops, ranks, self._product([o for o in loops if o.rank in ranks], parallel=False), tile
-        )
-        self._arrive(home, step.einsum, words, once)
-        home.distinct = home.distinct + once
-        home.writers.append((step.einsum, ranks))
+        register = None if home is None else self._register(tensor, home, loops)
+        while register is not None:
+            register.writers.append((step.einsum, ranks))
+            register = register.parent
 
-    def _arrive(self, home: _Home, einsum: str, words: Values, once: Values) -> None:
-        self._add(
-            einsum,
-            home.tensor,
-            home.level,
-            reads=words - once,
-            writes=words,
-        )
-        self._spill(home, einsum, reads=words - once, writes=words)
-        home.arrivals = home.arrivals + words
+    def _register(self, tensor: str, home: _Home, loops: tuple[_Loop, ...]) -> _Home:
+        """The registers that an access goes to: kept ones, or a word for it alone."""
+        if home.level == REGISTERS:
+            return home
+        self.homes.append(_Home(tensor, REGISTERS, home, loops, {}))
+        return self.homes[-1]
+
+    def check_sources(self, implicit: Mapping[str, _Home]) -> None:
+        """What is read must come from where its maker puts it, or from the outermost memory."""
+        for einsum, home in self.reads:
+            source = home.outermost
+            maker = self.producers.get(home.tensor)
+            if source is None or maker is None or source.writers:
+                continue
+            if implicit.get(home.tensor) is not source:
+                raise MappingError(
+                    f"{einsum} reads {home.tensor} from {source.level}, where {maker} does not put "
+                    f"it: add 'keep {home.tensor} at LEVEL' above both"
+                )
 
     def settle(self) -> None:
-        """Move what homes exchange with the homes above them, inner ones first."""
-        for home in reversed(self.homes):
+        """Count what each home exchanges with the one above it."""
+        for home in self.homes:
             parent = home.parent
-            if parent is None or home.level == REGISTERS:
+            if parent is None:
                 continue
+            inside = home.level == REGISTERS
             stay = 1 - self._share(home)
             if home.writers:
-                einsum, ranks = home.writers[0]
-                loads = self._loads(home.loops, ranks)
-                words = self._distinct(home.loops, ranks, loads, self._tile_words(home, ranks))
-                once = home.distinct
-                self._add(einsum, home.tensor, home.level, writes=words - once)
-                self._add(
-                    einsum,
-                    home.tensor,
-                    parent.level,
-                    reads=stay * (words - once),
-                    writes=stay * words,
-                )
-                parent.distinct = parent.distinct + once
-                parent.writers.append((einsum, ranks))
-            elif home.readers and not home.keep.forwarded:
+                einsum = home.writers[0][0]
+                cross = self._crossing(einsum, home.loops, home.tiles, home.ranks)
+                again = cross.words - cross.once
+                returned = cross.lane_words - cross.lane_once if inside else again
+                self._add(einsum, home.tensor, home.level, writes=returned)
+                self._access(parent, einsum, reads=stay * again, writes=stay * cross.words)
+            elif home.readers and not home.forwarded:
                 einsum = home.readers[0][0]
-                ranks = frozenset().union(*(r for _, r in home.readers))
-                loads = self._loads(home.loops, ranks)
-                words = self._distinct(home.loops, ranks, loads, self._tile_words(home, ranks))
-                self._add(einsum, home.tensor, home.level, writes=words)
-                self._add(einsum, home.tensor, parent.level, reads=stay * words)
-                parent.reads = parent.reads + words
-                parent.readers.append((einsum, ranks))
+                cross = self._crossing(einsum, home.loops, home.tiles, home.ranks)
+                filled = cross.lane_words if inside else cross.words
+                self._add(einsum, home.tensor, home.level, writes=filled)
+                self._access(parent, einsum, reads=stay * cross.words)
 
     def _share(self, home: _Home) -> Values:
-        spill = home.keep.spill
+        spill = home.keep.spill if home.keep is not None else None
         return 0 if spill is None else np.asarray(spill.share.evaluate(self.problem.names))[()]
 
-    def _spill(self, home: _Home, einsum: str, reads: Values = 0, writes: Values = 0) -> None:
-        if home.keep.spill is not None:
-            share = self._share(home)
-            level = home.keep.spill.level
-            self._add(einsum, home.tensor, level, reads=share * reads, writes=share * writes)
+    def _access(self, home: _Home, einsum: str, reads: Values = 0, writes: Values = 0) -> None:
+        self._add(einsum, home.tensor, home.level, reads, writes)
+        if home.keep is not None and home.keep.spill is not None:
+            share, level = self._share(home), home.keep.spill.level
+            self._add(einsum, home.tensor, level, share * reads, share * writes)
 
     def _add(
         self, einsum: str, tensor: str, level: str, reads: Values = 0, writes: Values = 0
@@ -504,50 +640,111 @@ class _Analysis:
 
     # Closed forms over the loops above a node.
 
-    def _loads(self, loops: Collection[_Loop], ranks: frozenset[str]) -> Values:
-        """How often a tile is brought in: the loops in time that reload it."""
-        loads: Values = 1
+    def _moving(self, loops: Sequence[_Loop], ranks: frozenset[str]) -> list[Values]:
+        """For each loop, whether a step of it brings another tile in: not if it is trailing."""
         trailing: Values = self.problem.retention == "trailing"
-        for loop in reversed([loop for loop in loops if not loop.parallel]):
-            if loop.rank in ranks:
-                loads = loads * loop.count
-                trailing = trailing & (loop.count == 1)
-            elif trailing is not True:
-                loads = loads * np.where(trailing, 1, loop.count)
-        return loads
+        moving: list[Values] = []
+        for loop in reversed(loops):
+            if loop.parallel or loop.rank in ranks:
+                moving.append(True)
+                if not loop.parallel and trailing is not False:
+                    trailing = trailing & (loop.count == 1)
+                    trailing = trailing if np.ndim(trailing) else bool(trailing)
+            else:
+                moving.append(np.logical_not(trailing) if np.ndim(trailing) else not trailing)
+        return moving[::-1]
 
-    def _product(self, loops: Collection[_Loop], *, parallel: bool) -> Values:
-        product: Values = 1
-        for loop in loops:
-            if loop.parallel == parallel:
-                product = product * loop.count
-        return product
+    def _crossing(
+        self,
+        einsum: str,
+        loops: tuple[_Loop, ...],
+        tiles: Mapping[str, Values],
+        ranks: frozenset[str],
+    ) -> _Crossing:
+        moving = self._moving(loops, ranks)
+        if self.exact:
+            return self._exact_crossing(einsum, loops, moving, ranks)
+        lane_once = _product(tiles.get(rank, 1) for rank in ranks)
+        loads: Values = 1
+        copies: Values = 1
+        for loop, moves in zip(loops, moving, strict=True):
+            if loop.parallel:
+                copies = copies * loop.count if loop.rank in ranks else copies
+            elif loop.rank in ranks:
+                lane_once = lane_once * loop.count
+            elif moves is not False:
+                loads = loads * (loop.count if moves is True else np.where(moves, loop.count, 1))
+        once = lane_once * copies
+        return _Crossing(once * loads, once, lane_once * loads, lane_once)
 
-    def _distinct(
-        self, loops: Collection[_Loop], ranks: frozenset[str], loads: Values, tile: Values
-    ) -> Values:
-        """Words that cross to the parent: loads x distinct copies x tile."""
-        copies = [loop for loop in loops if loop.parallel and loop.rank in ranks]
-        return loads * self._product(copies, parallel=True) * tile
-
-    def _tile_words(self, home: _Home, ranks: frozenset[str]) -> Values:
-        words: Values = 1
-        for rank in ranks:
-            words = words * home.tiles[rank]
-        return words
-
-    def _points(self, own: frozenset[str], loops: Collection[_Loop]) -> Values:
-        points: Values = 1
-        for rank in own:
-            points = points * self.problem.sizes[rank]
-        for loop in loops:
-            if loop.rank not in own:
-                points = points * loop.count
-        return points
+    def _exact_crossing(
+        self,
+        einsum: str,
+        loops: tuple[_Loop, ...],
+        moving: Sequence[Values],
+        ranks: frozenset[str],
+    ) -> _Crossing:
+        once = _product(self.problem.sizes[rank] for rank in ranks)
+        words, lane_words, lane_once = once, once, once
+        for rank, chain in _by_rank(loops).items():
+            if rank not in ranks:
+                size = self.problem.sizes[rank]
+                moves = [m for loop, m in zip(loops, moving, strict=True) if loop.rank == rank]
+                words = words * _pieces(size, chain, moves, spread=False)
+                lane_words = lane_words * _pieces(size, chain, moves, spread=True)
+                lane_once = lane_once * _pieces(size, chain, None, spread=True)
+        active = self.work[einsum].active
+        return _Crossing(words, once, lane_words / active, lane_once / active)
 
 
-def _loop(rank: str, before: Values, tile: Values, *, parallel: bool) -> _Loop:
-    return _Loop(rank, _ceil_divide(before, tile), parallel, before, tile)
+def _pieces(
+    size: Values,
+    loops: Sequence[_Loop],
+    moves: Sequence[Values] | bool | None,
+    *,
+    spread: bool,
+    words: bool = False,
+) -> Values:
+    """How many pieces nested loops over one rank of a size make, the ragged ones cut to size.
+
+    Args:
+        size: the extent that the loops share out.
+        loops: outer before inner, tiles no larger than what they share out.
+        moves: whether each loop in time makes pieces of its own (one for all; None: none does).
+        spread: whether a loop in space makes a piece for each lane, or one for all.
+        words: count the coordinates in the pieces instead of the pieces.
+    """
+    if not loops:
+        return size if words else np.where(np.asarray(size) > 0, 1, 0)[()]
+    loop, rest = loops[0], loops[1:]
+    own, others = (moves[0], moves[1:]) if isinstance(moves, Sequence) else (bool(moves), moves)
+    one = _pieces(np.minimum(size, loop.tile), rest, others, spread=spread, words=words)
+    if loop.parallel:
+        own = spread
+    if own is False:
+        return one
+    full = np.floor(np.asarray(size) / loop.tile)
+    ragged = _pieces(size - full * loop.tile, rest, others, spread=spread, words=words)
+    every = full * _pieces(loop.tile, rest, others, spread=spread, words=words) + ragged
+    return every if own is True else np.where(own, every, one)
+
+
+def _by_rank(loops: Sequence[_Loop]) -> dict[str, list[_Loop]]:
+    chains: dict[str, list[_Loop]] = {}
+    for loop in loops:
+        chains.setdefault(loop.rank, []).append(loop)
+    return chains
+
+
+def _product(factors: Any) -> Values:
+    product: Values = 1
+    for factor in factors:
+        product = product * factor
+    return product
+
+
+def _loop(rank: str, before: Values, tile: Values) -> _Loop:
+    return _Loop(rank, _ceil_divide(before, tile), False, tile)
 
 
 def _ceil_divide(value: Values, by: Values) -> Values:
@@ -563,24 +760,16 @@ def _computes(nest: Nest) -> Iterator[Compute]:
                 yield from _computes(child)
 
 
-def _stack(own: list[tuple[str, str, Values]], below: _Peak) -> _Peak:
-    peak = dict(below)
-    for level, tensor, words in own:
-        total, held = peak.get(level, (0, ()))
-        peak[level] = (total + words, ((tensor, words), *held))
-    return peak
-
-
-def _side_by_side(peaks: list[_Peak]) -> _Peak:
-    together: _Peak = {}
+def _together(peaks: Sequence[_Peak]) -> _Peak:
+    total: _Peak = {}
     for peak in peaks:
         for level, (words, held) in peak.items():
-            total, others = together.get(level, (0, ()))
-            together[level] = (total + words, (*others, *held))
-    return together
+            so_far, holders = total.get(level, (0, ()))
+            total[level] = (so_far + words, (*holders, *held))
+    return total
 
 
-def _in_turn(peaks: list[_Peak]) -> _Peak:
+def _in_turn(peaks: Sequence[_Peak]) -> _Peak:
     longest: _Peak = {}
     for peak in peaks:
         for level, (words, held) in peak.items():

@@ -1,0 +1,586 @@
+"""A nest executed one iteration at a time, on tiny shapes: the truth of the reuse analysis.
+
+Nothing here multiplies loop bounds. Every loop is walked; all lanes that run side by side are
+carried along; every tile at every home is a set of words; and each fill, read, write, arrival,
+read-modify-write and drain is an event that adds to a tally.
+
+- A word is named by the values of the rank variables (and batch ranks) that index it.
+- A memory is one memory: what lanes side by side keep there is the union of their tiles. Registers
+  are each lane's own, and their tallies are averages over the lanes that ever work.
+- When the nest comes to a home with another tile than it holds, the old tile is drained (if an
+  Einsum below writes it) and the new one fetched. ``explicit``: whenever it comes there.
+- ``exact`` edges cut ragged tiles; what a home holds is then decided on whole tiles: it comes to
+  another tile when a loop moves that is not trailing (no loop inside it, of more than one
+  iteration, changes the tile).
+- A home's room is taken from when a tile is fetched until the last visit that finds it there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from einfuse.einsum.cascade import Cascade
+from einfuse.einsum.equation import Einsum
+from einfuse.einsum.expression import Access, Coordinate, variables
+from einfuse.einsum.operations import is_constant, is_product_sum, is_view, operations_per_point
+from einfuse.mapper.counts import Problem
+from einfuse.mapper.mapping import Branch, Compute, Keep, Nest, Parallel, Temporal
+
+REGISTERS = "registers"
+Position = tuple[int, ...]
+Piece = tuple[Position, int]  # of a rank: the steps that lead to it, and its extent
+Word = tuple[tuple[Position, int], ...]  # for each rank, a place in a piece
+Ranges = dict[str, Piece]
+
+
+@dataclass
+class Lane:
+    """One of the lanes that run side by side, with the coordinates it is at."""
+
+    place: tuple[int, ...]
+    at: Ranges
+
+
+@dataclass
+class Use:
+    """What one compute does to one tensor: the ranks that name the words."""
+
+    einsum: str
+    ranks: tuple[str, ...]
+
+
+@dataclass
+class Place:
+    """A tensor somewhere in the tree: at a memory, or in the registers of the lanes."""
+
+    tensor: str
+    level: str
+    position: Position
+    parent: Place | None
+    keep: Keep | None = None
+    ranks: tuple[str, ...] = ()
+    room_ranks: tuple[str, ...] = ()
+    readers: list[Use] = field(default_factory=list)
+    writers: list[Use] = field(default_factory=list)
+    held: dict[tuple[int, ...], frozenset[Word]] | None = None
+    key: Any = None
+    came_before: set[Any] = field(default_factory=set)  # words that have arrived here
+    sent: set[Any] = field(default_factory=set)  # words that have been sent up from here
+    stays: list[list[Any]] = field(default_factory=list)  # [from, to, words]
+    whole: Fraction = Fraction(0)  # words of the place that it may share with others
+
+    @property
+    def share(self) -> Fraction:
+        spill = self.keep.spill if self.keep else None
+        return Fraction(0) if spill is None else Fraction(spill.share.evaluate({}))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What happened: exact numbers, keyed as in the analysis."""
+
+    traffic: dict[tuple[str, str, str], tuple[Fraction, Fraction]]
+    steps: dict[str, int]
+    active: dict[str, int]
+    operations: dict[str, dict[str, Fraction]]  # over all lanes
+    peak_words: dict[str, Fraction]
+
+
+def interpret(nest: Nest, problem: Problem, batch: tuple[str, ...] = ()) -> Found:
+    """Execute a nest and return what was counted."""
+    machine = _Machine(nest, problem, batch)
+    machine.execute()
+    return machine.found()
+
+
+class _Machine:
+    def __init__(self, nest: Nest, problem: Problem, batch: tuple[str, ...]) -> None:
+        self.nest, self.problem, self.batch = nest, problem, batch
+        self.cascade = cascade = problem.facts.cascade
+        self.view_of = _views(cascade)
+        self.einsums = {
+            e.name: e for e in cascade.einsums if not is_view(e) and not is_constant(e.expression)
+        }
+        self.traffic: dict[tuple[str, str, str], list[Fraction]] = defaultdict(
+            lambda: [Fraction(0), Fraction(0)]
+        )
+        self.steps: dict[str, int] = defaultdict(int)
+        self.lanes: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+        self.operations: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        self.folded: dict[tuple[str, int], set[Any]] = defaultdict(set)
+        self.accumulated: dict[str, set[Any]] = defaultdict(set)
+        self.side: dict[Position, int] = {}
+        self.windows: dict[Position, list[tuple[int, int, list[tuple[int, int]]]]] = defaultdict(
+            list
+        )
+        self.clock = 0
+        self.roots: dict[str, Place] = {}
+        self.places: dict[tuple[Position, str], Place] = {}
+        self.streams: dict[tuple[Position, str], Place] = {}
+        self.order: list[Place] = []
+        self._prepare()
+
+    # Before the run: which place each access goes to, and which loops count for it.
+
+    def ranks_of(self, access: Access) -> frozenset[str]:
+        named = {self.cascade.rank_of(v) for i in access.indices for v in variables(i)}
+        return frozenset(named) | set(self.batch)
+
+    def root(self, tensor: str) -> str:
+        return self.view_of.get(tensor, tensor)
+
+    def tensor_ranks(self, tensor: str) -> frozenset[str]:
+        found: frozenset[str] = frozenset()
+        for einsum in self.einsums.values():
+            for access in (*einsum.outputs, *einsum.operands):
+                if self.root(access.tensor) == tensor:
+                    found |= self.ranks_of(access)
+        return found
+
+    def carried(self, tensor: str) -> bool:
+        iterative = {i.variable for i in self.cascade.iterations}
+        return any(
+            output.tensor == tensor
+            and any(
+                set(variables(index)) & iterative and not isinstance(index.expression, Coordinate)
+                for index in output.indices
+            )
+            for einsum in self.cascade.einsums
+            for output in einsum.outputs
+        )
+
+    def _prepare(self) -> None:
+        cascade = self.cascade
+        for name in (*cascade.inputs, *cascade.outputs):
+            tensor = self.root(name)
+            used = any(
+                self.root(access.tensor) == tensor
+                for einsum in self.einsums.values()
+                for access in (*einsum.outputs, *einsum.operands)
+            )
+            if used and tensor not in self.roots:
+                self.roots[tensor] = Place(tensor, self.problem.memories[0], (), None)
+        self._prepare_nest(self.nest, (), dict(self.roots))
+        for place in (*self.roots.values(), *self.order):
+            uses = place.writers or place.readers
+            ranks = frozenset().union(*(u.ranks for u in uses)) if uses else frozenset()
+            place.ranks = tuple(sorted(ranks))
+            room = self.tensor_ranks(place.tensor)
+            if self.carried(place.tensor):
+                room -= {i.rank for i in cascade.iterations}
+            place.room_ranks = tuple(sorted(room))
+
+    def _prepare_nest(self, nest: Nest, base: Position, homes: dict[str, Place]) -> None:
+        for number, node in enumerate(nest):
+            position = (*base, number)
+            step = node.step
+            if isinstance(step, Keep):
+                for name in step.tensors:
+                    tensor = self.root(name)
+                    parent = homes.get(tensor)
+                    if parent is not None and parent.level == step.level:
+                        continue  # it lives there anyway
+                    place = Place(tensor, step.level, position, parent, step)
+                    self.order.append(place)
+                    if step.streamed:
+                        self.streams[position, tensor] = place
+                    else:
+                        self.places[position, tensor] = place
+                        homes[tensor] = place
+            elif isinstance(step, Compute):
+                self._prepare_compute(step, position, homes)
+            elif isinstance(step, Branch):
+                for child, inner in enumerate(step.children):
+                    self._prepare_nest(inner, (*position, child), dict(homes))
+
+    def _prepare_compute(self, step: Compute, position: Position, homes: dict[str, Place]) -> None:
+        einsum = self.einsums[step.einsum]
+        accesses = [(a, False) for a in dict.fromkeys(einsum.operands)]
+        accesses += [(a, True) for a in einsum.outputs]
+        for number, (access, written) in enumerate(accesses):
+            tensor = self.root(access.tensor)
+            home = homes.get(tensor)
+            ranks = self.ranks_of(access) - (set(step.accumulating) if written else set())
+            use = Use(step.einsum, tuple(sorted(ranks)))
+            if home is None or home.level != REGISTERS:
+                label = f"{'out' if written else 'in'}{number}"
+                forwarded = {access.tensor, tensor} & set(step.forwarding) and not written
+                home = Place(tensor, REGISTERS, position, None if forwarded else home)
+                self.places[position, label] = home
+                self.order.append(home)
+            elif not written and {access.tensor, tensor} & set(step.forwarding):
+                continue
+            place: Place | None = home
+            while place is not None:
+                (place.writers if written else place.readers).append(use)
+                if not written and place.keep is not None and place.keep.forwarded:
+                    break
+                place = place.parent
+
+    # The run.
+
+    def execute(self) -> None:
+        everything: Ranges = {rank: ((), int(size)) for rank, size in self.problem.sizes.items()}
+        lanes = [Lane((), everything)]
+        self._trailing = _moving_loops(self.nest, self.problem)
+        self._run(self.nest, (), lanes, (), {})
+        for place in reversed(self.order):
+            if place not in self.streams.values():
+                self._close(place)
+
+    def _run(
+        self,
+        nest: Nest,
+        base: Position,
+        lanes: list[Lane],
+        path: tuple[int, ...],
+        used: Mapping[str, int],
+        number: int = 0,
+    ) -> None:
+        if number == len(nest):
+            return
+        position = (*base, number)
+        step = nest[number].step
+        if isinstance(step, Temporal):
+            for index, moved in enumerate(self._tiles(lanes, step.rank, _tile(step))):
+                self._run(nest, base, moved, (*path, index), used, number + 1)
+        elif isinstance(step, Parallel):
+            tile = _tile(step)
+            unit = next(_units(nest[number:]))
+            room = self.problem.lanes[unit][step.dimension] // used.get(step.dimension, 1)
+            wanted = -(-lanes[0].at[step.rank][1] // tile)
+            waves = wanted > max(int(room), 1)
+            if position not in self.side:
+                self.side[position] = min(wanted, max(int(room), 1))
+                self.side[*position, -1] = waves
+            side = self.side[position]
+            now = {**used, step.dimension: used.get(step.dimension, 1) * side}
+            in_turn: Iterator[Any] = enumerate(self._tiles(lanes, step.rank, side * tile))
+            if not self.side[*position, -1]:
+                in_turn = iter([(None, lanes)])
+            for index, wave in in_turn:
+                spread = [
+                    Lane((*lane.place, place), {**lane.at, step.rank: piece})
+                    for lane in wave
+                    for place, piece in enumerate(self._pieces(lane.at[step.rank], tile))
+                ]
+                onward = path if index is None else (*path, index)
+                self._run(nest, base, spread, onward, now, number + 1)
+        elif isinstance(step, Keep):
+            visited = [
+                place
+                for name in step.tensors
+                for place in (self.places.get((position, self.root(name))),)
+                if place is not None
+            ]
+            for place in visited:
+                self._visit(place, lanes, path)
+            rooms = [
+                place
+                for name in step.tensors
+                for place in (self.streams.get((position, self.root(name))),)
+                if place is not None
+            ]
+            self.clock += bool(rooms)
+            for place in rooms:
+                place.stays.append([self.clock, self.clock, self._room(place, lanes)])
+            self._run(nest, base, lanes, path, used, number + 1)
+            for place in (*visited, *rooms):
+                place.stays[-1][1] = self.clock
+        elif isinstance(step, Compute):
+            self._compute(step, position, lanes, path)
+            self._run(nest, base, lanes, path, used, number + 1)
+        else:
+            begin, spans = self.clock, []
+            for child, inner in enumerate(step.children):
+                self.clock += 1
+                start = self.clock
+                self._run(inner, (*position, child), lanes, path, used)
+                spans.append((start, self.clock))
+            self.windows[position].append((begin, self.clock, spans))
+            self._run(nest, base, lanes, path, used, number + 1)
+
+    def _pieces(self, whole: Piece, tile: int) -> Iterator[Piece]:
+        steps, extent = whole
+        for number, offset in enumerate(range(0, extent, tile)):
+            size = tile if self.problem.edges == "whole" else min(tile, extent - offset)
+            yield (*steps, number), size
+
+    def _tiles(self, lanes: list[Lane], rank: str, tile: int) -> Iterator[list[Lane]]:
+        """The lanes at each step of a loop in time; a lane that is done pauses."""
+        pieces = [list(self._pieces(lane.at[rank], tile)) for lane in lanes]
+        for index in range(max(map(len, pieces))):
+            yield [
+                Lane(lane.place, {**lane.at, rank: own[index]})
+                for lane, own in zip(lanes, pieces, strict=True)
+                if index < len(own)
+            ]
+
+    def _words(self, lane: Lane, ranks: tuple[str, ...]) -> frozenset[Word]:
+        spans = [[(lane.at[r][0], o) for o in range(lane.at[r][1])] for r in ranks]
+        return frozenset(itertools.product(*spans))
+
+    def _room(self, place: Place, lanes: list[Lane]) -> Fraction:
+        tiles = [self._words(lane, place.room_ranks) for lane in lanes]
+        together = place.level != REGISTERS
+        words = Fraction(len(frozenset().union(*tiles)) if together else max(map(len, tiles)))
+        keep = place.keep
+        assert keep is not None
+        words *= (2 if keep.double else 1) * (1 - place.share)
+        if keep.overlaying is not None:
+            under = max(
+                (
+                    p
+                    for p in self.order
+                    if p.tensor == self.root(keep.overlaying)
+                    and p.level == keep.level
+                    and p.keep is not None
+                    and p.position[:-1] == place.position[: len(p.position) - 1]
+                    and p.position < place.position
+                ),
+                key=lambda p: p.position,
+            )
+            place.whole = max(words, under.whole)
+            return place.whole - under.whole
+        place.whole = words
+        return words
+
+    def _visit(self, place: Place, lanes: list[Lane], path: tuple[int, ...]) -> None:
+        """Come to a place: keep what it holds, or drain that and fetch another tile."""
+        self.clock += 1
+        tile = {lane.place: self._words(lane, place.ranks) for lane in lanes}
+        if self.problem.edges == "whole":
+            key: Any = frozenset().union(*tile.values())
+        else:
+            moving = self._trailing(place.position, place.ranks)
+            key = tuple(index for index, moves in zip(path, moving, strict=True) if moves)
+        if self.problem.retention == "trailing" and place.held is not None and key == place.key:
+            return
+        self._close(place)
+        place.key, place.held = key, tile
+        if place.keep is not None:
+            place.stays.append([self.clock, self.clock, self._room(place, lanes)])
+        registers = place.level == REGISTERS
+        words = frozenset().union(*tile.values())
+        parent = place.parent
+        if place.writers:
+            if parent is not None:
+                einsum = place.writers[0].einsum
+                returned = (
+                    sum((lane, word) in place.sent for lane, own in tile.items() for word in own)
+                    if registers
+                    else len(words & place.sent)
+                )
+                self._add(einsum, place.tensor, place.level, writes=returned)
+        elif place.readers and parent is not None:
+            if place.keep is not None and place.keep.forwarded:
+                return
+            einsum = place.readers[0].einsum
+            filled = sum(map(len, tile.values())) if registers else len(words)
+            self._add(einsum, place.tensor, place.level, writes=filled)
+            self._access(parent, einsum, reads=(1 - place.share) * len(words))
+
+    def _close(self, place: Place) -> None:
+        """Send a written tile up: one word for each element, however many lanes add to it."""
+        if place.held is None:
+            return
+        held, place.held = place.held, None
+        parent = place.parent
+        if not place.writers or parent is None:
+            return
+        einsum, stay = place.writers[0].einsum, 1 - place.share
+        words = frozenset().union(*held.values())
+        again = len(words & parent.came_before)
+        parent.came_before |= words
+        self._access(parent, einsum, reads=stay * again, writes=stay * len(words))
+        if place.level == REGISTERS:
+            place.sent |= {(lane, word) for lane, own in held.items() for word in own}
+        else:
+            place.sent |= words
+
+    def _access(self, place: Place, einsum: str, reads: Any = 0, writes: Any = 0) -> None:
+        self._add(einsum, place.tensor, place.level, reads, writes)
+        if place.keep is not None and place.keep.spill is not None:
+            share, level = place.share, place.keep.spill.level
+            self._add(einsum, place.tensor, level, share * reads, share * writes)
+
+    def _add(self, einsum: str, tensor: str, level: str, reads: Any = 0, writes: Any = 0) -> None:
+        entry = self.traffic[einsum, tensor, level]
+        entry[0] += reads
+        entry[1] += writes
+
+    def _compute(
+        self, step: Compute, position: Position, lanes: list[Lane], path: tuple[int, ...]
+    ) -> None:
+        einsum = self.einsums[step.einsum]
+        self.steps[step.einsum] += 1
+        self.lanes[step.einsum] |= {lane.place for lane in lanes}
+        for (at, label), place in self.places.items():
+            if at == position and (label.startswith("in") or label.startswith("out")):
+                self._visit(place, lanes, path)
+        for access in dict.fromkeys(einsum.operands):
+            self._add(step.einsum, self.root(access.tensor), REGISTERS, reads=len(lanes))
+        for output in einsum.outputs:
+            ranks = tuple(sorted(self.ranks_of(output) - set(step.accumulating)))
+            tensor = self.root(output.tensor)
+            for lane in lanes:
+                element = (lane.place, tuple(lane.at[r][0] for r in ranks))
+                again = element in self.accumulated[tensor]
+                self.accumulated[tensor].add(element)
+                self._add(step.einsum, tensor, REGISTERS, reads=int(again), writes=1)
+        self._operate(einsum, lanes)
+
+    def _operate(self, einsum: Einsum, lanes: list[Lane]) -> None:
+        """Every operator once for each point; a further fold once for each point it folds."""
+        cascade = self.cascade
+        done = self.operations[einsum.name]
+        own = {cascade.rank_of(v) for v in einsum.variables} | set(self.batch)
+        others = tuple(sorted(set(self.problem.sizes) - own))
+        for operation, times in operations_per_point(einsum.expression).items():
+            done[operation] += times * len(lanes)
+        gone: set[str] = set()
+        for number, reduction in enumerate(einsum.reductions):
+            name = {"+": "add", "max": "max", "min": "min", "*": "multiply"}[reduction.operator]
+            if number == 0 and is_product_sum(einsum):
+                done["multiply"] -= len(lanes)
+                name = "mac"
+            kept = tuple(sorted(own - gone))
+            for lane in lanes:
+                point = tuple(lane.at[r] for r in (*kept, *others))
+                if point not in self.folded[einsum.name, number]:
+                    self.folded[einsum.name, number].add(point)
+                    done[name] += 1
+            gone |= {cascade.rank_of(v) for v in reduction.variables}
+
+    # After the run.
+
+    def found(self) -> Found:
+        def average(key: tuple[str, str, str], count: Fraction) -> Fraction:
+            return count / len(self.lanes[key[0]]) if key[2] == REGISTERS else count
+
+        return Found(
+            {
+                key: (average(key, reads), average(key, writes))
+                for key, (reads, writes) in self.traffic.items()
+            },
+            dict(self.steps),
+            {name: len(lanes) for name, lanes in self.lanes.items()},
+            {
+                name: {k: Fraction(v) for k, v in done.items() if v}
+                for name, done in self.operations.items()
+            },
+            self._peaks(),
+        )
+
+    def _peaks(self) -> dict[str, Fraction]:
+        kept = [p for p in self.order if p.keep is not None]
+        levels = dict.fromkeys([p.level for p in kept])
+        peaks = {level: self._peak(level, (0, self.clock), self.nest, ()) for level in levels}
+        outer = self.problem.memories[0]
+        rooted = sum(
+            math.prod(int(self.problem.sizes[r]) for r in place.room_ranks)
+            for place in self.roots.values()
+        )
+        peaks[outer] = peaks.get(outer, Fraction(0)) + rooted
+        return peaks
+
+    def _peak(self, level: str, window: tuple[int, int], nest: Nest, base: Position) -> Fraction:
+        """The most that the places of a nest hold at a level within a window of time."""
+        inside = [p for p in self.order if p.keep and p.level == level]
+        inside = [p for p in inside if p.position[: len(base)] == base]
+        moments = {window[0]} | {s[0] for p in inside for s in p.stays}
+        return max(
+            self._load(level, moment, nest, base)
+            for moment in moments
+            if window[0] <= moment <= window[1]
+        )
+
+    def _load(self, level: str, moment: int, nest: Nest, base: Position) -> Fraction:
+        total = Fraction(0)
+        for place in self.order:
+            if place.keep and place.level == level and place.position[:-1] == base:
+                for start, end, words in place.stays:
+                    total += words if start <= moment <= end else 0
+        for number, node in enumerate(nest):
+            step = node.step
+            if not isinstance(step, Branch):
+                continue
+            position = (*base, number)
+            running = [w for w in self.windows[position] if w[0] <= moment <= w[1]]
+            for child, inner in enumerate(step.children):
+                if step.pipeline and running:
+                    total += self._peak(level, running[-1][2][child], inner, (*position, child))
+                else:
+                    total += self._load(level, moment, inner, (*position, child))
+        return total
+
+
+def _views(cascade: Cascade) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for einsum in cascade.einsums:
+        if is_view(einsum):
+            source = einsum.operands[0].tensor
+            found[einsum.name] = found.get(source, source)
+    return found
+
+
+def _tile(step: Temporal | Parallel) -> int:
+    return 1 if step.tile is None else int(step.tile.evaluate({}))
+
+
+def _units(nest: Nest) -> Iterator[str]:
+    for node in nest:
+        if isinstance(node.step, Compute):
+            yield node.step.unit
+        elif isinstance(node.step, Branch):
+            for child in node.step.children:
+                yield from _units(child)
+
+
+def _moving_loops(nest: Nest, problem: Problem) -> Any:
+    """Return (position, ranks) -> for each loop in time above: does its step fetch another tile?"""
+    above: dict[Position, list[tuple[str, int]]] = {}
+
+    def walk(
+        nest: Nest,
+        base: Position,
+        loops: list[tuple[str, int]],
+        extents: dict[str, int],
+        used: dict[str, int],
+    ) -> None:
+        for number, node in enumerate(nest):
+            position, step = (*base, number), node.step
+            above[position] = loops
+            if isinstance(step, Temporal):
+                tile = min(_tile(step), extents[step.rank])
+                loops = [*loops, (step.rank, -(-extents[step.rank] // tile))]
+                extents = {**extents, step.rank: tile}
+            elif isinstance(step, Parallel):
+                tile = min(_tile(step), extents[step.rank])
+                unit = next(_units(nest[number:]))
+                room = int(problem.lanes[unit][step.dimension]) // used.get(step.dimension, 1)
+                wanted = -(-extents[step.rank] // tile)
+                side = min(wanted, max(room, 1))
+                used = {**used, step.dimension: used.get(step.dimension, 1) * side}
+                if side < wanted:
+                    loops = [*loops, (step.rank, -(-extents[step.rank] // (side * tile)))]
+                extents = {**extents, step.rank: tile}
+            elif isinstance(step, Branch):
+                for child, inner in enumerate(step.children):
+                    walk(inner, (*position, child), loops, extents, used)
+
+    walk(nest, (), [], {r: int(s) for r, s in problem.sizes.items()}, {})
+
+    def moving(position: Position, ranks: tuple[str, ...]) -> list[bool]:
+        loops = above[position]
+        changing = [n for n, (rank, count) in enumerate(loops) if rank in ranks and count > 1]
+        last = max(changing, default=-1)
+        return [n <= last for n in range(len(loops))]
+
+    return moving
