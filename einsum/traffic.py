@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from .alignment import Kind
 from .cascade import Cascade
+from .cut import minimum_cut
 from .equation import Einsum
 from .errors import EinfuseError
 from .expression import Access, Binary, Coordinate, Index, walk
-from .footprint import minimum_cut, outer_ranks
+from .footprint import outer_ranks
 from .lineage import Dependence, trace
 from .partition import finest_levels
 from .placement import critical_path, positions

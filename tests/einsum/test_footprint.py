@@ -1,15 +1,11 @@
-"""Live words: closed forms by hand, minimum cuts against exhaustion."""
+"""Live words: closed forms by hand."""
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import sympy
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from einfuse.einsum.footprint import footprint, minimum_cut, outer_ranks
+from einfuse.einsum.footprint import footprint, outer_ranks
 from einfuse.einsum.library import load
 from einfuse.einsum.parser import parse
 from einfuse.einsum.shape import symbol
@@ -157,48 +153,6 @@ def test_bytes_at_a_shape() -> None:
 def test_sizes_that_the_text_fixes_stay_symbols_in_the_formula() -> None:
     text = "rank M = 4096\ninput X[M]\noutput Y\nS[] = X[m] :: +(m)\nY[m] = X[m] / S[]"
     assert str(footprint(parse(text), "M")) == "M + 2"
-
-
-NAMES = "ABCDEFG"
-
-
-@st.composite
-def networks(draw: st.DrawFn) -> tuple[set[tuple[str, str]], set[str], set[str], dict[str, int]]:
-    """Small graphs that run forwards in the alphabet, with prices."""
-    pairs = list(itertools.combinations(NAMES, 2))
-    arcs = set(draw(st.lists(st.sampled_from(pairs), max_size=10)))
-    early = set(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2)))
-    late = set(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2)))
-    prices = {name: draw(st.integers(1, 9)) for name in NAMES}
-    return arcs, early, late, prices
-
-
-def separates(
-    cut: frozenset[str], arcs: set[tuple[str, str]], early: set[str], late: set[str]
-) -> bool:
-    reached = set(early - cut)
-    while more := {b for a, b in arcs if a in reached and b not in reached | cut}:
-        reached |= more
-    return not reached & late
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(networks())
-def test_minimum_cuts_agree_with_exhaustion(
-    network: tuple[set[tuple[str, str]], set[str], set[str], dict[str, int]],
-) -> None:
-    arcs, early, late, prices = network
-    found = minimum_cut(arcs, early, late, prices)
-    assert separates(found, arcs, early, late)
-    subsets = itertools.chain.from_iterable(
-        itertools.combinations(NAMES, n) for n in range(len(NAMES) + 1)
-    )
-    best = min(
-        sum(prices[t] for t in subset)
-        for subset in subsets
-        if separates(frozenset(subset), arcs, early, late)
-    )
-    assert sum(prices[t] for t in found) == best
 
 
 @pytest.mark.parametrize("name", ["attention/1-pass", "attention/2-pass", "attention/3-pass"])
