@@ -22,6 +22,7 @@ from functools import cached_property
 from .alignment import Kind, Sweep, open_sizes
 from .cascade import Cascade
 from .equation import Einsum, Populate
+from .errors import EinfuseError
 from .expression import Access, Index, variables
 from .indices import Linear, linear
 from .operations import is_view
@@ -142,7 +143,10 @@ class Dependence:
         """Return a barrier on a path between two Einsums, in either direction; None if none is.
 
         Einsums are named by the tensor they write. Two Einsums may share a loop over the level
-        only where this is None (facts of fusion: LoopTree's split below a shared loop).
+        only where this is None.
+
+        Raises:
+            EinfuseError: the cascade has no such Einsum.
         """
         sources = self._named(x)
         targets = self._named(y)
@@ -175,7 +179,10 @@ class Dependence:
             i for i, e in enumerate(self.einsums) if any(o.tensor == name for o in e.outputs)
         )
         if not found:
-            raise KeyError(name)
+            known = ", ".join(dict.fromkeys(e.name for e in self.einsums))
+            raise EinfuseError(
+                f"{self.cascade.name}: expected an Einsum, one of {known}; found {name!r}"
+            )
         return found
 
     def _barrier_on_path(self, sources: frozenset[int], targets: frozenset[int]) -> Edge | None:

@@ -1595,6 +1595,11 @@ def test_einsums_share_a_loop_unless_a_barrier_lies_between() -> None:
     assert not trace(load("attention/1-pass"), "M0").can_share("QK", "SLN")
 
 
+def test_an_unknown_einsum_is_named_beside_the_known_ones() -> None:
+    with pytest.raises(EinfuseError, match=r"one of QK, GM, SN, SD, A, AV; found 'ZZ'"):
+        trace(load("attention/3-pass"), "M").can_share("QK", "ZZ")
+
+
 def test_opposite_directions_share_no_loop() -> None:
     vector = next(v for v in FURTHER if v.name.startswith("prefix and suffix"))
     dependence = trace(vector.cascade, "M")
