@@ -20,7 +20,7 @@ from .compilation import Compiled, compile_launch
 from .errors import KernelError
 from .examples import Example, list_examples
 from .launch import Launch
-from .loops import LoopModel, loop_models
+from .loops import LoopModel, loop_models, unmodelled_functions
 from .lowering import lowering_table
 from .model import differences
 from .registry import Kernel, find_kernel, kernels
@@ -145,7 +145,7 @@ def check(task: Task, cache: Path | None = None) -> Check:
         notes=tuple(extra.note for loop in loops for extra in loop.extras),
         problems=(
             *_resource_problems(compiled),
-            *_loop_problems(function, compiled, loops, example.launch),
+            *_loop_problems(function, compiled, loops),
             *(problem for pair in pairs for problem in pair.problems),
         ),
     )
@@ -164,21 +164,27 @@ def _compare(kernel: Kernel, loop: LoopModel, launch: Launch, compiled: Compiled
     A kernel has each loop twice or more, with and without masks; the model is of the latter.
     """
     element_bytes = _element_bytes(launch)
-    counted = loop.count(
-        kernel.cascade, launch.tile, compiled.distributions, compiled.architecture, element_bytes
-    )
-    model = {name: n for name, n in counted.items() if name in _compared(element_bytes)}
+    compared = _compared(element_bytes, loop.is_program)
+    bodies = compiled.loops
+    tile = _tile(launch)
+    if loop.is_program:
+        bodies = (compiled.operations,)
+        products = (*MATRIX, lowering_table().instructions["multiply_add"])
+        if not any(body.get(name) for body in compiled.loops for name in products):
+            tile = {**tile, **{rank: launch.arguments[name] for rank, name in loop.slices}}
+    counted = loop.count(kernel.cascade, tile, compiled, element_bytes)
+    model = {name: count for name, count in counted.items() if name in compared}
+    if not bodies:
+        return _Comparison(model, {}, (f"{loop.name} loop: the machine code has no loop",))
     exact = {*MATRIX, *lowering_table().exact}
 
-    def distance(found: Mapping[str, int]) -> tuple[int, int]:
-        wrong = differences(model, _compared_part(found, element_bytes))
+    def distance(body: Mapping[str, int]) -> tuple[int, int]:
+        wrong = differences(model, _only(compared, body))
         decisive = sum(abs(n) for name, n in wrong.items() if name in exact)
         return decisive, sum(abs(n) for n in wrong.values())
 
-    if not compiled.loops:
-        return _Comparison(model, {}, (f"{loop.name} loop: the machine code has no loop",))
-    nearest = min(compiled.loops, key=distance)
-    found = _compared_part(nearest, element_bytes)
+    nearest = min(bodies, key=distance)
+    found = _only(compared, nearest)
     problems = [
         f"{loop.name} loop: {name}: the model has {model.get(name, 0)}, the machine code "
         f"{found.get(name, 0)}"
@@ -191,20 +197,24 @@ def _compare(kernel: Kernel, loop: LoopModel, launch: Launch, compiled: Compiled
     return _Comparison(model, found, tuple(problems))
 
 
-def _compared_part(loop: Mapping[str, int], element_bytes: int) -> dict[str, int]:
-    names = _compared(element_bytes)
-    return {name: count for name, count in sorted(loop.items()) if name in names}
+def _only(names: frozenset[str], body: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in sorted(body.items()) if name in names}
 
 
-def _compared(element_bytes: int) -> frozenset[str]:
-    """Return the instructions that models speak of.
+def _compared(element_bytes: int, is_program: bool) -> frozenset[str]:
+    """Return the instructions that a model speaks of.
 
-    In 32 bits the products of a loop are spread differently, and shuffles move rows between
-    them; these are no part of a cascade, and such kernels are for checks alone.
+    In 32 bits the products of a loop are spread differently, and shuffles move rows between them;
+    such kernels are for checks alone. A whole program also loads, stores, divides integers: its
+    conversions, shuffles and reciprocals are no part of a cascade.
     """
     table = lowering_table()
-    names = {*MATRIX, *table.instructions.values()}
-    return frozenset(names - {table.instructions["shuffle"]} if element_bytes > 2 else names)
+    names = {*MATRIX, *table.exact, *table.instructions.values()}
+    if element_bytes > 2 or is_program:
+        names.discard(table.instructions["shuffle"])
+    if is_program:
+        names -= {table.instructions[name] for name in ("convert", "reciprocal")}
+    return frozenset(names)
 
 
 def _resource_problems(compiled: Compiled) -> Iterator[str]:
@@ -214,23 +224,14 @@ def _resource_problems(compiled: Compiled) -> Iterator[str]:
 
 
 def _loop_problems(
-    function: str, compiled: Compiled, loops: tuple[LoopModel, ...], launch: Launch
+    function: str, compiled: Compiled, loops: tuple[LoopModel, ...]
 ) -> Iterator[str]:
-    if not loops and any(_has_matrix(loop) for loop in compiled.loops):
+    if not loops and function not in unmodelled_functions():
         yield f"no model: add {function} to kernels/data/loops.yaml"
     expected = {name for loop in loops for name in loop.expects(compiled.architecture)}
     for name in sorted(expected):
         if not compiled.operations.get(name):
             yield f"expected the instruction {name}, found none"
-    if _element_bytes(launch) == 2:
-        wanted = lowering_table().matrix_instruction(compiled.architecture).name
-        others = [n for n in MATRIX if n != wanted and compiled.operations.get(n)]
-        if others:
-            yield f"matrix instructions: expected {wanted} alone, found {', '.join(others)}"
-
-
-def _has_matrix(loop: Mapping[str, int]) -> bool:
-    return any(loop.get(name) for name in MATRIX)
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -247,6 +248,16 @@ def _loops_of(function: str, launch: Launch) -> tuple[LoopModel, ...]:
 def _function_name(launch: Launch) -> str:
     python = getattr(launch.function, "fn", launch.function)
     return f"{python.__module__.rpartition('.')[2]}.{python.__name__}"
+
+
+def _tile(launch: Launch) -> dict[str, int]:
+    """Return rank -> size of the tiles of a launch: its constants ``block_p`` and so on."""
+    blocks = {
+        name.removeprefix("block_").upper(): value
+        for name, value in launch.arguments.items()
+        if name.startswith("block_") and isinstance(value, int)
+    }
+    return {**blocks, **launch.tile}
 
 
 def _element_bytes(launch: Launch) -> int:

@@ -6,7 +6,8 @@ Ranks of size one in the tile (a batch, the outer part of a split) take no part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -71,14 +72,19 @@ class Dataflow:
 
 
 def trace(
-    cascade: Cascade, tile: Mapping[str, int], over: str = "M", names: Iterable[str] = ()
+    cascade: Cascade,
+    tile: Mapping[str, int],
+    over: str = "M",
+    names: Iterable[str] = (),
+    late_folds: bool = False,
 ) -> Dataflow:
     """Return the dataflow of the named Einsums on one tile (rank -> size) of a loop over a rank.
 
     Without names it is the cascade's ``loop:``, or all of a cascade that has none. Of a split
     rank the tile may name the whole, which is then the inner part, the outer having one
     coordinate. Ranks that the tile does not name have one coordinate. A reduction of the rank
-    that the loop is ``over`` goes on from turn to turn. What no later Einsum of the turn reads
+    that the loop is ``over`` goes on from turn to turn: tile by tile or, with ``late_folds``,
+    element by element, so that a tile is folded once, behind the loop. What no later Einsum of the turn reads
     is a result, and so is what the next turn or a final Einsum reads.
     """
     wanted = tuple(names)
@@ -91,7 +97,7 @@ def trace(
         if cascade.loop:  # an initialiser is not part of a turn
             einsums = tuple(e for e in einsums if e in cascade.loop or e not in cascade.init)
     outer = {split.outer for split in cascade.splits if split.whole == over}
-    tracer = _Tracer(cascade, _sizes(cascade, tile), outer or {over})
+    tracer = _Tracer(cascade, _sizes(cascade, tile), outer or {over}, late_folds)
     for einsum in einsums:
         tracer.add(einsum)
     return Dataflow(tracer.results(), tracer.size)
@@ -107,6 +113,7 @@ class _Tracer:
     cascade: Cascade
     size: dict[str, int]
     over: set[str]
+    late_folds: bool
     written: list[tuple[Access, Node]] = field(default_factory=list)
 
     def add(self, einsum: Einsum) -> None:
@@ -145,9 +152,10 @@ class _Tracer:
         node = node or self._node(einsum.expression)
         for operator, names, ranks in folds:
             folded = ranks & node.ranks
-            if folded and not is_product:
+            goes_on = self.over & {self.cascade.rank_of(name) for name in names}
+            if folded and not is_product and not (goes_on and self.late_folds):
                 node = Node("fold", (node,), node.ranks - folded, folded, operator)
-            if self.over & {self.cascade.rank_of(name) for name in names}:
+            if goes_on and node.operation != "matrix":  # a product accumulates by itself
                 running = Node("load", ranks=node.ranks)
                 node = _apply(_COMBINE.get(operator, operator), (node, running))
         return node
@@ -179,11 +187,24 @@ class _Tracer:
                 return Node("load", ranks=self._ranks(variables(expression)))
             case Negate(operand=operand):
                 return self._node(operand)  # a sign is part of the instruction that reads it
-            case Binary(operator=operator, left=left, right=right):
-                name = {"+": "add", "-": "add", "*": "multiply", "/": "divide"}[operator]
-                return _apply(name, (self._node(left), self._node(right)))
+            case Binary(operator="*" | "/"):
+                return self._product(expression)
+            case Binary(left=left, right=right):
+                return _apply("add", (self._node(left), self._node(right)))
             case Call(function=function, arguments=arguments):
                 return _apply(function, tuple(self._node(a) for a in arguments))
+
+    def _product(self, expression: Expression) -> Node:
+        """Return a product; factors over fewer ranks meet before they meet a tile."""
+        over, under = _fraction(expression)
+        above = [self._node(factor) for factor in over]
+        below = [self._node(factor) for factor in under]
+        whole = max(len(node.ranks) for node in (*above, *below))
+        few = [node for node in above if len(node.ranks) < whole and node.ranks]
+        many = [node for node in above if node not in few]
+        if below and few:  # then the quotient is taken over fewer ranks, too
+            few, below = [_quotient(few, below)], []
+        return _quotient([*many, *few], below) if many else _quotient(few, below)
 
     def _access(self, access: Access) -> Node:
         for output, node in reversed(self.written):
@@ -207,6 +228,26 @@ def _apply(operation: str, operands: tuple[Node, ...]) -> Node:
     if all(operand.operation == "constant" for operand in operands):
         return Node("constant")
     return Node(operation, operands, frozenset().union(*(o.ranks for o in operands)))
+
+
+def _quotient(above: Sequence[Node], below: Sequence[Node]) -> Node:
+    node = functools.reduce(lambda left, right: _apply("multiply", (left, right)), above)
+    return functools.reduce(lambda left, right: _apply("divide", (left, right)), below, node)
+
+
+def _fraction(
+    expression: Expression,
+) -> tuple[tuple[Expression, ...], tuple[Expression, ...]]:
+    """Return the factors above and below the line of a chain of ``*`` and ``/``."""
+    match expression:
+        case Binary(operator="*", left=left, right=right):
+            (above, below), (more, under) = _fraction(left), _fraction(right)
+            return above + more, below + under
+        case Binary(operator="/", left=left, right=right):
+            (above, below), (under, more) = _fraction(left), _fraction(right)
+            return above + more, below + under
+        case _:
+            return (expression,), ()
 
 
 def _factors(expression: Expression) -> tuple[Expression, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import resources
 from typing import Any
 
@@ -14,6 +15,7 @@ from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.library import load
 from einfuse.einsum.parser import parse
 
+from .compilation import Compiled
 from .dataflow import trace
 from .distribution import Distribution
 from .lowering import FunctionLowering, function_lowering, lowering_table
@@ -25,10 +27,17 @@ class Extra:
     """Instructions beyond the cascade: ``times`` for each element a thread has of ``ranks``."""
 
     instruction: str
-    times: int
+    times: Fraction
     ranks: tuple[str, ...]
     note: str
     architectures: tuple[str, ...] = ()
+    dtype_bytes: int | None = None
+
+    def serves(self, architecture: str, dtype_bytes: int) -> bool:
+        """Whether it is about an architecture and elements of so many bytes."""
+        return (not self.architectures or architecture in self.architectures) and (
+            self.dtype_bytes in (None, dtype_bytes)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,13 @@ class LoopModel:
 
     ``cascade`` is None where it is the kernel's own; without ``einsums`` a turn computes the
     cascade's ``loop:``. The loop runs ``over`` tiles of a rank; ``row_ranks`` are those along the
-    rows of the tiles. ``when`` names compile-time constants that select this model.
+    rows of the tiles. ``when`` names compile-time constants that select this model. Values over
+    one of ``flat_ranks`` alone are computed as they are loaded, one by a thread. With
+    ``late_folds`` reductions are kept per element of a tile, and folded behind the loop.
+
+    ``is_program`` says that the Einsums are all the function computes. Its only loops are then
+    over slices of a rank; ``slices`` names the constant with that rank's whole size, which the
+    code covers at once where the compiler has unrolled the loop.
     """
 
     function: str
@@ -47,6 +62,10 @@ class LoopModel:
     over: str = "M"
     row_ranks: tuple[str, ...] = ("P",)
     when: tuple[tuple[str, Any], ...] = ()
+    flat_ranks: tuple[str, ...] = ()
+    late_folds: bool = False
+    is_program: bool = False
+    slices: tuple[tuple[str, str], ...] = ()
     functions: tuple[tuple[str, FunctionLowering], ...] = ()
     extras: tuple[Extra, ...] = ()
     expected: tuple[tuple[str, str], ...] = ()
@@ -60,24 +79,29 @@ class LoopModel:
         return function == self.function and all(constants.get(n) == v for n, v in self.when)
 
     def count(
-        self,
-        cascade: str,
-        tile: Mapping[str, int],
-        distributions: tuple[Distribution, ...],
-        architecture: str,
-        dtype_bytes: int,
+        self, cascade: str, tile: Mapping[str, int], compiled: Compiled, dtype_bytes: int
     ) -> dict[str, int]:
-        """Return instruction -> count of a thread for one turn, extras included."""
+        """Return instruction -> count of a thread for one turn, extras included.
+
+        ``tile`` is rank -> size; of what was compiled the model takes the architecture, the
+        number of threads, and how tiles are spread over them.
+        """
+        architecture, distributions = compiled.architecture, compiled.distributions
         part = _part_of_a_group(tile, self.row_ranks[0], distributions)
-        dataflow = trace(self.cascade or load(cascade), part, self.over, self.einsums)
-        placement = Placement(distributions, self.row_ranks, dataflow.size)
+        dataflow = trace(
+            self.cascade or load(cascade), part, self.over, self.einsums, self.late_folds
+        )
+        placement = Placement(
+            distributions, self.row_ranks, dataflow.size, self.flat_ranks, compiled.threads
+        )
         table = lowering_table().with_functions(dict(self.functions))
         count = count_instructions(dataflow, placement, table, architecture, dtype_bytes)
         for extra in self.extras:
-            if not extra.architectures or architecture in extra.architectures:
-                present = placement.elements(r for r in extra.ranks if r in placement.size)
-                count[extra.instruction] = count.get(extra.instruction, 0) + extra.times * present
-        return count
+            if extra.serves(architecture, dtype_bytes):
+                elements = placement.elements(r for r in extra.ranks if r in placement.size)
+                more = int(extra.times * elements)
+                count[extra.instruction] = count.get(extra.instruction, 0) + more
+        return {name: number for name, number in sorted(count.items()) if number}
 
 
 def _part_of_a_group(
@@ -100,12 +124,23 @@ def loop_models() -> tuple[LoopModel, ...]:
     >>> loop_models()[0].function
     'one_pass.forward_kernel'
     """
-    text = resources.files(__package__).joinpath("data", "loops.yaml").read_text("utf-8")
     return tuple(
         _loop_model(function, entry)
-        for function, entries in yaml.safe_load(text)["loops"].items()
+        for function, entries in _data()["loops"].items()
         for entry in entries
     )
+
+
+@functools.cache
+def unmodelled_functions() -> Mapping[str, str]:
+    """Return the functions without a model, each with the reason."""
+    return dict(_data().get("unmodelled", {}))
+
+
+def _data() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("data", "loops.yaml").read_text("utf-8")
+    data: dict[str, Any] = yaml.safe_load(text)
+    return data
 
 
 def _cascade(function: str, entry: Mapping[str, Any]) -> Cascade | None:
@@ -126,13 +161,18 @@ def _loop_model(function: str, entry: Mapping[str, Any]) -> LoopModel:
         row_ranks=tuple(entry.get("rows", ("P",))),
         when=tuple(entry.get("when", {}).items()),
         functions=tuple((name, function_lowering(how)) for name, how in functions.items()),
+        flat_ranks=tuple(entry.get("flat", ())),
+        late_folds=entry.get("late_folds", False),
+        is_program=entry.get("program", False),
+        slices=tuple(entry.get("slices", {}).items()),
         extras=tuple(
             Extra(
                 extra["instruction"],
-                extra["times"],
+                Fraction(extra["times"]),
                 tuple(extra.get("per", ())),
                 extra["note"],
                 tuple(extra.get("architectures", ())),
+                extra.get("bytes"),
             )
             for extra in entry.get("extras", ())
         ),

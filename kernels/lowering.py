@@ -57,15 +57,19 @@ class LoweringTable:
     exact: tuple[str, ...]
     shared_bytes: Mapping[str, int]
 
-    def matrix_instruction(self, architecture: str) -> MatrixInstruction:
-        """Return the instruction of an architecture, or of the newest one listed before it."""
-        older = [name for name in self.matrix if _number(name) <= _number(architecture)]
-        if not older:
+    def matrix_instruction(self, architecture: str, rows: int) -> MatrixInstruction:
+        """Return the newest instruction of an architecture that takes a tile of so many rows."""
+        usable = [
+            instruction
+            for name, instruction in self.matrix.items()
+            if _number(name) <= _number(architecture) and instruction.rows <= rows
+        ]
+        if not usable:
             raise KernelError(
-                f"architecture {architecture}: expected one with tensor cores from "
-                f"{min(self.matrix, key=_number)} on"
+                f"matrix product: expected an architecture from {min(self.matrix, key=_number)} "
+                f"on and at least 16 rows, found {architecture} and {rows} rows"
             )
-        return self.matrix[max(older, key=_number)]
+        return usable[-1]
 
     def with_functions(self, changes: Mapping[str, FunctionLowering]) -> LoweringTable:
         """Return the table with some functions lowered in another way."""

@@ -18,11 +18,14 @@ class Placement:
 
     ``row_ranks`` lists ranks in order of preference: of a tile's two ranks the one that stands
     first is along the rows. Tiles of a size that no distribution has are spread like the first.
+    Values over one of ``flat_ranks`` alone lie one by one over the ``threads`` of a block.
     """
 
     distributions: tuple[Distribution, ...]
     row_ranks: tuple[str, ...]
     size: Mapping[str, int]
+    flat_ranks: tuple[str, ...] = ()
+    threads: int = 32
 
     def split(self, ranks: Iterable[str]) -> tuple[str | None, str | None]:
         """Return the rank along the rows and the one along the columns.
@@ -42,15 +45,21 @@ class Placement:
     def spread(self, ranks: Iterable[str]) -> Distribution:
         """Return how a tile of these ranks is spread over the threads."""
         rows, columns = (self.size.get(rank or "", 0) for rank in self.split(ranks))
-        for distribution in self.distributions:
-            if rows in (0, distribution.rows) and columns in (0, distribution.columns):
-                return distribution
         if not self.distributions:
             raise KernelError("model: the compiled kernel has no product and no reduction")
-        return replace(self.distributions[0], rows=rows or 1, columns=columns or 1)
+        alike = [d for d in self.distributions if rows in (0, d.rows)]
+        for distribution in alike:
+            if columns in (0, distribution.columns):
+                return distribution
+        parts = [d for d in alike if columns % d.columns == 0]  # of slices, side by side
+        likest = (parts or alike or list(self.distributions))[0]
+        return replace(likest, rows=rows or 1, columns=columns or 1)
 
     def elements(self, ranks: Iterable[str]) -> int:
         """Return how many elements of a tile a thread holds."""
+        ranks = frozenset(ranks)
+        if len(ranks) == 1 and ranks <= set(self.flat_ranks):
+            return -(-self.size[next(iter(ranks))] // self.threads)
         rows, columns = self.split(ranks)
         spread = self.spread(ranks)
         return (spread.rows_per_thread if rows else 1) * (
@@ -68,7 +77,13 @@ def count_instructions(
     """Return instruction -> count of a thread, for one turn of a loop over tiles of a dataflow."""
     count: Counter[str] = Counter()
     converted: set[int] = set()
-    for node in lower(dataflow, table).nodes():
+    nodes = lower(dataflow, table).nodes()
+    operands = _operand_elements(nodes, placement)
+
+    def elements(node: Node) -> int:
+        return operands.get(id(node)) or placement.elements(node.ranks)
+
+    for node in nodes:
         match node.operation:
             case "load" | "constant" | "accumulate":
                 continue
@@ -81,16 +96,53 @@ def count_instructions(
                 for operand in computed:
                     if id(operand) not in converted:  # two values of 32 bits into one register
                         converted.add(id(operand))
-                        count[table.instructions["convert"]] += (
-                            placement.elements(operand.ranks) // 2
-                        )
+                        count[table.instructions["convert"]] += elements(operand) // 2
             case "fold":
                 steps, shuffles = _fold(node, placement)
                 count[table.instructions[table.monoids[node.operator]]] += steps
                 count[table.instructions["shuffle"]] += shuffles
             case operation:
-                count[table.instructions[operation]] += placement.elements(node.ranks)
+                count[table.instructions[operation]] += elements(node)
     return {name: number for name, number in sorted(count.items()) if number}
+
+
+def _operand_elements(nodes: Iterable[Node], placement: Placement) -> dict[int, int]:
+    """Return, by node, the elements a thread has of what is computed from loads for a product.
+
+    Such a tile is loaded as the product wants its left operand: every warp along the columns of
+    the result has the whole depth. Off the tensor cores operands go through shared memory, and
+    tiles are spread evenly.
+    """
+    found: dict[int, int] = {}
+    for product in (node for node in nodes if node.operation == "matrix"):
+        result = placement.spread(product.ranks)
+        rows, _ = placement.split(product.ranks)
+        (depth,) = product.folded
+        for node in (o for o in product.operands if rows in o.ranks and _is_from_loads(o)):
+            if result.block == (2, 2) and result.lanes == (8, 4):
+                spread = replace(result, columns=placement.size[depth], warps=(result.warps[0], 1))
+                held = spread.rows_per_thread * spread.columns_per_thread
+            else:
+                held = placement.size[rows or ""] * placement.size[depth] // placement.threads
+            found.update((id(part), held) for part in _whole_tiles(node))
+    return found
+
+
+def _is_from_loads(node: Node) -> bool:
+    """Whether a tile is computed, and without a product or a reduction."""
+    return node.operation not in ("load", "constant") and all(
+        below.operation not in ("matrix", "fold") for below in _walk(node)
+    )
+
+
+def _whole_tiles(node: Node) -> Iterable[Node]:
+    return (below for below in _walk(node) if below.ranks == node.ranks)
+
+
+def _walk(node: Node) -> Iterable[Node]:
+    yield node
+    for operand in node.operands:
+        yield from _walk(operand)
 
 
 def _matrix(
@@ -106,7 +158,7 @@ def _matrix(
     if dtype_bytes > 2:  # at full precision: no tensor cores
         multiply_add = table.instructions["multiply_add"]
         return Counter({multiply_add: elements * placement.size[folded]})
-    instruction = table.matrix_instruction(architecture)
+    instruction = table.matrix_instruction(architecture, spread.rows)
     depth = -(-placement.size[folded] * dtype_bytes // 32)
     columns = instruction.columns
     if instruction.rows == 64:
