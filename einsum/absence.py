@@ -158,7 +158,7 @@ class Arithmetic:
         if operator in ("*", "/"):
             first, second = self._differentiable(first), self._differentiable(second)
         empty = empty_of(operator, touch, left.empty, right.empty)
-        if operator in ("*", "/") and empty and _negative(left.data, right.data):
+        if operator in ("*", "/") and empty and _negative(left, right):
             empty = -empty
         neutral = not touch.left and not touch.right and operator in ("+", "max", "min")
         clean = present is None or (neutral and empty == before)
@@ -352,8 +352,10 @@ class Arithmetic:
         return None if left is None or right is None else left | right
 
 
-def _negative(*operands: Operand) -> bool:
-    return any(isinstance(o, int | float) and o < 0 for o in operands)
+def _negative(*operands: Value) -> bool:
+    """Tell whether one of the operands is a negative literal."""
+    numbers = [o.data for o in operands if o.present is None and isinstance(o.data, int | float)]
+    return any(number < 0 for number in numbers)
 
 
 def _on_numbers(operator: str, a: float, b: float) -> float:

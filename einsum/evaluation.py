@@ -195,7 +195,10 @@ class _Evaluation:
     def number(self, access: Access) -> tuple[Array, Array | None]:
         """Return an access inside an index or a filter."""
         value = self._access(access)
-        return self.arithmetic.as_array(value, self.space.ndim).data, value.present
+        data = self.arithmetic.as_array(value, self.space.ndim).data
+        return data if self.backend.is_floating(data) else self.backend.integers(
+            data
+        ), value.present
 
     # Sums.
 

@@ -325,6 +325,7 @@ class _Run:
     def _exported(self, name: str) -> Array:
         generational = name in self.lifetimes.generational
         value = self._stacked(name) if generational else self.whole.get(name)
+        self.slots.pop(name, None)
         if value is None:
             raise EinfuseError(f"output {name} was never written")
         data = self.arithmetic.as_array(value, len(self.extents[name])).data

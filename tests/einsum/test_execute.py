@@ -378,6 +378,45 @@ T[i] = S[k: k<=i]
     np.testing.assert_allclose(output(text, X=x), np.cumsum(sums)[:4])
 
 
+def test_a_generation_may_look_back_as_far_as_it_likes() -> None:
+    text = """
+rank N, P
+iter i over N
+input X[P]
+output L
+loop:
+S[i,p] = X[p] + S[i-1: i>=1, p] - 0.3*S[i-2: i>=2, p]
+final:
+L[p] = S[N-1,p]
+"""
+    x = RNG.standard_normal(2)
+    states = [x, 2 * x]
+    for _ in range(4):
+        states.append(x + states[-1] - 0.3 * states[-2])
+    np.testing.assert_allclose(run(parse(text), {"X": x}, {"N": 6})["L"], states[-1])
+
+
+def test_generations_are_an_ordinary_rank_after_the_loop() -> None:
+    text = """
+rank N
+iter i over N
+input X[N]
+output HIGHEST, PRODUCTS
+init:
+S[0] = 0
+loop:
+S[i+1] = S[i] + X[i]
+final:
+HIGHEST[] = S[i+1] :: max(i)
+PRODUCTS[i] = S[i+1] * S[i]
+"""
+    x = RNG.standard_normal(5)
+    sums = np.concatenate([[0], np.cumsum(x)])
+    result = run(parse(text), {"X": x})
+    np.testing.assert_allclose(result["HIGHEST"], sums[1:].max())
+    np.testing.assert_allclose(result["PRODUCTS"], sums[1:] * sums[:-1], atol=1e-14)
+
+
 def test_generations_not_read_again_are_dropped() -> None:
     """A loop over many generations of a large state fits into little memory."""
     text = """
@@ -442,6 +481,22 @@ def test_a_gather_outside_its_tensor_is_refused() -> None:
         output(text, V=np.ones(3), I=np.array([0, -1]))
     with pytest.raises(EinfuseError, match="expected whole numbers, found fractions"):
         output(text, V=np.ones(3), I=np.array([0.5, 1]))
+
+
+def test_truth_values_are_zeros_and_ones() -> None:
+    text = """
+rank M, P
+input A[M,P], KEEP[M,P]
+output Y, Z, N
+Y[p] = A[m,p] * KEEP[m,p]
+Z[p] = A[m,p: KEEP[m,p]==1]
+N[p] = KEEP[m,p]
+"""
+    a, keep = RNG.standard_normal((4, 3)), RNG.random((4, 3)) < 0.5
+    result = run(parse(text), {"A": a, "KEEP": keep})
+    np.testing.assert_allclose(result["Y"], (a * keep).sum(0))
+    np.testing.assert_allclose(result["Z"], (a * keep).sum(0))
+    assert result["N"].tolist() == keep.sum(0).tolist()
 
 
 def test_what_a_filter_culls_may_lie_outside() -> None:
