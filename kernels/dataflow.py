@@ -84,8 +84,8 @@ def trace(
     rank the tile may name the whole, which is then the inner part, the outer having one
     coordinate. Ranks that the tile does not name have one coordinate. A reduction of the rank
     that the loop is ``over`` goes on from turn to turn: tile by tile or, with ``late_folds``,
-    element by element, so that a tile is folded once, behind the loop. What no later Einsum of the turn reads
-    is a result, and so is what the next turn or a final Einsum reads.
+    element by element, so that a tile is folded once, behind the loop. What no later Einsum of
+    the turn reads is a result, and so is what the next turn or a final Einsum reads.
     """
     wanted = tuple(names)
     einsums = cascade.loop or cascade.einsums
