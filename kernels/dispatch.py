@@ -67,12 +67,11 @@ def attention(
     >>> attention(q, k, v, causal=True).shape
     torch.Size([1, 4, 10, 16])
     """
-    choices = Choices(
-        causal=causal, window=window, sinks=sinks, similarity=similarity, scale=scale, bias=bias,
-        softcap=softcap, cu_seqlens=cu_seqlens, cu_seqlens_k=cu_seqlens_k, block_mask=block_mask,
-        block_size=block_size, full_heads=full_heads, kernel=kernel,
-    )  # fmt: skip
-    return attention_with_lse(q, k, v, **choices)[0]
+    return attention_with_lse(
+        q, k, v, causal=causal, window=window, sinks=sinks, similarity=similarity, scale=scale,
+        bias=bias, softcap=softcap, cu_seqlens=cu_seqlens, cu_seqlens_k=cu_seqlens_k,
+        block_mask=block_mask, block_size=block_size, full_heads=full_heads, kernel=kernel,
+    )[0]  # fmt: skip
 
 
 def attention_with_lse(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .problem import Problem
-from .reference import attend_plainly
+from .reference import attend_plainly, differentiate_plainly
 from .registry import Kernel
 
 
@@ -49,21 +48,11 @@ def plan_backward(
     grad_v: Tensor,
     architecture: str,
 ) -> tuple[Call, ...]:
-    """Return the call that fills the gradients by differentiating the formula."""
+    """Return the call that fills the gradients, accumulating in float32 or better."""
 
     def compute() -> None:
-        leaves = [t.detach().to(lse.dtype).requires_grad_() for t in _tensors(problem)]
-        with torch.enable_grad():
-            again = replace(problem, q=leaves[0], k=leaves[1], v=leaves[2])
-            result, log_sum = attend_plainly(again, lse.dtype)
-            seen = torch.isfinite(log_sum)
-            value = (result * grad_out).sum() + (log_sum[seen] * grad_lse[seen]).sum()
-        gradients = torch.autograd.grad(value, leaves)
+        gradients = differentiate_plainly(problem, grad_out, grad_lse, lse.dtype)
         for target, gradient in zip((grad_q, grad_k, grad_v), gradients, strict=True):
             target.copy_(gradient)
 
     return (Call(compute),)
-
-
-def _tensors(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    return problem.q, problem.k, problem.v

@@ -16,6 +16,12 @@ from .errors import KernelError, MissingPackageError
 
 _SUFFIX = ".kernel.yaml"
 
+_SMALL_SHARED = {"sm_86", "sm_89", "sm_120"}
+"""Architectures with 99 KiB of shared memory for a block: rows for sm_80 fit, later ones do not.
+
+Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:
@@ -85,7 +91,8 @@ class Kernel:
     def configuration(self, launch: str, architecture: str, **sizes: int) -> Configuration:
         """Return the first shipped configuration that fits a launch on an architecture.
 
-        An architecture without rows of its own takes those of the newest one before it.
+        An architecture without rows of its own takes those of the newest one before it (of
+        sm_80, if its shared memory is small).
         ``sizes`` are the numbers that rows are conditional on; see :class:`Configuration`.
         """
         for shipped in _from_newest(self.tuned, architecture):
@@ -180,17 +187,13 @@ def _from_data(data: Mapping[str, Any]) -> Kernel:
 
 
 def _from_newest(shipped: tuple[str, ...], architecture: str) -> list[str]:
-    """The shipped architectures that may serve one: itself, then older ones of the same kind."""
-    family, _, number = architecture.rpartition("_")
-    older = [
-        name
-        for name in shipped
-        if name != architecture
-        and family
-        and name.rpartition("_")[0] == family
-        and int(name.rpartition("_")[2]) < int(number)
-    ]
-    return [architecture, *sorted(older, key=lambda name: -int(name.rpartition("_")[2]))]
+    """The architectures whose rows may serve one: itself, then older ones with as much memory."""
+    if not architecture.startswith("sm_"):
+        return [architecture]
+    newest = 80 if architecture in _SMALL_SHARED else int(architecture[3:]) - 1
+    older = [int(name[3:]) for name in shipped if name.startswith("sm_")]
+    fitting = sorted({number for number in older if number <= newest}, reverse=True)
+    return [architecture, *(f"sm_{number}" for number in fitting)]
 
 
 def _listed(names: Any) -> str:

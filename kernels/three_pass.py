@@ -146,20 +146,22 @@ def softmax_kernel(
         stop = tl.minimum(stop, rows + 1 + keys - queries)
     columns = tl.arange(0, block_m)
 
-    peak = tl.full([block_p], float("-inf"), accumulator)
+    peaks = tl.full([block_p, block_m], float("-inf"), accumulator)
     for first in range(0, keys, block_m):
         at = first + columns[None, :]
         scores = tl.load(pointers + at, mask=at < stop[:, None], other=float("-inf"))
-        peak = tl.maximum(peak, tl.max(scores.to(accumulator), 1))
+        peaks = tl.maximum(peaks, scores.to(accumulator))
+    peak = tl.max(peaks, 1)
     shift = tl.where(peak == float("-inf"), 0.0, peak) * 1.4426950408889634
-    total = tl.zeros([block_p], accumulator)
+    totals = tl.zeros([block_p, block_m], accumulator)
     for first in range(0, keys, block_m):
         at = first + columns[None, :]
         scores = tl.load(pointers + at, mask=at < stop[:, None], other=float("-inf"))
         weights = tl.math.exp2(scores.to(accumulator) * 1.4426950408889634 - shift[:, None])
-        total += tl.sum(weights, 1)
+        totals += weights
         present = (at < keys) & (rows < queries)[:, None]
         tl.store(pointers + at, weights.to(scores_ptr.dtype.element_ty), mask=present)
+    total = tl.sum(totals, 1)
     empty = total == 0.0
     inverse = tl.where(empty, 0.0, 1.0 / tl.where(empty, 1.0, total))
     for first in range(0, keys, block_m):
