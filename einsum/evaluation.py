@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from .absence import Arithmetic, Value, touch_of
 from .backend import Array
@@ -29,8 +28,9 @@ from .expression import (
     walk,
 )
 from .functions import coordinate_operator, function, monoid
-from .indexing import Reader, Space, condition, coordinate, coordinates_of
+from .indexing import Reader, Space, coordinate
 from .plan import Plan
+from .writing import Target, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,6 @@ class Operand:
     indices: tuple[Index, ...]
     extents: tuple[int, ...]
     last: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where an Einsum writes: an index and an extent for each axis."""
-
-    indices: tuple[Index, ...]
-    extents: tuple[int, ...]
 
 
 Fetch = Callable[[Access, Space], Operand]
@@ -113,8 +105,9 @@ class _Evaluation:
             else:
                 value, coordinates = self._populated(value, action)
         found = [value] if coordinates is None else [value, coordinates]
+        space = replace(self.space, variables=tuple(self.axes), extents=tuple(self.extents))
         return tuple(
-            self._placed(v, access, target)
+            place(v, space, access, target, self.arithmetic, self.number)
             for v, access, target in zip(found, self.einsum.outputs, targets, strict=False)
         )
 
@@ -372,7 +365,7 @@ class _Evaluation:
         total = self._folded("+", product, [self.axes[axis] for axis in summed])
         return replace(total, present=kept)
 
-    # Results.
+    # Populate.
 
     def _populated(self, value: Value, action: Populate) -> tuple[Value, Value]:
         """Return values and coordinates, the target's axis in the place of the source's."""
@@ -409,74 +402,6 @@ class _Evaluation:
         shape = list(data.shape)
         shape[axis] = self.extents[axis]
         return self.backend.broadcast(data, shape)
-
-    def _placed(self, value: Value, access: Access, target: Target) -> Value:
-        """Return the value with an axis for each index on the left."""
-        space = replace(self.space, variables=tuple(self.axes), extents=tuple(self.extents))
-        value = self.arithmetic.as_array(value, space.ndim)
-        names = [
-            i.expression.variable
-            if isinstance(i.expression, Coordinate) and i.expression.variable in space.variables
-            else None
-            for i in target.indices
-        ]
-        comparisons = [c for index in target.indices for c in index.condition]
-        live = condition(comparisons, space, self.backend, self.number)
-        if live is not None:
-            present = live if value.present is None else value.present & live
-            value = replace(value, present=present, clean=False)
-        if None in names or len(set(names)) != len(names):
-            return self._scattered(value, access, target, space)
-        value = self.arithmetic.cleaned(value)
-        order = [self.axes.index(name) for name in names if name is not None]
-        present = None if value.present is None else self._arranged(value.present, order)
-        return replace(value, data=self._arranged(value.data, order), present=present)
-
-    def _arranged(self, array: Array, order: Sequence[int]) -> Array:
-        """Return the axes in an order; the others, all of size 1, are gone."""
-        kept = tuple(slice(None) if a in order else 0 for a in range(len(array.shape)))
-        if len(order) != len(array.shape):
-            array = array[(*kept, ...)]
-        ranked = sorted(order)
-        moved = [ranked.index(axis) for axis in order]
-        if all(a < b for a, b in pairwise(moved)):
-            return array
-        return self.backend.transpose(array, moved)
-
-    def _scattered(self, value: Value, access: Access, target: Target, space: Space) -> Value:
-        """Return the value placed at coordinates; what meets at one of them adds up."""
-        places, live = coordinates_of(
-            self.backend, space, access, target.indices, target.extents, self.number
-        )
-        if live is not None:
-            present = live if value.present is None else value.present & live
-            value = replace(value, present=present, clean=False)
-        data = self.arithmetic.filled(value, 0.0)
-        index = None
-        for place, extent in zip(places, target.extents, strict=True):
-            index = place if index is None else index * extent + place
-        assert index is not None
-        over = [
-            a
-            for a in range(space.ndim)
-            if max(index.shape[a], data.shape[a]) != 1
-            or (value.present is not None and value.present.shape[a] != 1)
-        ]
-        full = [space.extents[a] if a in over else 1 for a in range(space.ndim)]
-        rows = math.prod(full)
-        flat = self.backend.broadcast(index, full).reshape(rows)
-        count = math.prod(target.extents)
-        filled = self.backend.scatter_sum(
-            count, self.backend.broadcast(data, full).reshape(rows), flat
-        )
-        truth = self.backend.truth((), True) if value.present is None else value.present
-        hit = self.backend.scatter_any(
-            count, self.backend.broadcast(truth, full).reshape(rows), flat
-        )
-        shape = tuple(target.extents)
-        return self.arithmetic.cleaned(
-            Value(filled.reshape(shape), hit.reshape(shape), 0.0, True, True)
-        )
 
 
 def _varies(present: Array, axes: Sequence[int]) -> bool:

@@ -17,7 +17,7 @@ from .backend import Array, Backend, backend_of
 from .cascade import Cascade, Tensor
 from .equation import Einsum
 from .errors import EinfuseError
-from .evaluation import Operand, Target, evaluate, read_number
+from .evaluation import Operand, evaluate, read_number
 from .expression import Access, Coordinate, Index, walk
 from .functions import closest
 from .indexing import Space, condition, linear_form
@@ -25,6 +25,7 @@ from .lifetime import Lifetimes, Step
 from .memory import check_fits
 from .plan import Plan, make_plan
 from .shape import bind, tensor_shape
+from .writing import Target
 
 
 def run(
