@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import KernelError
 from .options import SIMILARITIES, Options
-from .problem import Problem
+from .problem import Problem, has_data
+
+_TENSOR = (Tensor, "a tensor")
+_KINDS: dict[str, tuple[Any, str]] = {
+    "causal": (bool, "True or False"),
+    "window": (int, "a whole number of keys"),
+    "sinks": (int, "a whole number of keys"),
+    "similarity": (str, "a name"),
+    "scale": ((int, float), "a number"),
+    "bias": ((int, float), "a number"),
+    "softcap": ((int, float), "a number"),
+    "cu_seqlens": _TENSOR,
+    "cu_seqlens_k": _TENSOR,
+    "block_mask": _TENSOR,
+    "block_size": (int, "a whole number"),
+    "full_heads": _TENSOR,
+    "kernel": (str, "a kernel's name"),
+}
+_OPTIONAL = frozenset(
+    ("window", "sinks", "scale", "cu_seqlens", "cu_seqlens_k", "block_mask", "full_heads", "kernel")
+)
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -26,6 +48,15 @@ def check_problem(problem: Problem) -> None:
         _check_block_mask(problem, problem.block_mask)
     if problem.full_heads is not None:
         _check_full_heads(problem, problem.full_heads)
+
+
+def check_values(choices: Mapping[str, Any]) -> None:
+    """Raise a KernelError unless every keyword of a call has a value of its kind, or None."""
+    for name, value in choices.items():
+        kind, accepted = _KINDS[name]
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not right and (value is not None or name not in _OPTIONAL):
+            raise KernelError(f"{name}: expected {accepted}, found {_shown(value)}")
 
 
 def _check_tensors(problem: Problem) -> None:
@@ -113,7 +144,7 @@ def _check_starts(problem: Problem) -> None:
             raise KernelError(
                 f"{name}: expected it on {problem.q.device} as q, found {starts.device}"
             )
-        bounds = starts.tolist()
+        bounds = starts.tolist() if has_data(starts) else [0, rows]
         if bounds[0] != 0 or bounds[-1] != rows:
             raise KernelError(
                 f"{name}: expected row numbers from 0 to {rows}, found {bounds[0]} to {bounds[-1]}"
@@ -161,6 +192,10 @@ def _check_full_heads(problem: Problem, full: Tensor) -> None:
         )
     if full.device != problem.q.device:
         raise KernelError(f"full_heads: expected it on {problem.q.device}, found {full.device}")
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, bool | int | float | str) else type(value).__name__
 
 
 def _shape(tensor: Tensor) -> str:

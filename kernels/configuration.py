@@ -27,7 +27,7 @@ class Configuration:
     def serves(self, architecture: str, sizes: Mapping[str, int]) -> bool:
         """Whether the row is for this architecture and these sizes."""
         return architecture == self.architecture and all(
-            sizes[name] <= most for name, most in self.when
+            name in sizes and sizes[name] <= most for name, most in self.when
         )
 
     @property

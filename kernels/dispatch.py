@@ -7,6 +7,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from .arguments import check_values
 from .errors import KernelError
 from .operators import attention_operator
 from .options import Similarity
@@ -91,6 +92,7 @@ def attention_with_lse(
             raise KernelError(
                 f"{name}: expected a torch tensor [B, H, P, E], found {_kind(tensor)}"
             )
+    check_values(choices)
     starts_q = choices.get("cu_seqlens")
     starts_k = choices.get("cu_seqlens_k")
     block_mask = choices.get("block_mask")

@@ -69,7 +69,9 @@ def attention_operator(
 
 @attention_operator.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return empty_outputs(_problem(q, k, v, *options[:-2]))
+    problem = _problem(q, k, v, *options[:-2])
+    check_problem(problem)
+    return empty_outputs(problem)
 
 
 @torch.library.custom_op("einfuse::attention_backward", mutates_args=())

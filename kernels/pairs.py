@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .problem import Problem
+from .problem import Problem, has_data
 
 
 def visible(problem: Problem) -> Tensor:
@@ -42,11 +42,11 @@ def count_pairs(problem: Problem) -> int:
         return sum(count_pairs(one) for one in problem.sequences())
     every = problem.batch * problem.heads
     mask = problem.block_mask
-    if mask is not None and _has_data(mask):
+    if mask is not None and has_data(mask):
         seen = visible(problem)
         return int(seen.sum()) * (every // (seen.shape[0] * seen.shape[1]))
     in_window = _count_in_one(problem, problem.options.window)
-    if problem.full_heads is None or not _has_data(problem.full_heads):
+    if problem.full_heads is None or not has_data(problem.full_heads):
         return every * in_window
     full = int(problem.full_heads.sum())
     without = _count_in_one(problem, None)
@@ -60,11 +60,8 @@ def _count_in_one(problem: Problem, window: int | None) -> int:
     stop = (position + 1 if problem.options.causal else torch.full_like(position, keys)).clamp(0)
     if window is None:
         return int(stop.sum())
-    start = torch.minimum((position - window + 1).clamp(0), stop)
-    end = torch.maximum(torch.minimum(stop, position + window), start)
-    sinks = start.clamp(max=problem.options.sinks)
-    return int((end - start + sinks).sum())
-
-
-def _has_data(tensor: Tensor) -> bool:
-    return not tensor.is_meta and type(tensor) in (Tensor, torch.nn.Parameter)
+    start = (position - window + 1).clamp(0)
+    inside = torch.minimum(stop, position + window) - start
+    sinks = stop.clamp(max=problem.options.sinks)
+    twice = torch.minimum(torch.minimum(stop, position + window), sinks) - start
+    return int((inside.clamp(0) + sinks - twice.clamp(0)).sum())

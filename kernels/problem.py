@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from .architecture import find_architecture
@@ -137,6 +138,15 @@ class Problem:
         )
 
 
+def has_data(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be read: not on ``meta``, nor while tracing.
+
+    >>> has_data(torch.ones(1)), has_data(torch.ones(1, device="meta"))
+    (True, False)
+    """
+    return not tensor.is_meta and type(tensor) in (Tensor, torch.nn.Parameter)
+
+
 def _alignment(*tensors: Tensor) -> int:
     offsets = [16]
     for tensor in tensors:
@@ -151,7 +161,7 @@ def _longest(starts: Tensor, rows: int) -> int:
 
 def _bounds(starts: Tensor, rows: int) -> list[int]:
     """The values of ``starts``; equal lengths where it has no data."""
-    if starts.is_meta or type(starts) is not Tensor:
+    if not has_data(starts):
         count = starts.numel() - 1
         return [rows * i // count for i in range(count + 1)]
     return [int(start) for start in starts.tolist()]

@@ -163,8 +163,8 @@ def choose_kernel(traits: Traits, name: str | None = None) -> Kernel:
 
 
 def _is_check(traits: Traits) -> bool:
-    """float64 is for gradient checks: interpreted kernels take it, compiled ones do not."""
-    return traits.dtype == "float64" and traits.architecture == "interpreter"
+    """Every interpreted kernel takes the wide types, for checks."""
+    return traits.architecture == "interpreter" and traits.dtype in ("float32", "float64")
 
 
 def _from_data(data: Mapping[str, Any]) -> Kernel:

@@ -68,8 +68,14 @@ def test_a_named_kernel_says_why_it_refuses(change: dict[str, object], words: st
 
 def test_an_architecture_without_rows_takes_those_of_the_newest_before_it() -> None:
     kernel = find_kernel("one-pass")
-    assert kernel.configuration("forward", "sm_100", head_size=64).architecture == "sm_90"
-    assert kernel.configuration("forward", "sm_86", head_size=64).architecture == "sm_80"
+    sizes = {"head_size": 64, "itemsize": 2}
+    assert kernel.configuration("forward", "sm_100", **sizes).architecture == "sm_90"
+    assert kernel.configuration("forward", "sm_86", **sizes).architecture == "sm_80"
+
+
+def test_small_shared_memory_takes_the_rows_of_the_architecture_that_has_as_little() -> None:
+    row = find_kernel("one-pass").configuration("forward", "sm_120", head_size=64, itemsize=2)
+    assert row.architecture == "sm_80"
 
 
 def test_a_launch_without_any_row_says_where_rows_are() -> None:
