@@ -30,7 +30,7 @@ from .operations import count_operations, total_operations
 from .partition import partition
 from .passes import PassReport, count_passes
 from .printer import render
-from .rewrite import NotDerivableError, normalise
+from .rewrite import NotDerivableError, interchange, normalise
 from .safety import overflows
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
@@ -187,10 +187,15 @@ class _Search:
         while pending and not self._is_late():
             form = pending.pop(0)
             yield form
-            for other in self._deferrals(form):
+            for other in (*self._interchanges(form), *self._deferrals(form)):
                 if render(other.cascade) not in seen:
                     seen.add(render(other.cascade))
                     pending.append(other)
+
+    def _interchanges(self, form: _Form) -> Iterable[_Form]:
+        joined = interchange(Dataflow(form.cascade, self.variable))
+        if joined is not None:
+            yield form.then("S", "sums inside of a fold are joined to it", joined)
 
     def _deferrals(self, form: _Form) -> Iterable[_Form]:
         flow = Dataflow(form.cascade, self.variable)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
 from .equation import Einsum, Reduce
 from .errors import EinfuseError
-from .expression import Access, Binary, Call, Expression, RankSize, variables, walk
-from .substitution import plain_access, plain_variables, rebuild, with_expression
+from .expression import Access, Binary, Call, Expression, Negate, RankSize, variables, walk
+from .substitution import (
+    definition_at,
+    plain_access,
+    plain_variables,
+    rebuild,
+    with_expression,
+)
 from .validate import validated
 
 
@@ -88,6 +94,71 @@ def normalise(cascade: Cascade, variable: str) -> Cascade:
     cascade = straight(cascade, _swapped(Dataflow(cascade, variable)))
     cascade = straight(cascade, _hoisted(Dataflow(cascade, variable)))
     return straight(cascade, _hoisted_calls(Dataflow(cascade, variable)))
+
+
+def interchange(flow: Dataflow) -> Cascade | None:
+    """Return the cascade with sums inside of folds that wait for a fold joined to them (rule S).
+
+    ``sum over m of W[m] * (sum over k of X[m,k] / S[k])`` is one sum over m and k, from which
+    ``S[k]`` may leave. None where there is no such sum.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> from einfuse.einsum.printer import render_einsum
+    >>> text = (
+    ...     "rank M, K\\ninput X[M,K], W[M]\\noutput Y\\nS[k] = X[m,k]\\n"
+    ...     "T[m] = X[m,k] / S[k] :: +(k)\\nY[] = W[m] * T[m]"
+    ... )
+    >>> render_einsum(interchange(Dataflow(parse(text), "m")).init[-1])
+    'Y[] = W[m] * (X[m,k] / S[k])'
+    """
+    einsums = [_joined(flow, einsum) for einsum in flow.einsums]
+    changed = straight(flow.cascade, einsums)
+    return normalise(changed, flow.variable) if changed != flow.cascade else None
+
+
+def _joined(flow: Dataflow, einsum: Einsum) -> Einsum:
+    if flow.kinds[einsum.name] is not Kind.FOLD or _operators(einsum) != ["+"] or einsum.merge:
+        return einsum
+    for access in _factors_of(einsum.expression):
+        inner = flow.producer.get(access.tensor)
+        if inner is None or flow.kinds[access.tensor] is not Kind.MAP:
+            continue
+        if not flow.dependent(access.tensor) or _operators(inner) != ["+"] or inner.merge:
+            continue
+        own = reduced_variables(inner)
+        clash = set(own) & set(einsum.variables)
+        definition = definition_at(inner, access)
+        if clash or definition is None:
+            continue
+        joined = rebuild(einsum.expression, _replacing(access, definition))
+        actions = tuple(
+            Reduce(a.operator, (*a.variables, *own)) if isinstance(a, Reduce) else a
+            for a in einsum.actions
+        )
+        return Einsum(einsum.outputs, joined, actions)
+    return einsum
+
+
+def _operators(einsum: Einsum) -> list[str]:
+    return [reduction.operator for reduction in einsum.reductions]
+
+
+def _replacing(access: Access, definition: Expression) -> Callable[[Expression], Expression | None]:
+    return lambda node: definition if node == access else None
+
+
+def _factors_of(node: Expression) -> Iterator[Access]:
+    """Yield the accesses that an expression is proportional to."""
+    match node:
+        case Access():
+            yield node
+        case Negate(operand=operand):
+            yield from _factors_of(operand)
+        case Binary(operator="*", left=left, right=right):
+            yield from _factors_of(left)
+            yield from _factors_of(right)
+        case Binary(operator="/", left=left):
+            yield from _factors_of(left)
 
 
 def _unchained(einsum: Einsum, cascade: Cascade) -> list[Einsum]:

@@ -32,7 +32,7 @@ from .expression import (
 from .formula import SymbolTable
 from .interval import ANYTHING, Interval, intervals
 from .printer import render_expression
-from .substitution import plain_variables, put, replace_accesses
+from .substitution import put, replace_accesses
 
 Formula = Any
 
@@ -228,31 +228,45 @@ class _Orders:
             yield _Fact(argument, Access(einsum.name, indices))
 
     def _definitions(self) -> dict[str, Einsum]:
-        """Return the element-wise Einsums, to be put in the place of what they define."""
+        """Return the element-wise Einsums, to be put in the place of what they define.
+
+        Of what has an initial value, the Einsum of the loop stands for all generations.
+        """
         writers: dict[str, list[Einsum]] = {}
         for einsum in self.cascade.einsums:
             writers.setdefault(einsum.name, []).append(einsum)
         return {
-            name: found[0]
+            name: found[-1]
             for name, found in writers.items()
-            if len(found) == 1
-            and not found[0].reductions
-            and not found[0].actions
-            and not (
-                isinstance(found[0].expression, Call) and found[0].expression.function == "max"
-            )
-            and plain_variables(found[0].output) is not None
+            if not found[-1].reductions
+            and not found[-1].actions
+            and not _is_extreme(found[-1].expression)
+            and not self._is_recurrent(name)
         }
+
+    def _is_recurrent(self, tensor: str) -> bool:
+        """Tell whether a tensor is made, by way of others, from itself."""
+        seen: set[str] = set()
+        pending = [tensor]
+        while pending:
+            name = pending.pop()
+            for einsum in self.cascade.producers(name):
+                read = {operand.tensor for operand in einsum.operands} - seen
+                if tensor in read:
+                    return True
+                seen |= read
+                pending += read
+        return False
 
     def _formula(self, expression: Expression) -> Formula:
         """Return an expression as a formula over inputs, folds and recurrences."""
 
         def change(access: Access) -> Expression | None:
+            tidy = Access(access.tensor, tuple(_tidy(index) for index in access.indices))
             einsum = self.definitions.get(access.tensor)
-            if einsum is None:
-                return Access(access.tensor, tuple(_tidy(index) for index in access.indices))
-            own = plain_variables(einsum.output) or ()
-            values = {v: index.expression for v, index in zip(own, access.indices, strict=True)}
+            values = None if einsum is None else _matched(einsum.output, tidy, frozenset())
+            if einsum is None or values is None:
+                return tidy
             return replace_accesses(put(einsum.expression, values), change)
 
         return self.table.formula(replace_accesses(expression, change), _is_opaque)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import sympy as sp
@@ -50,6 +51,7 @@ class _Stream:
         self.rank = flow.cascade.rank_of(flow.variable)
         self.moves: dict[str, Move] = {}
         self.reasons: dict[str, str] = {}
+        self.in_factors: set[str] = set()
         self.running: dict[str, str] = {}
         self.places: dict[str, int] = {}
         self.init: list[Einsum] = []
@@ -84,21 +86,33 @@ class _Stream:
     def _streamable(self) -> set[str]:
         """Return the names of the dependent tensors that have a running value."""
         flow, found = self.flow, set[str]()
+        moves = self._moves()
         for einsum in flow.einsums:
             kind = flow.kinds[einsum.name]
             waits = [o.tensor for o in einsum.operands if flow.dependent(o.tensor)]
             ready = all(name in found for name in waits)
             if kind is Kind.FOLD:
-                try:
-                    move = move_of(flow, einsum)
-                except NotDerivableError as error:
-                    self.reasons[einsum.name] = str(error)
-                    continue
-                if ready and self._is_finite(move):
+                move = moves.get(einsum.name)
+                if move is not None and ready and self._is_finite(move):
                     self.moves[einsum.name] = move
                     found.add(einsum.name)
             elif flow.dependent(einsum.name) and ready and self._stays_in_tiles(einsum):
                 found.add(einsum.name)
+        return found
+
+    def _moves(self) -> dict[str, Move]:
+        """Return how each fold moves, where it does, and note the references in their factors."""
+        found = {}
+        for fold in self.flow.folds:
+            try:
+                move = found[fold.name] = move_of(self.flow, fold)
+            except NotDerivableError as error:
+                self.reasons[fold.name] = str(error)
+                continue
+            symbols = move.orbit.factor.free_symbols
+            for (old, _), reference in zip(move.moved, move.references, strict=True):
+                if old in symbols:
+                    self.in_factors.add(reference.tensor)
         return found
 
     def _stays_in_tiles(self, einsum: Einsum) -> bool:
@@ -145,7 +159,8 @@ class _Stream:
         """Return the value of a running tensor before the first tile.
 
         A fold starts at its identity (0 for a maximum of what is never negative); a map of folds
-        at its value there, or where that is no number at 0, or at 1 if it is a divisor.
+        at its value there. Where that is no finite number any other will do, for what follows it
+        is still 0: 0, or 1 for a positive one; but -inf in a factor, which may be exponential.
         """
         producer = self.flow.producer[tensor]
         if self.flow.kinds[tensor] is Kind.FOLD:
@@ -171,6 +186,8 @@ class _Stream:
             isinstance(node, RankSize) and node.rank in self._sizes()
             for node in walk(einsum.expression)
         )
+        if value == -sp.oo and einsum.name in self.in_factors:
+            return Number(-math.inf)
         if counts or value.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
             return Number(1 if is_positive(einsum.expression, self.flow) else 0)
         return table.expression(value)
@@ -380,7 +397,7 @@ def _without_differences(coefficient: Formula, move: Move) -> Formula:
 
 
 def _without_identities(node: Expression) -> Expression | None:
-    """Return the other argument of a maximum or minimum of two, if one is its identity."""
+    """Return the other argument of a maximum or minimum with its identity; -inf for log(0)."""
     match node:
         case Call(function="max" | "min" as name, arguments=(left, right)):
             identity = Number(monoid(name).identity)
@@ -388,6 +405,8 @@ def _without_identities(node: Expression) -> Expression | None:
                 return right
             if right == identity:
                 return left
+        case Call(function="log" | "log2", arguments=(Number(value=0),)):
+            return Number(-math.inf)
     return None
 
 

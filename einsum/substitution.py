@@ -71,15 +71,50 @@ def replace_accesses(node: Expression, change: Callable[[Access], Expression | N
 def inlined(einsum: Einsum, access: Access) -> Expression | None:
     """Return the definition of an element-wise tensor at the indices of an access.
 
-    None where an index is filtered, or the definition is no plain function of its indices.
+    Filters of the access go to what the definition reads at the same index. None where nothing
+    is, or the definition is no plain function of its indices.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> from einfuse.einsum.printer import render_expression
+    >>> text = "rank M, P\\ninput X[M,P]\\noutput Y\\nZ[m,p] = exp(X[m,p])\\nY[p] = Z[m: m<=p,p]"
+    >>> definition, reader = parse(text).init
+    >>> render_expression(inlined(definition, reader.operands[0]))
+    'exp(X[m: m<=p,p])'
     """
-    if any(index.condition for index in access.indices) or einsum.reductions:
-        return None
+    return None if einsum.reductions else definition_at(einsum, access)
+
+
+def definition_at(einsum: Einsum, access: Access) -> Expression | None:
+    """Return what an Einsum folds, if it does, at the indices of an access."""
     variables = plain_variables(einsum.output)
     if variables is None:
         return None
     indices = (index.expression for index in access.indices)
-    return put(einsum.expression, dict(zip(variables, indices, strict=True)))
+    definition = put(einsum.expression, dict(zip(variables, indices, strict=True)))
+    for index in access.indices:
+        if index.condition:
+            filtered = _filtered(definition, index)
+            if filtered == definition:
+                return None
+            definition = filtered
+    return definition
+
+
+def _filtered(definition: Expression, filter: Index) -> Expression:
+    """Return a definition whose accesses at an index have its filter as well."""
+
+    def change(access: Access) -> Access:
+        return Access(
+            access.tensor,
+            tuple(
+                Index(index.expression, (*index.condition, *filter.condition))
+                if index.expression == filter.expression
+                else index
+                for index in access.indices
+            ),
+        )
+
+    return replace_accesses(definition, change)
 
 
 def plain_variables(access: Access) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -112,6 +113,29 @@ QK[m,p] = Q[e,p] * K[e,m]
 GM[p] = QK[m,p] :: max(m)
 SD[p] = exp(QK[m,p] - GM[p]) :: +(m)
 AV[f,p] = exp(QK[m,p] - GM[p]) * V[f,m] / SD[p] :: +(m)
+""",
+    "filtered after the fact": """
+rank E, F, P, M
+input Q[E,P], K[E,M], V[F,M]
+output AV
+QK[m,p] = Q[e,p] * K[e,m]
+GM[p] = QK[m: m<=p,p] :: max(m)
+SN[m,p] = exp(QK[m,p] - GM[p])
+SD[p] = SN[m: m<=p,p] :: +(m)
+A[m,p] = SN[m,p] / SD[p]
+AV[f,p] = A[m: m<=p,p] * V[f,m]
+""",
+    "reciprocal": """
+rank E, F, P, M
+input Q[E,P], K[E,M], V[F,M]
+output AV
+QK[m,p] = Q[e,p] * K[e,m]
+GM[p] = QK[m,p] :: max(m)
+SN[m,p] = exp(0.125 * (QK[m,p] - GM[p]))
+SD[p] = SN[m,p] :: +(m)
+R[p] = 1 / SD[p]
+A[m,p] = SN[m,p] * R[p]
+AV[f,p] = A[m,p] * V[f,m]
 """,
     "other names and orders": """
 rank D, C, T, S
@@ -278,6 +302,27 @@ S[] = X[m]
 MU[] = S[] / M
 Y[] = X[m] - MU[] :: max(m)
 """,
+    "attention by way of the log-sum-exp": """
+rank E, F, P, M
+input Q[E,P], K[E,M], V[F,M]
+output AV
+QK[m,p] = Q[e,p] * K[e,m]
+GM[p] = QK[m,p] :: max(m)
+SN[m,p] = exp(QK[m,p] - GM[p])
+SD[p] = SN[m,p] :: +(m)
+LSE[p] = GM[p] + log(SD[p])
+A[m,p] = exp(QK[m,p] - LSE[p])
+AV[f,p] = A[m,p] * V[f,m]
+""",
+    "a sum inside of a fold": """
+rank M, K, N
+input X[M,K], W[M,N], U[K]
+output Y
+S[k] = abs(X[m,k]) :: +(m)
+Z[m,k] = X[m,k] / S[k]
+T[m] = Z[m,k] * U[k]
+Y[n] = T[m] * W[m,n]
+""",
     "twice the same vector": """
 rank M
 input A[M], B[M]
@@ -293,6 +338,16 @@ TWO_PASSES = {
         "rank M, P\ninput X[M,P]\noutput A\nG[p] = X[m,p] :: max(m)\n"
         "E[m,p] = exp(X[m,p] - G[p])\nS[p] = E[m,p] :: +(m)\nA[m,p] = E[m,p] / S[p]\n",
         "A is as long as M",
+    ),
+    "attention and its weights": (
+        attention().replace("output AV", "output AV, A"),
+        "A is as long as M",
+    ),
+    "LayerNorm output": (
+        "rank M, P\ninput X[M,P]\noutput Y\nMU[p] = X[m,p] / M :: +(m)\n"
+        "V[p] = sq(X[m,p] - MU[p]) / M :: +(m)\n"
+        "Y[m,p] = (X[m,p] - MU[p]) * rsqrt(V[p] + 0.001)\n",
+        "Y is as long as M",
     ),
     "normalised output": (
         "rank M\ninput X[M]\noutput Y\nS[] = abs(X[m]) :: +(m)\nY[m] = X[m] / S[]\n",
@@ -480,7 +535,7 @@ def inputs_for(
 def sizes_of(cascade: Cascade) -> dict[str, int]:
     found = {rank: size for rank, size in zip("ABCDEFGHPQRSTN", range(3, 30), strict=False)}
     own = {r.name: r.size for r in cascade.ranks if isinstance(r.size, int)}
-    sizes = {r: own.get(r, found.get(r, 5)) for r in cascade.rank_names} | {"M": 12}
+    sizes = {r: own.get(r, found.get(r, 5)) for r in cascade.rank_names} | {"M": 12, "T": 5}
     if "S" in cascade.rank_names:
         sizes["S"] = 12
     return sizes
@@ -496,6 +551,11 @@ def run_derived(derived: Cascade, inputs: Arrays, sizes: Mapping[str, int]) -> A
 @pytest.fixture(scope="module")
 def textbook() -> tuple[Derived, ...]:
     return derive(load("attention/3-pass"), "M")
+
+
+@functools.cache
+def found_for(text: str) -> tuple[Derived, ...]:
+    return derive(parse(text), rank_for(text))
 
 
 def rank_for(text: str) -> str:
@@ -584,7 +644,7 @@ def test_nothing_in_the_set_is_worse_in_everything(textbook: tuple[Derived, ...]
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [pytest.param(t, id=n) for n, t in ATTENTIONS.items()])
 def test_attention_as_people_write_it_needs_one_pass(text: str) -> None:
-    found = derive(parse(text), rank_for(text))
+    found = found_for(text)
     kinds = {(d.passes, d.sweeps) for d in found if d.stable}
     assert {(1, 1), (1, 2), (2, 2), (2, 3), (3, 3)} <= kinds
 
@@ -592,7 +652,7 @@ def test_attention_as_people_write_it_needs_one_pass(text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("text", [pytest.param(t, id=n) for n, t in ONE_PASS.items()])
 def test_one_stable_pass_is_found(text: str) -> None:
-    found = derive(parse(text), "M")
+    found = found_for(text)
     assert any(d.passes == 1 and d.stable for d in found)
     assert not any(d.obstacles for d in found)
 
@@ -601,7 +661,7 @@ def test_one_stable_pass_is_found(text: str) -> None:
     ("text", "reason"), [pytest.param(*case, id=n) for n, case in TWO_PASSES.items()]
 )
 def test_two_passes_are_kept_with_a_reason(text: str, reason: str) -> None:
-    found = derive(parse(text), "M")
+    found = found_for(text)
     assert min(d.passes for d in found) == 2
     assert any(reason in o for d in found if d.passes == 2 for o in d.obstacles)
 
@@ -611,7 +671,7 @@ def test_two_passes_are_kept_with_a_reason(text: str, reason: str) -> None:
 def test_every_derived_cascade_equals_its_origin(text: str) -> None:
     origin = parse(text)
     sizes = sizes_of(origin)
-    for derived in derive(origin, rank_for(text)):
+    for derived in found_for(text):
         for seed in (11, 12):
             inputs = inputs_for(origin, sizes, seed)
             expected = run_derived(origin, inputs, sizes)
@@ -626,7 +686,7 @@ def test_every_derived_cascade_equals_its_origin(text: str) -> None:
 def test_stable_cascades_are_finite_on_scores_of_ten_thousand(text: str) -> None:
     origin = parse(text)
     sizes = sizes_of(origin)
-    for derived in derive(origin, rank_for(text)):
+    for derived in found_for(text):
         inputs = inputs_for(origin, sizes, 5, scale=100.0, kind=np.float32)
         expected = run_derived(origin, inputs, sizes)
         found = run_derived(derived.cascade, inputs, sizes)
