@@ -48,9 +48,10 @@ class Lifetimes:
         self._numbered: dict[str, set[tuple[int, ...]]] = {}
         self._kept_whole: set[str] = set(wanted)
         self.ends_with_loop: set[str] = set()
-        for step, access in _reads(cascade):
+        reads = _reads(cascade)
+        for step, access in reads:
             self._note(step, access)
-        self._extend_over_loop()
+        self._extend_over_loop(reads)
         self.stop_reads_generation = any(
             self._is_of_generation(access)
             for comparison in cascade.stop
@@ -166,7 +167,7 @@ class Lifetimes:
         else:
             self._kept_whole.add(name)
 
-    def _extend_over_loop(self) -> None:
+    def _extend_over_loop(self, reads: Sequence[tuple[Step, Access]]) -> None:
         """Let what a loop reads live through it, unless each generation writes it first."""
         for name, step in list(self._last.items()):
             if step.section not in ("loop", "stop"):
@@ -176,11 +177,7 @@ class Lifetimes:
                 for place, einsum in enumerate(self._cascade.loop)
                 if any(o.tensor == name for o in einsum.outputs)
             ]
-            readers = [
-                s.place
-                for s, access in _reads(self._cascade)
-                if access.tensor == name and s.section == "loop"
-            ]
+            readers = [s.place for s, a in reads if a.tensor == name and s.section == "loop"]
             if step.section == "stop" or not writers or min(readers) <= max(writers):
                 del self._last[name]
                 self.ends_with_loop.add(name)
