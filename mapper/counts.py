@@ -127,7 +127,9 @@ def select(nest: Nest, names: Mapping[str, Values]) -> Nest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loop:
+class Loop:
+    """A loop above a node: over a rank, in time or in space, in tiles, of so many iterations."""
+
     rank: str
     count: Values
     parallel: bool
@@ -141,7 +143,7 @@ class _Home:
     tensor: str
     level: str
     parent: _Home | None
-    loops: tuple[_Loop, ...]
+    loops: tuple[Loop, ...]
     tiles: Mapping[str, Values]
     keep: Keep | None = None
     place: Values = 0  # words of its place, which it may share with what it overlays
@@ -167,7 +169,7 @@ class _Home:
 
 
 @dataclass(frozen=True, slots=True)
-class _Crossing:
+class Crossing:
     """Words between a home and the one above it, over the whole run.
 
     ``once`` are the distinct ones among ``words``; ``lane_words`` and ``lane_once`` are those of
@@ -241,7 +243,7 @@ class _Analysis:
     def visit(
         self,
         nest: Nest,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         tiles: dict[str, Values],
         homes: Mapping[str, _Home],
         used: Mapping[str, Values],
@@ -253,34 +255,53 @@ class _Analysis:
         homes, used = dict(homes), dict(used)
         for number, node in enumerate(nest):
             step = node.step
-            match step:
-                case Temporal(rank=rank):
-                    tile = self._tile(step, tiles, where)
-                    loops = (*loops, _loop(rank, tiles[rank], tile))
-                    tiles = {**tiles, rank: tile}
-                case Parallel(rank=rank, dimension=dimension):
-                    tile = self._tile(step, tiles, where)
-                    self._check_registers(homes, where)
-                    room = self._room(step, nest[number + 1 :], used, where)
-                    wanted = _ceil_divide(tiles[rank], tile)
-                    side = np.minimum(wanted, room)
-                    used[dimension] = used.get(dimension, 1) * side
-                    if np.any(wanted > room):
-                        loops = (*loops, _loop(rank, tiles[rank], side * tile))
-                    loops = (*loops, _Loop(rank, side, True, tile))
-                    tiles = {**tiles, rank: tile}
-                case Keep():
-                    own.extend(self._keep(step, loops, tiles, homes, where))
-                case Compute():
-                    self._compute(step, loops, tiles, homes, where)
-                case Branch():
-                    below.append(self._branch(step, loops, tiles, homes, used, where))
+            if isinstance(step, Branch):
+                below.append(self._branch(step, loops, tiles, homes, used, where))
+                continue
+            try:
+                loops, tiles = self._step(step, nest[number + 1 :], loops, tiles, homes, used, own)
+            except MappingError as error:
+                line = render_nest((Node(step),))[0]
+                raise MappingError(f"{where}: '{line}': {error}") from None
         return _together([*({h.level: self.rooms([h])} for h in own), _in_turn(below)])
+
+    def _step(
+        self,
+        step: Temporal | Parallel | Keep | Compute,
+        following: Nest,
+        loops: tuple[Loop, ...],
+        tiles: dict[str, Values],
+        homes: dict[str, _Home],
+        used: dict[str, Values],
+        own: list[_Home],
+    ) -> tuple[tuple[Loop, ...], dict[str, Values]]:
+        """Take one step inwards; return the loops and the tiles below it."""
+        match step:
+            case Temporal(rank=rank):
+                tile = self._tile(step, tiles)
+                loops = (*loops, _loop(rank, tiles[rank], tile))
+                tiles = {**tiles, rank: tile}
+            case Parallel(rank=rank, dimension=dimension):
+                tile = self._tile(step, tiles)
+                self._check_registers(homes)
+                room = self._room(step, following, used)
+                wanted = _ceil_divide(tiles[rank], tile)
+                side = np.minimum(wanted, room)
+                used[dimension] = used.get(dimension, 1) * side
+                if np.any(wanted > room):
+                    loops = (*loops, _loop(rank, tiles[rank], side * tile))
+                loops = (*loops, Loop(rank, side, True, tile))
+                tiles = {**tiles, rank: tile}
+            case Keep():
+                own.extend(self._keep(step, loops, tiles, homes))
+            case Compute():
+                self._compute(step, loops, tiles, homes)
+        return loops, tiles
 
     def _branch(
         self,
         step: Branch,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         tiles: dict[str, Values],
         homes: Mapping[str, _Home],
         used: Mapping[str, Values],
@@ -311,7 +332,7 @@ class _Analysis:
             for home in homes:
                 if home.keep is None:
                     continue
-                moving = self._moving(home.loops, home.ranks)
+                moving = moving_loops(home.loops, home.ranks, self.problem.retention)
                 stays: Values = False
                 for loop, moves in zip(home.loops[:depth], moving, strict=False):
                     if not loop.parallel and moves is not True:
@@ -325,11 +346,11 @@ class _Analysis:
         """The words that homes take, and whose they are."""
         return sum(home.room for home in homes), tuple((home.tensor, home.room) for home in homes)
 
-    def _tile(self, step: Temporal | Parallel, tiles: Mapping[str, Values], where: str) -> Values:
+    def _tile(self, step: Temporal | Parallel, tiles: Mapping[str, Values]) -> Values:
         rank, formula = step.rank, step.tile
         if rank not in self.problem.sizes:
             raise MappingError(
-                f"{where}: loop over an unknown rank '{rank}'{closest(rank, self.problem.sizes)}"
+                f"loop over an unknown rank '{rank}'{closest(rank, self.problem.sizes)}"
             )
         if formula is None:
             return 1
@@ -337,76 +358,73 @@ class _Analysis:
         right = (tile >= 1) & np.isfinite(tile)
         if not np.all(right):
             if np.ndim(tile) == 0:
-                line = render_nest((Node(step),))[0]
                 raise MappingError(
-                    f"{where}: '{line}': expected a tile of at least 1 of rank {rank}, found "
+                    f"expected a tile of at least 1 of rank {rank}, found "
                     f"{formula.evaluate(self.problem.names):g}"
                 )
             self.valid = self.valid & right
             tile = np.where(right, tile, 1)
         return np.minimum(tile, tiles[rank]) if self.exact else tile
 
-    def _room(self, step: Parallel, below: Nest, used: Mapping[str, Values], where: str) -> Values:
+    def _room(self, step: Parallel, below: Nest, used: Mapping[str, Values]) -> Values:
         units = {c.unit for c in _computes(below)}
         for unit in units:
             dimensions = self.problem.lanes.get(unit, {})
             if unit in self.problem.lanes and step.dimension not in dimensions:
                 raise MappingError(
-                    f"{where}: {unit} has no dimension '{step.dimension}'"
+                    f"{unit} has no dimension '{step.dimension}'"
                     f"{closest(step.dimension, dimensions)}"
                 )
         rooms = [self.problem.lanes[u][step.dimension] for u in units if u in self.problem.lanes]
         if len(rooms) != 1:
             known = ", ".join(sorted(units)) or "none"
             raise MappingError(
-                f"{where}: a loop in space needs one unit below it, found {known}"
+                f"a loop in space needs one unit below it, found {known}"
                 f"{'' if units else '; add a compute'}"
             )
         room = np.floor(rooms[0] / used.get(step.dimension, 1))
         return np.maximum(room, 1)
 
-    def _check_registers(self, homes: Mapping[str, _Home], where: str) -> None:
+    def _check_registers(self, homes: Mapping[str, _Home]) -> None:
         for home in homes.values():
             if home.level == REGISTERS:
                 raise MappingError(
-                    f"{where}: {home.tensor} is kept at {REGISTERS} above a loop in space; "
+                    f"{home.tensor} is kept at {REGISTERS} above a loop in space; "
                     "registers are each lane's own: move the keep below it"
                 )
 
     def _keep(
         self,
         step: Keep,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         tiles: Mapping[str, Values],
         homes: dict[str, _Home],
-        where: str,
     ) -> list[_Home]:
         levels = (*self.problem.memories, REGISTERS)
         for level in (step.level, *([step.spill.level] if step.spill else [])):
             if level not in levels:
-                raise MappingError(f"{where}: no level '{level}'{closest(level, levels)}")
+                raise MappingError(f"no level '{level}'{closest(level, levels)}")
         kept: list[_Home] = []
         beneath: Values = 0
         if step.overlaying is not None:
             under = homes.get(self.facts.root(step.overlaying))
             if under is None or under.level != step.level:
                 raise MappingError(
-                    f"{where}: overlaying {step.overlaying}, which is not kept at {step.level} "
-                    "above"
+                    f"overlaying {step.overlaying}, which is not kept at {step.level} above"
                 )
             beneath = under.place
         for name in step.tensors:
             tensor = self.facts.root(name)
             if tensor not in self.facts.ranks:
                 raise MappingError(
-                    f"{where}: keep of an unknown tensor '{name}'{closest(name, self.facts.ranks)}"
+                    f"keep of an unknown tensor '{name}'{closest(name, self.facts.ranks)}"
                 )
             parent = homes.get(tensor)
             if parent is not None and levels.index(step.level) <= levels.index(parent.level):
                 if parent.keep is None and parent.level == step.level:
                     continue  # the implicit home, said aloud
                 raise MappingError(
-                    f"{where}: {name} is kept at {step.level} inside its home at "
+                    f"{name} is kept at {step.level} inside its home at "
                     f"{parent.level}: expected a level further in"
                 )
             home = _Home(tensor, step.level, parent, loops, dict(tiles), step)
@@ -441,38 +459,34 @@ class _Analysis:
     def _compute(
         self,
         step: Compute,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         tiles: Mapping[str, Values],
         homes: Mapping[str, _Home],
-        where: str,
     ) -> None:
         einsum = self.einsums.get(step.einsum)
         if einsum is None:
             raise MappingError(
-                f"{where}: compute of an unknown Einsum '{step.einsum}'"
-                f"{closest(step.einsum, self.einsums)}"
+                f"compute of an unknown Einsum '{step.einsum}'{closest(step.einsum, self.einsums)}"
             )
         if step.einsum in self.work:
-            raise MappingError(f"{where}: Einsum {step.einsum} is computed twice")
+            raise MappingError(f"Einsum {step.einsum} is computed twice")
         if step.unit not in self.problem.lanes:
-            raise MappingError(
-                f"{where}: no unit '{step.unit}'{closest(step.unit, self.problem.lanes)}"
-            )
+            raise MappingError(f"no unit '{step.unit}'{closest(step.unit, self.problem.lanes)}")
         for rank in sorted(einsum.ranks):
             if np.any(np.asarray(tiles[rank]) > 1):
                 raise MappingError(
-                    f"{where}: {step.einsum} is left with {np.max(tiles[rank]):g} of rank {rank} "
+                    f"{step.einsum} is left with {np.max(tiles[rank]):g} of rank {rank} "
                     f"in one step: add 'for {rank}' or 'parallel {rank} over ...'"
                 )
-        self._check_options(step, einsum, where)
+        self._check_options(step, einsum)
         self.work[step.einsum] = self._work(step, einsum, loops)
         points = self._points(step.einsum, einsum.ranks, loops)
         for operand in einsum.operands:
-            self._read(step, operand, loops, homes, points, where)
+            self._read(step, operand, loops, homes, points)
         for output in einsum.outputs:
             self._write(step, output, loops, homes, points)
 
-    def _check_options(self, step: Compute, einsum: EinsumFacts, where: str) -> None:
+    def _check_options(self, step: Compute, einsum: EinsumFacts) -> None:
         operands = {name for o in einsum.operands for name in (o.name, o.tensor)}
         ranks = frozenset[str]().union(*(output.ranks for output in einsum.outputs))
         for word, names, known, what in (
@@ -481,12 +495,9 @@ class _Analysis:
         ):
             for name in names:
                 if name not in known:
-                    raise MappingError(
-                        f"{where}: compute {step.einsum} {word} {name}, which is no {what}"
-                        f"{closest(name, known)}"
-                    )
+                    raise MappingError(f"{word} {name}, which is no {what}{closest(name, known)}")
 
-    def _work(self, step: Compute, einsum: EinsumFacts, loops: tuple[_Loop, ...]) -> Work:
+    def _work(self, step: Compute, einsum: EinsumFacts, loops: tuple[Loop, ...]) -> Work:
         steps: Values = 1
         active: Values = 1
         lanes: Values = 1
@@ -515,7 +526,7 @@ class _Analysis:
         self,
         einsum: str,
         ranks: frozenset[str],
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         own: frozenset[str] | None = None,
     ) -> Values:
         """Points of some ranks of an Einsum, again in every loop over others, on one lane."""
@@ -534,17 +545,15 @@ class _Analysis:
         self,
         step: Compute,
         operand: Operand,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         homes: Mapping[str, _Home],
         points: Values,
-        where: str,
     ) -> None:
         tensor = operand.tensor
         maker = self.producers.get(tensor, step.einsum)
         if maker not in self.work and tensor not in self.facts.carried:
             raise MappingError(
-                f"{where}: {step.einsum} reads {tensor} before {maker} makes it: compute {maker} "
-                "first"
+                f"{step.einsum} reads {tensor} before {maker} makes it: compute {maker} first"
             )
         self._add(step.einsum, tensor, REGISTERS, reads=points)
         if operand.name in step.forwarding or tensor in step.forwarding:
@@ -552,7 +561,7 @@ class _Analysis:
         home = homes.get(tensor)
         if home is None:
             raise MappingError(
-                f"{where}: tensor {operand.name} has no home where {step.einsum} reads it: add "
+                f"tensor {operand.name} has no home where {step.einsum} reads it: add "
                 f"'keep {operand.name} at LEVEL' above, or 'forwarding {operand.name}'"
             )
         self.reads.append((step.einsum, home))
@@ -565,7 +574,7 @@ class _Analysis:
         self,
         step: Compute,
         output: Operand,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         homes: Mapping[str, _Home],
         points: Values,
     ) -> None:
@@ -579,7 +588,7 @@ class _Analysis:
             register.writers.append((step.einsum, ranks))
             register = register.parent
 
-    def _register(self, tensor: str, home: _Home, loops: tuple[_Loop, ...]) -> _Home:
+    def _register(self, tensor: str, home: _Home, loops: tuple[Loop, ...]) -> _Home:
         """The registers that an access goes to: kept ones, or a word for it alone."""
         if home.level == REGISTERS:
             return home
@@ -638,52 +647,25 @@ class _Analysis:
         entry[0] = entry[0] + reads
         entry[1] = entry[1] + writes
 
-    # Closed forms over the loops above a node.
-
-    def _moving(self, loops: Sequence[_Loop], ranks: frozenset[str]) -> list[Values]:
-        """For each loop, whether a step of it brings another tile in: not if it is trailing."""
-        trailing: Values = self.problem.retention == "trailing"
-        moving: list[Values] = []
-        for loop in reversed(loops):
-            if loop.parallel or loop.rank in ranks:
-                moving.append(True)
-                if not loop.parallel and trailing is not False:
-                    trailing = trailing & (loop.count == 1)
-                    trailing = trailing if np.ndim(trailing) else bool(trailing)
-            else:
-                moving.append(np.logical_not(trailing) if np.ndim(trailing) else not trailing)
-        return moving[::-1]
-
     def _crossing(
         self,
         einsum: str,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         tiles: Mapping[str, Values],
         ranks: frozenset[str],
-    ) -> _Crossing:
-        moving = self._moving(loops, ranks)
+    ) -> Crossing:
+        moving = moving_loops(loops, ranks, self.problem.retention)
         if self.exact:
             return self._exact_crossing(einsum, loops, moving, ranks)
-        lane_once = _product(tiles.get(rank, 1) for rank in ranks)
-        loads: Values = 1
-        copies: Values = 1
-        for loop, moves in zip(loops, moving, strict=True):
-            if loop.parallel:
-                copies = copies * loop.count if loop.rank in ranks else copies
-            elif loop.rank in ranks:
-                lane_once = lane_once * loop.count
-            elif moves is not False:
-                loads = loads * (loop.count if moves is True else np.where(moves, loop.count, 1))
-        once = lane_once * copies
-        return _Crossing(once * loads, once, lane_once * loads, lane_once)
+        return whole_crossing(loops, tiles, ranks, moving)
 
     def _exact_crossing(
         self,
         einsum: str,
-        loops: tuple[_Loop, ...],
+        loops: tuple[Loop, ...],
         moving: Sequence[Values],
         ranks: frozenset[str],
-    ) -> _Crossing:
+    ) -> Crossing:
         once = _product(self.problem.sizes[rank] for rank in ranks)
         words, lane_words, lane_once = once, once, once
         for rank, chain in _by_rank(loops).items():
@@ -694,12 +676,68 @@ class _Analysis:
                 lane_words = lane_words * _pieces(size, chain, moves, spread=True)
                 lane_once = lane_once * _pieces(size, chain, None, spread=True)
         active = self.work[einsum].active
-        return _Crossing(words, once, lane_words / active, lane_once / active)
+        return Crossing(words, once, lane_words / active, lane_once / active)
+
+
+# Closed forms over the loops above a node.
+
+
+def moving_loops(loops: Sequence[Loop], ranks: Collection[str], retention: str) -> list[Values]:
+    """Return for each loop whether a step of it brings another tile in: not if it is trailing.
+
+    Args:
+        loops: those above a home, outer before inner.
+        ranks: what lives in the home depends on them.
+        retention: "trailing" or "explicit".
+    """
+    trailing: Values = retention == "trailing"
+    moving: list[Values] = []
+    for loop in reversed(loops):
+        if loop.parallel or loop.rank in ranks:
+            moving.append(True)
+            if not loop.parallel and trailing is not False:
+                trailing = trailing & (loop.count == 1)
+                trailing = trailing if np.ndim(trailing) else bool(trailing)
+        else:
+            moving.append(np.logical_not(trailing) if np.ndim(trailing) else not trailing)
+    return moving[::-1]
+
+
+def whole_crossing(
+    loops: Sequence[Loop],
+    tiles: Mapping[str, Values],
+    ranks: Collection[str],
+    moving: Sequence[Values],
+) -> Crossing:
+    """Return the words between a home and the one above it, ragged tiles counted as whole ones.
+
+    Args:
+        loops: those above the home, outer before inner.
+        tiles: the extent of each rank in the home; 1 where it is left out.
+        ranks: what lives in the home depends on them.
+        moving: what `moving_loops` returns for it.
+
+    >>> loops = (Loop("M", 4, False, 8), Loop("E", 2, False, 1))
+    >>> whole_crossing(loops, {"M": 8}, ("M",), moving_loops(loops, ("M",), "trailing")).words
+    32
+    """
+    lane_once = _product(tiles.get(rank, 1) for rank in ranks)
+    loads: Values = 1
+    copies: Values = 1
+    for loop, moves in zip(loops, moving, strict=True):
+        if loop.parallel:
+            copies = copies * loop.count if loop.rank in ranks else copies
+        elif loop.rank in ranks:
+            lane_once = lane_once * loop.count
+        elif moves is not False:
+            loads = loads * (loop.count if moves is True else np.where(moves, loop.count, 1))
+    once = lane_once * copies
+    return Crossing(once * loads, once, lane_once * loads, lane_once)
 
 
 def _pieces(
     size: Values,
-    loops: Sequence[_Loop],
+    loops: Sequence[Loop],
     moves: Sequence[Values] | bool | None,
     *,
     spread: bool,
@@ -729,8 +767,8 @@ def _pieces(
     return every if own is True else np.where(own, every, one)
 
 
-def _by_rank(loops: Sequence[_Loop]) -> dict[str, list[_Loop]]:
-    chains: dict[str, list[_Loop]] = {}
+def _by_rank(loops: Sequence[Loop]) -> dict[str, list[Loop]]:
+    chains: dict[str, list[Loop]] = {}
     for loop in loops:
         chains.setdefault(loop.rank, []).append(loop)
     return chains
@@ -743,8 +781,8 @@ def _product(factors: Any) -> Values:
     return product
 
 
-def _loop(rank: str, before: Values, tile: Values) -> _Loop:
-    return _Loop(rank, _ceil_divide(before, tile), False, tile)
+def _loop(rank: str, before: Values, tile: Values) -> Loop:
+    return Loop(rank, _ceil_divide(before, tile), False, tile)
 
 
 def _ceil_divide(value: Values, by: Values) -> Values:
