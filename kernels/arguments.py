@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import KernelError
 from .options import SIMILARITIES, Options
-from .problem import Problem, has_data
+from .problem import Problem
 
 _TENSOR = (Tensor, "a tensor")
 _KINDS: dict[str, tuple[Any, str]] = {
@@ -129,10 +129,10 @@ def _check_options(options: Options) -> None:
 
 def _check_starts(problem: Problem) -> None:
     pairs = (
-        ("cu_seqlens", problem.starts_q, problem.q.shape[0]),
-        ("cu_seqlens_k", problem.starts_k, problem.k.shape[0]),
+        ("cu_seqlens", problem.starts_q, problem.q.shape[0], "rows_q"),
+        ("cu_seqlens_k", problem.starts_k, problem.k.shape[0], "rows_k"),
     )
-    for name, starts, rows in pairs:
+    for name, starts, rows, values in pairs:
         if not isinstance(starts, Tensor):
             raise KernelError(f"{name}: expected a tensor, found {type(starts).__name__}")
         if starts.dim() != 1 or starts.numel() < 2 or starts.dtype != torch.int32:
@@ -144,13 +144,15 @@ def _check_starts(problem: Problem) -> None:
             raise KernelError(
                 f"{name}: expected it on {problem.q.device} as q, found {starts.device}"
             )
-        bounds = starts.tolist() if has_data(starts) else [0, rows]
+        bounds = getattr(problem, values)
         if bounds[0] != 0 or bounds[-1] != rows:
             raise KernelError(
                 f"{name}: expected row numbers from 0 to {rows}, found {bounds[0]} to {bounds[-1]}"
             )
         if any(later <= first for first, later in itertools.pairwise(bounds)):
-            raise KernelError(f"{name}: expected sequences of at least one row, found {bounds}")
+            raise KernelError(
+                f"{name}: expected sequences of at least one row, found {list(bounds)}"
+            )
     assert problem.starts_q is not None and problem.starts_k is not None
     if problem.starts_q.numel() != problem.starts_k.numel():
         raise KernelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +29,21 @@ class Launch:
     needs_scratch: bool = False
 
     def run(self) -> None:
-        """Launch it on the current device; an empty grid launches nothing."""
+        """Launch it on its tensors' device; an empty grid launches nothing."""
         if not all(self.grid):
             return
         if self.needs_scratch:
             triton.set_allocator(_allocate)
-        self.function[self.grid](**self.arguments, **self.options)
+        with self._device():
+            self.function[self.grid](**self.arguments, **self.options)
+
+    def _device(self) -> AbstractContextManager[object]:
+        """Triton launches on the current device, which need not be that of the tensors."""
+        tensors = (a for a in self.arguments.values() if isinstance(a, torch.Tensor))
+        first = next(tensors, None)
+        if first is None or not first.is_cuda:
+            return nullcontext()
+        return torch.cuda.device(first.device)
 
 
 def _allocate(size: int, alignment: int, stream: int | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from .options import Options
 from .registry import Traits
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots, for what is read from the device once
 class Problem:
     """What a kernel is given; every tensor already checked, the last dimension contiguous.
 
@@ -42,6 +43,16 @@ class Problem:
         """Whether the sequences are packed end to end."""
         return self.starts_q is not None
 
+    @functools.cached_property
+    def rows_q(self) -> tuple[int, ...]:
+        """The values of ``starts_q``, read once; as of equal lengths if it has no data."""
+        return _bounds(self.starts_q, self.q.shape[0])
+
+    @functools.cached_property
+    def rows_k(self) -> tuple[int, ...]:
+        """The values of ``starts_k``, as :attr:`rows_q`."""
+        return _bounds(self.starts_k, self.k.shape[0])
+
     @property
     def batch(self) -> int:
         """B, the number of sequences."""
@@ -60,16 +71,12 @@ class Problem:
     @property
     def queries(self) -> int:
         """P, the queries of a sequence (of the longest one, if packed)."""
-        return (
-            self.q.shape[2] if self.starts_q is None else _longest(self.starts_q, self.q.shape[0])
-        )
+        return self.q.shape[2] if self.starts_q is None else _longest(self.rows_q)
 
     @property
     def keys(self) -> int:
         """M, the keys of a sequence (of the longest one, if packed)."""
-        return (
-            self.k.shape[2] if self.starts_k is None else _longest(self.starts_k, self.k.shape[0])
-        )
+        return self.k.shape[2] if self.starts_k is None else _longest(self.rows_k)
 
     @property
     def head_size(self) -> int:
@@ -94,12 +101,7 @@ class Problem:
 
     def sequences(self) -> Iterator[Problem]:
         """Yield the sequences of a packed batch, each a batch of one."""
-        assert self.starts_q is not None and self.starts_k is not None
-        bounds = zip(
-            itertools.pairwise(_bounds(self.starts_q, self.q.shape[0])),
-            itertools.pairwise(_bounds(self.starts_k, self.k.shape[0])),
-            strict=True,
-        )
+        bounds = zip(itertools.pairwise(self.rows_q), itertools.pairwise(self.rows_k), strict=True)
         for rows, columns in bounds:
             q, k, v = (
                 tensor[slice(*part)].transpose(0, 1)[None]
@@ -155,13 +157,13 @@ def _alignment(*tensors: Tensor) -> int:
     return math.gcd(*offsets)
 
 
-def _longest(starts: Tensor, rows: int) -> int:
-    return max(stop - start for start, stop in itertools.pairwise(_bounds(starts, rows)))
+def _longest(rows: tuple[int, ...]) -> int:
+    return max(stop - start for start, stop in itertools.pairwise(rows))
 
 
-def _bounds(starts: Tensor, rows: int) -> list[int]:
-    """The values of ``starts``; equal lengths where it has no data."""
-    if not has_data(starts):
-        count = starts.numel() - 1
-        return [rows * i // count for i in range(count + 1)]
-    return [int(start) for start in starts.tolist()]
+def _bounds(starts: Tensor | None, rows: int) -> tuple[int, ...]:
+    assert starts is not None, "the sequences are not packed"
+    if has_data(starts):
+        return tuple(int(start) for start in starts.tolist())
+    count = starts.numel() - 1
+    return tuple(rows * i // count for i in range(count + 1))
