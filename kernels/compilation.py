@@ -6,11 +6,13 @@ is what the launch would run on such a GPU; only the driver is never asked for a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,23 +88,29 @@ def _specialise(launch: Launch, architecture: str) -> tuple[Any, Any, Any]:
     target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
     backend = make_backend(target)
     binder = create_function_from_signature(function.signature, function.params, backend)
-    bound, specialisation, _ = binder(**launch.arguments, **launch.options)
-    options, signature, constants, attributes = function._pack_args(
-        backend, dict(launch.options), bound, specialisation, None
-    )
+    try:
+        bound, specialisation, _ = binder(**launch.arguments, **launch.options)
+        options, signature, constants, attributes = function._pack_args(
+            backend, dict(launch.options), bound, specialisation, None
+        )
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise KernelError(
+            f"{function.__name__}: cannot be launched on {architecture}: {error}"
+        ) from None
     return ASTSource(function, signature, constants, attributes), target, options
 
 
 def _compile(source: Any, target: Any, options: Any, architecture: str) -> Compiled:
     import triton
 
-    try:
-        kernel = triton.compile(source, target=target, options=dict(options.__dict__))
-    except Exception as error:  # whatever the compiler throws is about this kernel
-        summary = " ".join(str(error).split())[:500]
-        raise KernelError(
-            f"{source.name}: does not compile for {architecture}: {summary}"
-        ) from error
+    with _captured_stderr() as said:
+        try:
+            kernel = triton.compile(source, target=target, options=dict(options.__dict__))
+        except Exception as error:  # whatever the compiler throws is about this kernel
+            reason = _reason(said(), str(error))
+            raise KernelError(
+                f"{source.name}: does not compile for {architecture}: {reason}"
+            ) from None
     resources, program = read_cubin(kernel.asm["cubin"])
     return Compiled(
         name=source.name,
@@ -114,6 +122,30 @@ def _compile(source: Any, target: Any, options: Any, architecture: str) -> Compi
         loops=_loops(program),
         distributions=read_distributions(kernel.asm["ttgir"]),
     )
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Keep what the compiler, which is no Python, prints; yields what reads it."""
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+
+        def read() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            os.dup2(file.fileno(), 2)
+            yield read
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _reason(printed: str, error: str) -> str:
+    """Return the first line that tells what went wrong, else the exception's text."""
+    telling = (line for line in printed.splitlines() if "error:" in line or "Assertion" in line)
+    return " ".join(next(telling, error).split())[:300]
 
 
 def _loops(program: Program) -> tuple[dict[str, int], ...]:
