@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from einfuse.einsum.library import load
 from einfuse.kernels.errors import KernelError
-from einfuse.kernels.registry import Traits, choose_kernel, find_kernel, kernels
+from einfuse.kernels.registry import Kernel, Traits, choose_kernel, find_kernel, kernels
 
 
 def traits(**changes: object) -> Traits:
@@ -23,6 +24,20 @@ def test_every_kernel_has_a_name_of_its_own_and_a_cascade() -> None:
     names = [kernel.name for kernel in kernels()]
     assert len(set(names)) == len(names) > 1
     assert all(kernel.cascade.count("/") == 1 for kernel in kernels())
+
+
+@pytest.mark.parametrize("kernel", kernels(), ids=lambda kernel: kernel.name)
+def test_the_cascade_of_a_kernel_is_in_the_library(kernel: Kernel) -> None:
+    assert load(kernel.cascade).name == kernel.cascade
+
+
+@pytest.mark.parametrize("kernel", kernels(), ids=lambda kernel: kernel.name)
+def test_the_data_of_a_kernel_are_complete(kernel: Kernel) -> None:
+    assert kernel.summary and len(kernel.summary) <= 100
+    assert kernel.requires <= kernel.features
+    assert all(least <= most for _, least, most in kernel.limits)
+    assert all(row.source and row.tiles for row in kernel.configurations)
+    assert set(kernel.tuned) <= set(kernel.architectures)
 
 
 def test_kernels_are_listed_without_torch_or_triton() -> None:
