@@ -11,6 +11,7 @@ from einfuse.einsum.errors import EinfuseError, closest
 STUDIES = {
     "footprint": "einfuse.studies.footprint",
     "fusemax": "einfuse.studies.fusemax",
+    "model-vs-compiled": "einfuse.studies.model_vs_compiled",
 }
 
 

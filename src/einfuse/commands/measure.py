@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from einfuse.kernels.packages import require_packages
+
 from .arguments import print_json
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def compile_check(
     as_json: Annotated[bool, typer.Option("--json", help="One object per configuration.")] = False,
 ) -> None:
     """Compile every shipped kernel configuration without a GPU and compare it with the model."""
-    _require("triton", "compiling")
+    require_packages("compiling", "torch", "triton")
     from einfuse.kernels.compilation import default_cache
     from einfuse.kernels.compile_check import check_all, list_tasks
 
@@ -57,7 +59,7 @@ def measure(
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
 ) -> None:
     """Check, then time the kernels and PyTorch's own on this machine; resumable."""
-    _require("torch", "measuring")
+    require_packages("measuring", "torch")
     from einfuse.kernels.device import find_device
     from einfuse.kernels.measurement import read_measurements, require_writable
     from einfuse.kernels.measuring import measure_suite
@@ -90,7 +92,7 @@ def calibrate(
     seconds: Annotated[float, typer.Option(min=1, help="Time to spend on each figure.")] = 3.0,
 ) -> None:
     """Measure this machine's ceilings (matmul, copy, exp, launch) into an architecture file."""
-    _require("torch", "calibrating")
+    require_packages("calibrating", "torch")
     from einfuse.kernels.calibration import (
         find_ceilings,
         require_writable_yaml,
@@ -114,17 +116,6 @@ def _summarise(out: Path, outcomes: Sequence[Outcome]) -> None:
     typer.echo(f"{out}: {measured} rows measured, {known} known before, {failed} failed")
     if unbegun:
         typer.echo(f"out of time: {unbegun} cases not begun; run again to go on")
-
-
-def _require(package: str, what: str) -> None:
-    """Say what to install where torch (which both need) or triton is missing."""
-    from importlib.util import find_spec
-
-    from einfuse.kernels.errors import MissingPackageError
-
-    missing = [name for name in ("torch", package) if find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(f"{what} needs {missing[0]}: pip install 'einfuse[gpu]'")
 
 
 def _print_checks(checks: tuple[Check, ...]) -> None:
