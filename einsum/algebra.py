@@ -131,6 +131,7 @@ def orbit(
         return _separable_orbit(a * b * p, elements, moved)
     orders = _orders(p, references)
     parts = {k: _monic(_derivative(p, references, k), references) for k in orders}
+    parts[orders[0]] = (sp.Integer(1), p)  # the first function is the formula itself
     kept = [k for k in orders if parts[k][1] != 0]
     functions = []
     for k in kept:

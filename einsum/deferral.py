@@ -215,17 +215,17 @@ def shared(einsums: list[Einsum], taken: set[str]) -> list[Einsum]:
         if len(users) < 2:
             continue
         whole = next((e for e in users if e.expression == call and not e.actions), None)
+        first = einsums.index(users[0])
         if whole is not None and plain_variables(whole.output) == variables(call):
-            access, position = whole.output, einsums.index(whole)
+            access = whole.output
+            einsums.remove(whole)
         else:
-            first = einsums.index(users[0])
-            access = plain_access(
-                fresh(f"{users[0].name}E", taken | {e.name for e in einsums}), variables(call)
-            )
-            einsums.insert(first, Einsum((access,), call))
-            position = first
+            name = fresh(f"{users[0].name}E", taken | {e.name for e in einsums})
+            access = plain_access(name, variables(call))
+            whole = Einsum((access,), call)
+        einsums.insert(first, whole)
         einsums = [
-            e if n == position else with_expression(e, _with_call(e.expression, call, access))
+            e if n == first else with_expression(e, _with_call(e.expression, call, access))
             for n, e in enumerate(einsums)
         ]
     return einsums

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import sympy as sp
 
@@ -38,8 +39,7 @@ from .validate import validated
 from .verification import Verification, without_sizes
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One application of a rule: its letter, what it did, and the cascade after it."""
 
     rule: str
@@ -234,7 +234,13 @@ class _Search:
                 continue
             vector = any(len(move.orbit.functions) > 1 for move in found.moves)
             explanation = f"{how}: {'; '.join(dict.fromkeys(map(str, found.moves)))}"
-            self._add(tiled.then("V" if vector else "L", explanation, found.cascade), reasons)
+            streamed = tiled.then("V" if vector else "L", explanation, found.cascade)
+            hazards = tuple(
+                f"{move.fold.name} is corrected by division by {name}, which may be 0"
+                for move in found.moves
+                for name in move.divisors
+            )
+            self._add(replace(streamed, hazards=(*tiled.hazards, *hazards)), reasons)
 
     def _tile_variable(self, tiled: _Form) -> str:
         outer = [s.outer for s in tiled.cascade.splits if s.whole == self.level]

@@ -124,7 +124,7 @@ def _to_expression(formula: Formula, table: SymbolTable) -> Expression:
     if formula.is_Rational:
         number: Expression = Binary("/", Number(abs(int(formula.p))), Number(int(formula.q)))
         return Negate(number) if formula < 0 else number
-    if formula.is_Float:
+    if formula.is_number and formula.is_finite:
         return Number(float(formula))
     if formula.is_Add:
         return _sum(formula, convert)

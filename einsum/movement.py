@@ -38,6 +38,16 @@ class Move:
     counted: frozenset[int]
     operator: str
 
+    @property
+    def divisors(self) -> tuple[str, ...]:
+        """The references that corrections divide by though they may be 0."""
+        _, below = sp.fraction(sp.together(self.orbit.factor))
+        return tuple(
+            reference.tensor
+            for (old, _), reference in zip(self.moved, self.references, strict=True)
+            if old in below.free_symbols and not old.is_positive
+        )
+
     def __str__(self) -> str:
         names: dict[Formula, Formula] = {}
         for (old, new), reference in zip(self.moved, self.references, strict=True):
@@ -133,7 +143,7 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
 def _orbit_of(
     formula: Formula, elements: frozenset[Formula], moved: dict[Formula, Formula], operator: str
 ) -> Orbit | None:
-    if not moved:
+    if formula.free_symbols.isdisjoint(moved):
         return Orbit((Function(formula, ((0, sp.Integer(1)),)),), sp.Integer(1))
     if operator == "+":
         return orbit(formula, elements, moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import sympy as sp
 
 from .cascade import Iteration
@@ -13,7 +14,7 @@ from .dataflow import Dataflow, Kind, is_view, operator_of, reduced_variables, u
 from .equation import Einsum
 from .expression import Access, Binary, Call, Coordinate, Expression, Index, Number, RankSize, walk
 from .formula import Formula, SymbolTable
-from .functions import monoid
+from .functions import function, monoid
 from .movement import Move, Rewritten, move_of
 from .rewrite import NotDerivableError, prune
 from .sign import is_magnitude, is_positive
@@ -51,7 +52,7 @@ class _Stream:
         self.rank = flow.cascade.rank_of(flow.variable)
         self.moves: dict[str, Move] = {}
         self.reasons: dict[str, str] = {}
-        self.in_factors: set[str] = set()
+        self.factors: dict[str, list[tuple[Formula, Formula]]] = {}
         self.running: dict[str, str] = {}
         self.places: dict[str, int] = {}
         self.init: list[Einsum] = []
@@ -112,7 +113,7 @@ class _Stream:
             symbols = move.orbit.factor.free_symbols
             for (old, _), reference in zip(move.moved, move.references, strict=True):
                 if old in symbols:
-                    self.in_factors.add(reference.tensor)
+                    self.factors.setdefault(reference.tensor, []).append((move.orbit.factor, old))
         return found
 
     def _stays_in_tiles(self, einsum: Einsum) -> bool:
@@ -133,11 +134,11 @@ class _Stream:
             for (old, _), reference in zip(move.moved, move.references, strict=True)
         }
         values = [move.orbit.factor, _without_differences(move.orbit.shift, move)]
-        for function in move.orbit.functions:
-            values += [_without_differences(c, move) for _, c in function.coefficients]
+        for part in move.orbit.functions:
+            values += [_without_differences(c, move) for _, c in part.coefficients]
         for value in values:
             at_start = value.subs(start, simultaneous=True)
-            if at_start.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
+            if _is_infinite(at_start):
                 self.reasons[move.fold.name] = (
                     f"the correction of {move.fold.name} is infinite before the first tile"
                 )
@@ -173,7 +174,7 @@ class _Stream:
         def change(access: Access) -> Expression | None:
             return self._start(access.tensor) if self.flow.is_reference(access.tensor) else None
 
-        start = rebuild(replace_accesses(einsum.expression, change), _without_identities)
+        start = _settled(replace_accesses(einsum.expression, change))
         table = SymbolTable()
         formula = table.formula(start, lambda part: False)
         infinite = {
@@ -186,10 +187,12 @@ class _Stream:
             isinstance(node, RankSize) and node.rank in self._sizes()
             for node in walk(einsum.expression)
         )
-        if value == -sp.oo and einsum.name in self.in_factors:
+        if value == -sp.oo and einsum.name in self.factors:
             return Number(-math.inf)
-        if counts or value.has(sp.oo, -sp.oo, sp.zoo, sp.nan):
-            return Number(1 if is_positive(einsum.expression, self.flow) else 0)
+        if counts or _is_infinite(value):
+            value = sp.Integer(1 if is_positive(einsum.expression, self.flow) else 0)
+        if any(_is_infinite(f.subs(old, value)) for f, old in self.factors.get(einsum.name, ())):
+            return Number(1)
         return table.expression(value)
 
     # Emission
@@ -396,17 +399,30 @@ def _without_differences(coefficient: Formula, move: Move) -> Formula:
     return coefficient
 
 
-def _without_identities(node: Expression) -> Expression | None:
-    """Return the other argument of a maximum or minimum with its identity; -inf for log(0)."""
+def _is_infinite(value: Formula) -> bool:
+    return bool(value.has(sp.oo, -sp.oo, sp.zoo, sp.nan))
+
+
+def _settled(expression: Expression) -> Expression:
+    """Return an expression with its calls on numbers evaluated, from the inside out."""
+    while (simpler := rebuild(expression, _evaluated)) != expression:
+        expression = simpler
+    return expression
+
+
+def _evaluated(node: Expression) -> Expression | None:
+    """Return a call's value where its arguments are numbers, or one is the identity of it."""
     match node:
-        case Call(function="max" | "min" as name, arguments=(left, right)):
-            identity = Number(monoid(name).identity)
-            if left == identity:
-                return right
-            if right == identity:
-                return left
-        case Call(function="log" | "log2", arguments=(Number(value=0),)):
-            return Number(-math.inf)
+        case Call(function="max" | "min" as name, arguments=(left, right)) if Number(
+            monoid(name).identity
+        ) in (left, right):
+            return right if left == Number(monoid(name).identity) else left
+        case Call(function=name, arguments=arguments):
+            numbers = [a.value for a in arguments if isinstance(a, Number)]
+            if len(numbers) == len(arguments):
+                with np.errstate(all="ignore"):
+                    value = float(function(name).numpy(*map(float, numbers)))
+                return None if math.isnan(value) else Number(value)
     return None
 
 
