@@ -17,7 +17,7 @@ from .formula import Formula, SymbolTable
 from .functions import function, monoid
 from .movement import Move, Rewritten, move_of
 from .rewrite import NotDerivableError, prune
-from .sign import is_magnitude, is_positive
+from .sign import is_magnitude
 from .substitution import plain_access, plain_variables, rebuild, replace_accesses
 from .validate import validated
 
@@ -161,7 +161,8 @@ class _Stream:
 
         A fold starts at its identity (0 for a maximum of what is never negative); a map of folds
         at its value there. Where that is no finite number any other will do, for what follows it
-        is still 0: 0, or 1 for a positive one; but -inf in a factor, which may be exponential.
+        is still 0: 0, or 1 if a factor divides by it; but -inf in a factor, for it may be that of
+        an exponential.
         """
         producer = self.flow.producer[tensor]
         if self.flow.kinds[tensor] is Kind.FOLD:
@@ -190,7 +191,7 @@ class _Stream:
         if value == -sp.oo and einsum.name in self.factors:
             return Number(-math.inf)
         if counts or _is_infinite(value):
-            value = sp.Integer(1 if is_positive(einsum.expression, self.flow) else 0)
+            value = sp.Integer(0)
         if any(_is_infinite(f.subs(old, value)) for f, old in self.factors.get(einsum.name, ())):
             return Number(1)
         return table.expression(value)
