@@ -43,35 +43,8 @@ def list_examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
         yield from own(kernel, architecture)
 
 
-def _examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
-    seen: set[tuple[object, ...]] = set()
-    rows = [row for row in kernel.configurations if row.architecture == architecture]
-    for row, causal in itertools.product(rows, (False, True)):
-        if causal and "causal" not in kernel.features:
-            continue
-        for dtype in _dtypes(kernel, row):
-            problem = _problem(kernel, dict(row.when).get("head_size", 128), dtype, causal)
-            label = f"head_size={problem.head_size} {_name(dtype)}{' causal' * causal}"
-            for launch in _launches(kernel, problem, architecture):
-                key = (launch.function, label)
-                if key not in seen:
-                    seen.add(key)
-                    yield Example(f"{launch.function.__name__} {label}", launch)
-
-
-def _launches(kernel: Kernel, problem: Problem, architecture: str) -> Iterator[Launch]:
-    out, lse = empty_outputs(problem)
-    yield from kernel.function("plan_forward")(kernel, problem, out, lse, architecture)
-    if "backward" in kernel.features:
-        grad_out, grad_lse = empty_outputs(problem)
-        gradients = empty_gradients(problem)
-        yield from kernel.function("plan_backward")(
-            kernel, problem, out, lse, grad_out, grad_lse, *gradients, architecture
-        )
-
-
-def _problem(kernel: Kernel, head_size: int, dtype: torch.dtype, causal: bool) -> Problem:
-    """A call with all that the kernel requires, large enough for every tile."""
+def example_problem(kernel: Kernel, head_size: int, dtype: torch.dtype, causal: bool) -> Problem:
+    """Return a call with all that the kernel requires, large enough for every tile."""
     asked = kernel.requires
     key_heads = _KEY_HEADS if "gqa" in kernel.features else _HEADS
     length = dict((name, most) for name, _, most in kernel.limits).get("keys", _LENGTH)
@@ -94,6 +67,34 @@ def _problem(kernel: Kernel, head_size: int, dtype: torch.dtype, causal: bool) -
         block_mask=_empty(1, 1, tiles, tiles, dtype=torch.bool) if "block_mask" in asked else None,
         block_size=_BLOCK if "block_mask" in asked else 0,
     )
+
+
+def list_launches(kernel: Kernel, problem: Problem, architecture: str) -> Iterator[Launch]:
+    """Yield the launches of a call, forward and, if the kernel has it, backward."""
+    out, lse = empty_outputs(problem)
+    yield from kernel.function("plan_forward")(kernel, problem, out, lse, architecture)
+    if "backward" in kernel.features:
+        grad_out, grad_lse = empty_outputs(problem)
+        gradients = empty_gradients(problem)
+        yield from kernel.function("plan_backward")(
+            kernel, problem, out, lse, grad_out, grad_lse, *gradients, architecture
+        )
+
+
+def _examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
+    seen: set[tuple[object, ...]] = set()
+    rows = [row for row in kernel.configurations if row.architecture == architecture]
+    for row, causal in itertools.product(rows, (False, True)):
+        if causal and "causal" not in kernel.features:
+            continue
+        for dtype in _dtypes(kernel, row):
+            problem = example_problem(kernel, dict(row.when).get("head_size", 128), dtype, causal)
+            label = f"head_size={problem.head_size} {_name(dtype)}{' causal' * causal}"
+            for launch in list_launches(kernel, problem, architecture):
+                key = (launch.function, label)
+                if key not in seen:
+                    seen.add(key)
+                    yield Example(f"{launch.function.__name__} {label}", launch)
 
 
 def _rows(heads: int, length: int, size: int, dtype: torch.dtype, packed: bool) -> Tensor:

@@ -135,7 +135,9 @@ class Problem:
             keys=self.keys,
             head_size=self.head_size,
             value_size=self.value_size,
-            alignment=_alignment(self.q, self.k, self.v),
+            alignment=math.gcd(
+                _alignment(self.q, self.k, self.v), self.value_size * self.q.element_size()
+            ),
             features=frozenset(features),
         )
 

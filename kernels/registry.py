@@ -28,7 +28,7 @@ class Traits:
     """What a kernel must know of a call to say whether it takes it; no tensors.
 
     ``alignment`` is the largest power of two, at most 16, of bytes that divides the address and
-    every stride of q, k and v.
+    every stride of q, k, v and the (contiguous) output.
     """
 
     architecture: str

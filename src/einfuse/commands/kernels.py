@@ -1,23 +1,35 @@
-"""``einfuse kernels``: the registry of kernels."""
+"""``einfuse kernels``: the registry of kernels; ``einfuse tune``: tiles ranked by compiling."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import print_json
+from einfuse.commands.arguments import parse_settings, print_json
+from einfuse.einsum.errors import EinfuseError
 
 if TYPE_CHECKING:
     from einfuse.kernels import Kernel
 
 _WIDTH = 120  # columns of a table that is piped
+_COLUMNS = {
+    "warps": "warps",
+    "stages": "stages",
+    "fits": "fit",
+    "registers": "registers",
+    "shared bytes": "shared_bytes",
+    "spills in loops": "spills",
+    "instructions per score": "instructions_per_score",
+}
 _SHORT = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``kernels`` to the application."""
+    """Add ``kernels`` and ``tune`` to the application."""
     app.command("kernels")(list_kernels)
+    app.command("tune")(tune)
 
 
 def list_kernels(
@@ -34,6 +46,75 @@ def list_kernels(
         _print_one(found[0])
     else:
         _print_all(found)
+
+
+def tune(
+    kernel: Annotated[str, typer.Argument(help="a name that `einfuse kernels` lists")],
+    launch: Annotated[str, typer.Argument(help="one of its launches, such as forward")],
+    tiles: Annotated[
+        str, typer.Option(help="sizes to try, such as block_p=64:128,block_m=32:64:128")
+    ],
+    arch: Annotated[str, typer.Option(help="sm_80, sm_90 and the like")] = "sm_90",
+    head_size: Annotated[int, typer.Option(min=1, help="elements of a query or key")] = 128,
+    warps: Annotated[str, typer.Option(help="such as 4:8")] = "4:8",
+    stages: Annotated[str, typer.Option(help="such as 2:3")] = "2:3",
+    causal: Annotated[bool, typer.Option("--causal", help="under a causal mask")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Compile every combination of tiles for a GPU that need not be there, the best first."""
+    from einfuse.kernels import find_kernel
+    from einfuse.kernels.compilation import default_cache
+    from einfuse.kernels.tuning import rank_candidates
+
+    ranked = rank_candidates(
+        find_kernel(kernel),
+        launch,
+        arch,
+        head_size,
+        tiles=_parse_tiles(tiles),
+        warps=_parse_sizes("--warps", warps),
+        stages=_parse_sizes("--stages", stages),
+        causal=causal,
+        cache=default_cache(),
+    )
+    rows: list[dict[str, Any]] = [
+        {
+            "tiles": dict(candidate.configuration.tiles),
+            "warps": candidate.configuration.warps,
+            "stages": candidate.configuration.stages,
+            "fit": candidate.is_fit,
+            "registers": candidate.registers,
+            "shared_bytes": candidate.shared_bytes,
+            "spills": candidate.spills,
+            "instructions_per_score": round(candidate.instructions_per_score, 3),
+            "error": candidate.error,
+        }
+        for candidate in ranked
+    ]
+    if json:
+        print_json(rows)
+        return
+    cells = [
+        (_pairs(tuple(row["tiles"].items()), "="), *(str(row[name]) for name in _COLUMNS.values()))
+        for row in rows
+    ]
+    _print_table(("tiles", *_COLUMNS), cells)
+    for error in dict.fromkeys(row["error"][:_WIDTH] for row in rows if row["error"]):
+        print(error)
+
+
+def _parse_tiles(text: str) -> dict[str, tuple[int, ...]]:
+    return {
+        name: _parse_sizes(f"--tiles {name}", sizes)
+        for name, sizes in parse_settings([text]).items()
+    }
+
+
+def _parse_sizes(option: str, text: str) -> tuple[int, ...]:
+    parts = text.split(":")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise EinfuseError(f"{option}: expected whole numbers as in 32:64, found '{text}'")
+    return tuple(int(part) for part in parts)
 
 
 def describe(kernel: Kernel) -> dict[str, Any]:
@@ -98,7 +179,7 @@ def _print_one(kernel: Kernel) -> None:
         print("\n".join(dict.fromkeys(row.source for row in kernel.configurations if row.source)))
 
 
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
