@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,15 +102,16 @@ def _differentiate(
     group = problem.heads // q.shape[1]
     per_head = (v.shape[0], problem.heads, *q.shape[2:])
     grad_q, grad_k, grad_v = q.new_empty(per_head), k.new_empty(per_head), v.new_empty(v.shape)
-    grad_total = log_decay.new_empty(log_decay.shape)
+    reads, writes = (log_decay.new_empty(log_decay.shape) for _ in range(2))
     grad_initial = state.new_empty(state.shape)
     launches = plan_backward(
-        kernel, problem, grad_out, grad_state, grad_q, grad_k, grad_v, grad_total, grad_initial,
-        architecture,
+        kernel, problem, grad_out, grad_state, grad_q, grad_k, grad_v, grad_initial,
+        reads, writes, architecture,
     )  # fmt: skip
     for launch in launches:
         launch.run()
     # A token's decay reaches everything after it, the final state included.
+    grad_total = reads - writes
     grad_total[..., -1] += (grad_state * state).sum((-1, -2))
     grad_decay = grad_total.flip(-1).cumsum(-1).flip(-1)
     if group > 1:
@@ -140,7 +141,7 @@ def _differentiate_plainly(
         return attend_linearly(again, state.dtype)
 
     # torch.func works inside an operator, where autograd itself records nothing.
-    _, pull_back = torch.func.vjp(compute, *(t.detach().to(state.dtype) for t in tensors))
+    pull_back = torch.func.vjp(compute, *(t.detach().to(state.dtype) for t in tensors))[1]
     found = pull_back((grad_out.to(state.dtype), grad_state))
     grads = [grad.to(t.dtype).contiguous() for grad, t in zip(found, tensors, strict=True)]
     return grads[0], grads[1], grads[2], grads[3], grads[4]
@@ -212,8 +213,7 @@ def plan_forward(
             **tiles,
         },
         options=row.options,
-        tile={"P": tiles["block_n"], "M": tiles["block_n"], "E": padded(problem.key_size),
-              "F": tiles["block_f"]},
+        tile=_loop_tile(problem, tiles),
     )  # fmt: skip
     return (carry, output)
 
@@ -226,47 +226,74 @@ def plan_backward(
     grad_q: Tensor,
     grad_k: Tensor,
     grad_v: Tensor,
-    grad_total: Tensor,
     grad_initial: Tensor,
+    reads: Tensor,
+    writes: Tensor,
     architecture: str,
 ) -> tuple[Launch, ...]:
     """Return the launches that fill the gradients; those of q and k per head, ``[B, H, N, E]``.
 
-    ``grad_total [B, H, N]`` is the gradient of the cumulative sum of ``log_decay``, without what
-    comes through the final state. The states are computed again rather than kept.
+    ``reads`` and ``writes [B, H, N]`` take ``q . grad_q`` and ``k . grad_k``. The states are
+    computed again rather than kept.
     """
-    row = kernel.configuration("backward", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    chunk = tiles["block_n"]
+    rows = {
+        name: kernel.configuration(name, architecture, **problem.sizes)
+        for name in ("backward_q", "backward_kv")
+    }
+    tiles = {name: dict(row.tiles) for name, row in rows.items()}
     grad_out = grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous()
     final = grad_initial.new_empty(grad_initial.shape)
-    carry, states = _plan_states(kernel, problem, final, architecture, chunk)
+    carry, states = _plan_states(
+        kernel, problem, final, architecture, tiles["backward_q"]["block_n"]
+    )
     carry_back, grad_states = _plan_grad_states(
-        kernel, problem, grad_out, grad_state, grad_initial, architecture, chunk
-    )
-    gradient = Launch(
-        function=gradient_kernel,
-        grid=(triton.cdiv(problem.tokens, chunk) * grad_out.shape[0] * problem.heads,),
-        arguments={
-            "q_ptr": problem.q,
-            "k_ptr": problem.k,
-            "v_ptr": problem.v,
-            "grad_out_ptr": grad_out,
-            "states_ptr": states,
-            "grad_states_ptr": grad_states,
-            "grad_q_ptr": grad_q,
-            "grad_k_ptr": grad_k,
-            "grad_v_ptr": grad_v,
-            "grad_total_ptr": grad_total,
-            **strides(q=problem.q, k=problem.k, v=problem.v, grad_out=grad_out),
-            **strides(grad_q=grad_q, grad_k=grad_k, grad_v=grad_v),
-            **_shared_arguments(problem),
-            **tiles,
-        },
-        options=row.options,
-        tile={"P": chunk, "M": chunk, "E": padded(problem.key_size), "F": tiles["block_f"]},
-    )
-    return (carry, carry_back, gradient)
+        kernel, problem, grad_out, grad_state, grad_initial, architecture,
+        tiles["backward_kv"]["block_n"],
+    )  # fmt: skip
+    shared = {
+        "q_ptr": problem.q,
+        "k_ptr": problem.k,
+        "v_ptr": problem.v,
+        "grad_out_ptr": grad_out,
+        **strides(q=problem.q, k=problem.k, v=problem.v, grad_out=grad_out),
+        **_shared_arguments(problem),
+    }
+    outputs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "backward_q": (
+            grad_q_kernel,
+            {
+                "states_ptr": states,
+                "grad_q_ptr": grad_q,
+                "reads_ptr": reads,
+                **strides(grad_q=grad_q),
+            },
+        ),
+        "backward_kv": (
+            grad_kv_kernel,
+            {
+                "grad_states_ptr": grad_states,
+                "grad_k_ptr": grad_k,
+                "grad_v_ptr": grad_v,
+                "writes_ptr": writes,
+                **strides(grad_k=grad_k, grad_v=grad_v),
+            },
+        ),
+    }
+    launches = [
+        Launch(
+            function=function,
+            grid=(
+                triton.cdiv(problem.tokens, tiles[name]["block_n"])
+                * grad_out.shape[0]
+                * problem.heads,
+            ),
+            arguments={**shared, **own, **tiles[name]},
+            options=rows[name].options,
+            tile=_loop_tile(problem, tiles[name]),
+        )
+        for name, (function, own) in outputs.items()
+    ]
+    return (carry, carry_back, *launches)
 
 
 def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
@@ -282,7 +309,9 @@ def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
         label = f"head_size={size} {str(dtype).removeprefix('torch.')}"
         launches = (
             *plan_forward(kernel, problem, q, state, architecture),
-            *plan_backward(kernel, problem, q, state, q, q, q, decay, state, architecture)[1:],
+            *plan_backward(kernel, problem, q, state, q, q, q, state, decay, decay, architecture)[
+                1:
+            ],
         )
         for launch in launches:
             yield Example(f"{launch.function.__name__} {label}", launch)
@@ -355,6 +384,15 @@ def _plan_grad_states(
         tile={"M": chunk, "E": tiles["block_e"], "F": tiles["block_f"]},
     )
     return launch, grad_states
+
+
+def _loop_tile(problem: RecurrenceProblem, tiles: Mapping[str, int]) -> dict[str, int]:
+    return {
+        "P": tiles["block_n"],
+        "M": tiles["block_n"],
+        "E": padded(problem.key_size),
+        "F": tiles["block_f"],
+    }
 
 
 def _new_states(problem: RecurrenceProblem, like: Tensor, chunk: int) -> Tensor:
@@ -598,18 +636,15 @@ def grad_state_kernel(
 
 
 @triton.jit
-def gradient_kernel(
+def grad_q_kernel(
     q_ptr: tl.tensor,
     k_ptr: tl.tensor,
     v_ptr: tl.tensor,
     grad_out_ptr: tl.tensor,
     log_decay_ptr: tl.tensor,
     states_ptr: tl.tensor,  # [batch, heads, chunks, f, e], before each chunk
-    grad_states_ptr: tl.tensor,  # [batch, heads, chunks, f, e], after each chunk
     grad_q_ptr: tl.tensor,
-    grad_k_ptr: tl.tensor,
-    grad_v_ptr: tl.tensor,
-    grad_total_ptr: tl.tensor,  # [batch, heads, tokens]
+    reads_ptr: tl.tensor,  # [batch, heads, tokens]
     q_batch: tl.tensor,
     q_head: tl.tensor,
     q_row: tl.tensor,
@@ -625,6 +660,89 @@ def gradient_kernel(
     grad_q_batch: tl.tensor,
     grad_q_head: tl.tensor,
     grad_q_row: tl.tensor,
+    decay_batch: tl.tensor,
+    decay_head: tl.tensor,
+    decay_row: tl.tensor,
+    tokens: tl.tensor,
+    heads: tl.tensor,
+    group: tl.tensor,
+    scale: tl.tensor,
+    head_e: tl.constexpr,
+    head_f: tl.constexpr,
+    block_e: tl.constexpr,
+    block_f: tl.constexpr,
+    block_n: tl.constexpr,
+    accumulator: tl.constexpr,
+) -> None:
+    """The gradient of q in one chunk of one head, and what it says of the decay a token reads by.
+
+    The cumulative decay of a token multiplies all that the token reads, so that its gradient has
+    ``q . grad_q`` in it.
+    """
+    chunks = tl.cdiv(tokens, block_n)
+    chunk = tl.program_id(0) % chunks
+    sequence = (tl.program_id(0) // chunks).to(tl.int64)
+    batch = sequence // heads
+    head = sequence % heads
+    start = chunk * block_n
+    log_decay_ptr += batch * decay_batch + head * decay_head
+    q_ptr += batch * q_batch + head // group * q_head
+    k_ptr += batch * k_batch + head // group * k_head
+    v_ptr += batch * v_batch + head * v_head
+    grad_out_ptr += batch * grad_out_batch + head * grad_out_head
+    grad_q_ptr += batch * grad_q_batch + head * grad_q_head
+    states_ptr += (sequence * chunks + chunk) * head_f * head_e
+
+    n = start + tl.arange(0, block_n)
+    total, _ = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
+    grad_weights = tl.zeros([block_n, block_n], accumulator)
+    grad_q = tl.zeros([block_n, block_e], accumulator)
+    for first_f in range(0, head_f, block_f):
+        v = _load_columns(v_ptr, n, tokens, v_row, first_f, head_f, block_f)  # [n, f]
+        grad_out = _load_columns(grad_out_ptr, n, tokens, grad_out_row, first_f, head_f, block_f)
+        state = load_tile(states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True)
+        grad_weights = tl.dot(
+            grad_out, tl.trans(v), grad_weights, input_precision="ieee", out_dtype=accumulator
+        )
+        grad_q += _times_state(grad_out, state, accumulator)
+    q = load_tile(q_ptr, start, tokens, q_row, block_n, block_e, head_e, True)  # [n, e]
+    k = load_tile(k_ptr, start, tokens, k_row, block_n, block_e, head_e, True)  # [n, e]
+    grad_scores = (grad_weights * _between(n, total) * scale).to(k.dtype)
+    grad_q = tl.dot(
+        grad_scores,
+        k,
+        grad_q * (tl.math.exp2(total) * scale)[:, None],
+        input_precision="ieee",
+        out_dtype=accumulator,
+    )
+    reads = tl.sum(q.to(accumulator) * grad_q, 1)
+    tl.store(reads_ptr + sequence * tokens + n, reads, mask=n < tokens)
+    store_tile(grad_q_ptr, grad_q, start, tokens, grad_q_row, block_n, block_e, head_e)
+
+
+@triton.jit
+def grad_kv_kernel(
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    grad_out_ptr: tl.tensor,
+    log_decay_ptr: tl.tensor,
+    grad_states_ptr: tl.tensor,  # [batch, heads, chunks, f, e], after each chunk
+    grad_k_ptr: tl.tensor,
+    grad_v_ptr: tl.tensor,
+    writes_ptr: tl.tensor,  # [batch, heads, tokens]
+    q_batch: tl.tensor,
+    q_head: tl.tensor,
+    q_row: tl.tensor,
+    k_batch: tl.tensor,
+    k_head: tl.tensor,
+    k_row: tl.tensor,
+    v_batch: tl.tensor,
+    v_head: tl.tensor,
+    v_row: tl.tensor,
+    grad_out_batch: tl.tensor,
+    grad_out_head: tl.tensor,
+    grad_out_row: tl.tensor,
     grad_k_batch: tl.tensor,
     grad_k_head: tl.tensor,
     grad_k_row: tl.tensor,
@@ -645,10 +763,9 @@ def gradient_kernel(
     block_n: tl.constexpr,
     accumulator: tl.constexpr,
 ) -> None:
-    """All gradients of one chunk of one head; a gradient of q or k is that head's part of it.
+    """The gradients of k and v in one chunk of one head, and ``k . grad_k``.
 
-    The cumulative decay of token n multiplies what n reads and divides what n writes, so its
-    gradient is ``q . grad_q - k . grad_k``.
+    The cumulative decay of a token divides all that the token writes.
     """
     chunks = tl.cdiv(tokens, block_n)
     chunk = tl.program_id(0) % chunks
@@ -661,35 +778,29 @@ def gradient_kernel(
     k_ptr += batch * k_batch + head // group * k_head
     v_ptr += batch * v_batch + head * v_head
     grad_out_ptr += batch * grad_out_batch + head * grad_out_head
-    grad_q_ptr += batch * grad_q_batch + head * grad_q_head
     grad_k_ptr += batch * grad_k_batch + head * grad_k_head
     grad_v_ptr += batch * grad_v_batch + head * grad_v_head
-    states_ptr += (sequence * chunks + chunk) * head_f * head_e
     grad_states_ptr += (sequence * chunks + chunk) * head_f * head_e
 
     n = start + tl.arange(0, block_n)
     total, last = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
-    between = _between(n, total)
-    from_start = tl.math.exp2(total)
+    between = _between(n, total) * scale
     to_end = tl.math.exp2(last - total)
     q = load_tile(q_ptr, start, tokens, q_row, block_n, block_e, head_e, True)  # [n, e]
     k = load_tile(k_ptr, start, tokens, k_row, block_n, block_e, head_e, True)  # [n, e]
     scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
-    weights = (scores * between * scale).to(q.dtype)  # [n, n]
+    weights = (scores * between).to(q.dtype)  # [n, n]
     grad_weights = tl.zeros([block_n, block_n], accumulator)
-    grad_q = tl.zeros([block_n, block_e], accumulator)
     grad_k = tl.zeros([block_n, block_e], accumulator)
     for first_f in range(0, head_f, block_f):
         v = _load_columns(v_ptr, n, tokens, v_row, first_f, head_f, block_f)  # [n, f]
         grad_out = _load_columns(grad_out_ptr, n, tokens, grad_out_row, first_f, head_f, block_f)
-        state = load_tile(states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True)
         grad_state = load_tile(
             grad_states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True
         )  # [f, e]
         grad_weights = tl.dot(
             grad_out, tl.trans(v), grad_weights, input_precision="ieee", out_dtype=accumulator
         )
-        grad_q += _times_state(grad_out, state, accumulator)
         grad_k += _times_state(v, grad_state, accumulator)
         grad_v = _times_state(k, tl.trans(grad_state), accumulator) * to_end[:, None]
         grad_v = tl.dot(
@@ -701,24 +812,15 @@ def gradient_kernel(
             grad_v.to(grad_v_ptr.dtype.element_ty),
             mask=(n < tokens)[:, None] & (f < head_f)[None, :],
         )
-    grad_scores = (grad_weights * between * scale).to(q.dtype)
-    grad_q = tl.dot(
-        grad_scores,
-        k,
-        grad_q * (from_start * scale)[:, None],
-        input_precision="ieee",
-        out_dtype=accumulator,
-    )
     grad_k = tl.dot(
-        tl.trans(grad_scores),
+        tl.trans((grad_weights * between).to(q.dtype)),
         q,
         grad_k * to_end[:, None],
         input_precision="ieee",
         out_dtype=accumulator,
     )
-    grad_total = tl.sum(q.to(accumulator) * grad_q - k.to(accumulator) * grad_k, 1)
-    tl.store(grad_total_ptr + sequence * tokens + n, grad_total, mask=n < tokens)
-    store_tile(grad_q_ptr, grad_q, start, tokens, grad_q_row, block_n, block_e, head_e)
+    writes = tl.sum(k.to(accumulator) * grad_k, 1)
+    tl.store(writes_ptr + sequence * tokens + n, writes, mask=n < tokens)
     store_tile(grad_k_ptr, grad_k, start, tokens, grad_k_row, block_n, block_e, head_e)
 
 
@@ -746,11 +848,17 @@ def _between(n: tl.tensor, total: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _times_state(rows: tl.tensor, state: tl.tensor, accumulator: tl.constexpr) -> tl.tensor:
-    """Return the product of a tile with a state, whose range needs float32: by TF32 if halved."""
-    if rows.dtype == accumulator:
-        product = tl.dot(rows, state, out_dtype=accumulator, input_precision="ieee")
+    """Return the product of a tile with a state rounded to the tile's type.
+
+    A state sums over all tokens so far: where float16 could not hold it, it is scaled to.
+    """
+    if rows.dtype == tl.float16:
+        peak = tl.max(tl.max(tl.abs(state), 1), 0)
+        factor = tl.where(peak > 0.0, peak / 16384.0, 1.0)
+        rounded = (state * (1.0 / factor)).to(rows.dtype)
+        product = tl.dot(rows, rounded, out_dtype=accumulator) * factor
     else:
-        product = tl.dot(rows.to(accumulator), state, out_dtype=accumulator, input_precision="tf32")
+        product = tl.dot(rows, state.to(rows.dtype), out_dtype=accumulator, input_precision="ieee")
     return product
 
 

@@ -166,7 +166,7 @@ def _differentiate_plainly(
         )
 
     # torch.func works inside an operator, where autograd itself records nothing.
-    _, pull_back = torch.func.vjp(compute, *(t.detach().to(exact) for t in tensors))
+    pull_back = torch.func.vjp(compute, *(t.detach().to(exact) for t in tensors))[1]
     found = pull_back((grad_out.to(exact), grad_lse))
     grads = [grad.to(t.dtype).contiguous() for grad, t in zip(found, tensors, strict=True)]
     return grads[0], grads[1], grads[2], grads[3], grads[4]

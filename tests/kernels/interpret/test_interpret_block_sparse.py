@@ -18,10 +18,10 @@ from einfuse.kernels.registry import find_kernel  # noqa: E402
 KERNEL = find_kernel("block-sparse")
 
 
-def draw(dtype, mask, size, queries=100, keys=150, causal=False):
+def draw(dtype, mask, size, queries=100, keys=150, causal=False, batch=1):
     torch.manual_seed(0)
-    q = torch.randn(2, 4, queries, 24).to(dtype)
-    k, v = (torch.randn(2, 2, keys, 24).to(dtype) for _ in range(2))
+    q = torch.randn(batch, 4, queries, 24).to(dtype)
+    k, v = (torch.randn(batch, 2, keys, 24).to(dtype) for _ in range(2))
     options = Options(scale=24**-0.5, causal=causal)
     return Problem(q, k, v, options, block_mask=mask, block_size=size)
 
@@ -53,7 +53,7 @@ def test_block_sparse_equals_the_masked_formula(dtype, causal, size):
 
 def test_a_mask_may_differ_between_sequences_and_be_shared_by_heads():
     mask = torch.rand(2, 1, 4, 5) < 0.5
-    problem = draw(torch.float32, mask, 32)
+    problem = draw(torch.float32, mask, 32, batch=2)
     assert (run(problem)[0] - attend_exactly(problem)[0]).abs().max() < 1e-5
 
 

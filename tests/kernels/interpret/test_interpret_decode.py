@@ -113,7 +113,7 @@ def test_caches_are_taken_by_their_strides(kernel):
 
 
 def test_decode_is_a_well_formed_operator():
-    q, k, v, lengths = draw(torch.float32)
+    q, k, v, lengths = draw(torch.float32, heads=2, key_heads=1, lengths=(30, 0), capacity=40)
     arguments = (q, k, v, lengths, None, True, 0.2, 2, "split-kv-decode", True)
     torch.library.opcheck(torch.ops.einfuse.decode, arguments)
 

@@ -116,7 +116,9 @@ def test_tensors_are_taken_by_their_strides():
 
 
 def test_shared_prefix_is_a_well_formed_operator():
-    leaves = [t.requires_grad_() for t in draw(torch.float32, batch=1)]
+    leaves = [
+        t.requires_grad_() for t in draw(torch.float32, batch=1, responses=2, tokens=5, prefix=8)
+    ]
     torch.library.opcheck(torch.ops.einfuse.shared_prefix, (*leaves, None, 0.2))
 
 
