@@ -164,7 +164,7 @@ def _compare(kernel: Kernel, loop: LoopModel, launch: Launch, compiled: Compiled
     A kernel has each loop twice or more, with and without masks; the model is of the latter.
     """
     element_bytes = _element_bytes(launch)
-    compared = _compared(element_bytes, loop.is_program)
+    compared = _compared(element_bytes, loop.is_program) - set(loop.ignored)
     bodies = compiled.loops
     tile = _tile(launch)
     if loop.is_program:

@@ -104,8 +104,12 @@ def trace(
 
 
 def _sizes(cascade: Cascade, tile: Mapping[str, int]) -> dict[str, int]:
-    split = {s.inner: tile[s.whole] for s in cascade.splits if s.whole in tile}
-    return {rank: size for rank, size in (*tile.items(), *split.items()) if size > 1}
+    """Return the size of every rank that has more than one coordinate in a tile."""
+    sizes = {**tile, **{s.inner: tile[s.whole] for s in cascade.splits if s.whole in tile}}
+    for rank in cascade.ranks:  # rank J = I
+        if isinstance(rank.size, str) and rank.size in sizes:
+            sizes.setdefault(rank.name, sizes[rank.size])
+    return {rank: size for rank, size in sizes.items() if size > 1}
 
 
 @dataclass(slots=True)

@@ -53,6 +53,7 @@ class LoopModel:
     ``is_program`` says that the Einsums are all the function computes. Its only loops are then
     over slices of a rank; ``slices`` names the constant with that rank's whole size, which the
     code covers at once where the compiler has unrolled the loop.
+    ``ignored`` are instructions that serve something else, too, which no Einsum of the turn says.
     """
 
     function: str
@@ -68,6 +69,7 @@ class LoopModel:
     slices: tuple[tuple[str, str], ...] = ()
     functions: tuple[tuple[str, FunctionLowering], ...] = ()
     extras: tuple[Extra, ...] = ()
+    ignored: tuple[str, ...] = ()
     expected: tuple[tuple[str, str], ...] = ()
 
     def expects(self, architecture: str) -> tuple[str, ...]:
@@ -176,6 +178,7 @@ def _loop_model(function: str, entry: Mapping[str, Any]) -> LoopModel:
             )
             for extra in entry.get("extras", ())
         ),
+        ignored=tuple(entry.get("ignored", {})),
         expected=tuple(
             (name, where) for where, names in entry.get("expects", {}).items() for name in names
         ),

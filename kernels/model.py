@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,7 +79,9 @@ def count_instructions(
     count: Counter[str] = Counter()
     converted: set[int] = set()
     nodes = lower(dataflow, table).nodes()
-    operands = _operand_elements(nodes, placement)
+    rows = max((d.rows for d in placement.distributions), default=0)
+    is_in_registers = table.matrix_instruction(architecture, max(rows, 16)).rows < 64
+    operands = _operand_elements(nodes, placement, is_in_registers)
 
     def elements(node: Node) -> int:
         return operands.get(id(node)) or placement.elements(node.ranks)
@@ -106,24 +109,28 @@ def count_instructions(
     return {name: number for name, number in sorted(count.items()) if number}
 
 
-def _operand_elements(nodes: Iterable[Node], placement: Placement) -> dict[int, int]:
+def _operand_elements(
+    nodes: Iterable[Node], placement: Placement, is_in_registers: bool
+) -> dict[int, int]:
     """Return, by node, the elements a thread has of what is computed from loads for a product.
 
-    Such a tile is loaded as the product wants its left operand: every warp along the columns of
-    the result has the whole depth. Off the tensor cores operands go through shared memory, and
-    tiles are spread evenly.
+    Warp-wide tensor-core products take both operands in registers, group-wide ones the left
+    operand: such a tile is held by all warps along the other side of the result. Other operands
+    go through shared memory, and what is computed for them is spread evenly.
     """
     found: dict[int, int] = {}
     for product in (node for node in nodes if node.operation == "matrix"):
         result = placement.spread(product.ranks)
+        is_tensor_core = result.block == (2, 2) and result.lanes == (8, 4)
         rows, _ = placement.split(product.ranks)
         (depth,) = product.folded
-        for node in (o for o in product.operands if rows in o.ranks and _is_from_loads(o)):
-            if result.block == (2, 2) and result.lanes == (8, 4):
-                spread = replace(result, columns=placement.size[depth], warps=(result.warps[0], 1))
-                held = spread.rows_per_thread * spread.columns_per_thread
+        for node in filter(_is_from_loads, product.operands):
+            is_left = rows in node.ranks
+            if is_tensor_core and (is_left or is_in_registers):
+                kept = result.rows_per_thread * 8 if is_left else result.columns_per_thread * 4
+                held = kept * placement.size[depth] // 32
             else:
-                held = placement.size[rows or ""] * placement.size[depth] // placement.threads
+                held = math.prod(placement.size[r] for r in node.ranks) // placement.threads
             found.update((id(part), held) for part in _whole_tiles(node))
     return found
 
