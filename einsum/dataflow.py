@@ -128,6 +128,16 @@ class Dataflow:
             )
         )
 
+    def culls(self, expression: Expression) -> bool:
+        """Tell whether a filter culls points of an expression, here or in a map that it reads."""
+        if is_filtered(expression):
+            return True
+        return any(
+            self.kinds.get(access.tensor) is Kind.MAP
+            and self.culls(self.producer[access.tensor].expression)
+            for access in accesses(expression)
+        )
+
     def barriers(self) -> tuple[tuple[Einsum, tuple[Access, ...]], ...]:
         """Return the folds and long outputs that read references, with what they read."""
         found = []

@@ -108,24 +108,28 @@ def _deferred(
         return None
     operator = operator_of(einsum)
     if operator == "+":
-        return _distributed(einsum, separate(formula, elements), table, taken)
+        return _distributed(flow, einsum, separate(formula, elements), table, taken)
     if operator in ("max", "min"):
         return _shifted(einsum, formula, elements, table, taken)
     return None
 
 
 def _distributed(
-    einsum: Einsum, terms: tuple[Term, ...] | None, table: SymbolTable, taken: set[str]
+    flow: Dataflow,
+    einsum: Einsum,
+    terms: tuple[Term, ...] | None,
+    table: SymbolTable,
+    taken: set[str],
 ) -> list[Einsum] | None:
     """The sum of products: a fold for each element, weighted by what left it."""
     if terms is None:
         return None
+    if flow.culls(einsum.expression) and not all(_culls(flow, t.element, table) for t in terms):
+        return None  # a term without the filter would count what it culls
     parts: list[Einsum] = []
     total: Formula = sp.Integer(0)
     for term in terms:
         if term.element == 1:
-            if is_filtered(einsum.expression):
-                return None
             total += term.reference * _sizes(reduced_variables(einsum), table)
             continue
         name = fresh(f"{einsum.name}0", taken | {part.name for part in parts})
@@ -134,6 +138,10 @@ def _distributed(
         weight = term.reference * _sizes(missing, table)
         total += table.symbol(part.output, first=True) * weight
     return [*parts, Einsum(einsum.outputs, table.expression(total))]
+
+
+def _culls(flow: Dataflow, element: Formula, table: SymbolTable) -> bool:
+    return any(flow.culls(table.part(symbol)) for symbol in element.free_symbols)
 
 
 def _shifted(

@@ -12,7 +12,7 @@ import sympy as sp
 
 from .algebra import Function, Orbit, extreme_orbit, orbit, without
 from .cascade import Cascade
-from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
+from .dataflow import Dataflow, Kind, operator_of, reduced_variables, uses
 from .equation import Einsum
 from .expression import Access, Expression, RankSize, variables
 from .formula import Formula, SymbolTable
@@ -119,6 +119,8 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
             f"{einsum.name} folds over {', '.join(variables(held[0]))}, along which its "
             f"reference {held[0].tensor} varies"
         )
+    if not flow.culls(cone):
+        _check_all_counted(flow, einsum, references)
     table = SymbolTable(positive=lambda part: is_positive(part, flow))
     formula = table.formula(cone, lambda part: not flow.references(part))
     elements = frozenset(s for s in formula.free_symbols if uses(table.part(s), reduced))
@@ -133,11 +135,27 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
     counted = frozenset(
         n for n, f in enumerate(found.functions) if n and not f.formula.free_symbols & elements
     )
-    if counted and (operator != "+" or _culls(flow, einsum)):
+    if counted and operator != "+":
+        raise NotDerivableError(_no_correction(einsum, references))
+    if flow.culls(cone) and not all(
+        any(flow.culls(table.part(s)) for s in f.formula.free_symbols & elements)
+        for f in found.functions
+    ):
         raise NotDerivableError(
             f"{einsum.name} needs the number of points that it folds, and a filter culls some"
         )
     return Move(einsum, references, table, found, tuple(moved.items()), counted, operator)
+
+
+def _check_all_counted(flow: Dataflow, einsum: Einsum, references: tuple[Access, ...]) -> None:
+    """Refuse references that are absent over tiles whose points the Einsum needs."""
+    for reference in references:
+        for name in {reference.tensor, *flow.waits_for[reference.tensor]}:
+            if flow.kinds[name] is Kind.FOLD and flow.culls(flow.producer[name].expression):
+                raise NotDerivableError(
+                    f"{einsum.name} needs points that a filter culls from {name}: tiles without "
+                    "any other have no reference"
+                )
 
 
 def _orbit_of(
@@ -156,22 +174,6 @@ def _no_correction(fold: Einsum, references: tuple[Access, ...]) -> str:
         f"{fold.name} has no correction: no factor or finite state that leaves the elements out "
         f"moves it to another value of {names} ({render_einsum(fold)})"
     )
-
-
-def _culls(flow: Dataflow, fold: Einsum) -> bool:
-    """Tell whether a filter culls points of the fold, here or in a map that it reads."""
-    seen: set[str] = set()
-    pending = [fold]
-    while pending:
-        einsum = pending.pop()
-        if is_filtered(einsum.expression):
-            return True
-        for operand in einsum.operands:
-            if operand.tensor in flow.producer and operand.tensor not in seen:
-                seen.add(operand.tensor)
-                if flow.kinds[operand.tensor] is Kind.MAP:
-                    pending.append(flow.producer[operand.tensor])
-    return False
 
 
 def _vanishing(
@@ -217,7 +219,7 @@ def _known_folds(flow: Dataflow, fold: Einsum, table: SymbolTable) -> dict[Formu
     for other in flow.folds:
         if other.name == fold.name or set(reduced_variables(other)) != reduced:
             continue
-        if operator_of_or_none(other) != "+" or _culls(flow, other):
+        if operator_of_or_none(other) != "+" or flow.culls(other.expression):
             continue
         cone = flow.cone(other)
         formula = table.formula(cone, lambda part: not flow.references(part))
