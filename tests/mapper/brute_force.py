@@ -446,7 +446,7 @@ class _Machine:
             done[operation] += times * len(lanes)
         gone: set[str] = set()
         for number, reduction in enumerate(einsum.reductions):
-            name = {"+": "add", "max": "max", "min": "min", "*": "multiply"}[reduction.operator]
+            name = {"+": "add", "max": "max", "min": "max", "*": "multiply"}[reduction.operator]
             if number == 0 and is_product_sum(einsum):
                 done["multiply"] -= len(lanes)
                 name = "mac"
