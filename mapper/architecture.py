@@ -112,6 +112,7 @@ class ArchitectureFile(_Spec):
         return self
 
 
+_WHOLE = (".rows", ".columns", ".lanes")
 _POSITIVE = (
     ".bytes",
     ".access_bytes",
@@ -217,6 +218,11 @@ mean 'array_1d.lanes'?
             needed = "above 0" if positive else "of at least 0"
             raise ArchitectureError(
                 f"{self.name}: {path}: expected a number {needed}, found {array[wrong].flat[0]:g}"
+            )
+        if path.endswith(_WHOLE) and np.any(array != np.floor(array)):
+            broken = array[array != np.floor(array)].flat[0]
+            raise ArchitectureError(
+                f"{self.name}: {path}: expected a whole number, found {broken:g}"
             )
         return given
 

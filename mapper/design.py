@@ -240,10 +240,22 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
             description=file.description,
             source=file.source,
         )
-        for path in dict(design.settings):
-            if path not in architecture.parameters:
-                near = closest(path, architecture.parameters)
-                raise MappingError(f"set: {architecture.name} has no parameter '{path}'{near}")
+        paths = [("set", path, "") for path in dict(design.settings)]
+        paths += [
+            ("not_charged_when_published.energy", p, ".energy_pj")
+            for p in file.not_charged_when_published.energy
+        ]
+        paths += [
+            ("not_charged_when_published.area", p, ".area_um2")
+            for p in file.not_charged_when_published.area
+        ]
+        for key, path, suffix in paths:
+            if f"{path}{suffix}" not in architecture.parameters:
+                known = [
+                    p.removesuffix(suffix) for p in architecture.parameters if p.endswith(suffix)
+                ]
+                near = closest(path, known)
+                raise MappingError(f"{key}: {architecture.name} has no parameter '{path}'{near}")
     except EinfuseError as error:
         raise MappingError(f"{where}: {error}") from None
     return design

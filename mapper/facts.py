@@ -109,7 +109,9 @@ def _find(cascade: Cascade, batch: frozenset[str]) -> Facts:
     roots = _roots(cascade)
 
     def operand(access: Access) -> Operand:
-        found = {cascade.rank_of(v) for index in access.indices for v in variables(index.expression)}
+        found = {
+            cascade.rank_of(v) for index in access.indices for v in variables(index.expression)
+        }
         tensor = roots.get(access.tensor, access.tensor)
         return Operand(access.tensor, tensor, frozenset(found) | batch)
 

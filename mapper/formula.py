@@ -302,6 +302,9 @@ def _compile_call(
 
 
 def _divide(left: Values, right: Values, text: str) -> Values:
-    if np.any(np.equal(right, 0)):
+    zero = np.equal(right, 0)
+    if not np.any(zero):
+        return left / right
+    if np.ndim(right) == 0:
         raise MappingError(f"formula '{text}': division by zero")
-    return left / right
+    return np.where(zero, np.inf, left / np.where(zero, 1, right))  # at a point of an array

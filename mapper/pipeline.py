@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from .errors import MappingError
 from .facts import Facts
@@ -32,7 +32,7 @@ class StageFile(BaseModel):
 
     name: str = ""
     phases: tuple[dict[str, Any], ...] = Field(min_length=1)
-    offsets: dict[str, int] = {}
+    offsets: dict[str, NonNegativeInt] = {}
     distance: str | int = 1
     tiles: str | int = 1
 
@@ -206,19 +206,23 @@ def compose(
                 busy[unit] = busy.get(unit, 0) + sum(cycles[einsum] for einsum in einsums)
     interval = timing.interval if pay_waits else np.int64(1)
     if composition == "pipelined":
-        total = _pipelined(stage, cycles, names, timing)
+        total = _pipelined(stage, cycles, names, timing.offsets)
     else:
         total = _phases(stage, cycles, names, set(stage.einsums))
     for epochs in np.unique(np.asarray(interval)):
         if epochs > 1:
-            waited = sum(
-                _phases(
-                    stage,
-                    cycles,
-                    names,
-                    {e for e in stage.einsums if timing.offsets.get(e, 0) % epochs == rest},
+            waited = (
+                _pipelined(stage, cycles, names, timing.offsets, int(epochs))
+                if composition == "pipelined"
+                else sum(
+                    _phases(
+                        stage,
+                        cycles,
+                        names,
+                        {e for e in stage.einsums if timing.offsets.get(e, 0) % epochs == rest},
+                    )
+                    for rest in range(int(epochs))
                 )
-                for rest in range(int(epochs))
             )
             total = np.where(interval == epochs, np.maximum(waited, total), total)[()]
     return Composition(total, busy)
@@ -241,10 +245,28 @@ def _phases(
 
 
 def _pipelined(
-    stage: Stage, cycles: Mapping[str, Values], names: Mapping[str, Values], timing: Timing
+    stage: Stage,
+    cycles: Mapping[str, Values],
+    names: Mapping[str, Values],
+    offsets: Mapping[str, int],
+    interval: int = 1,
 ) -> Values:
-    offsets = timing.offsets
+    """The epochs one by one; with an interval, those of a remainder are a pipeline of their own."""
     tiles = np.asarray(stage.tiles.evaluate(names), float)
+    total: Values = _phases(stage, cycles, names, set(stage.einsums) - set(offsets))
+    for rest in range(interval):
+        own = {e: offset // interval for e, offset in offsets.items() if offset % interval == rest}
+        total = total + _own_pipeline(stage, cycles, names, own, tiles)
+    return total
+
+
+def _own_pipeline(
+    stage: Stage,
+    cycles: Mapping[str, Values],
+    names: Mapping[str, Values],
+    offsets: Mapping[str, int],
+    tiles: Values,
+) -> Values:
     deepest = max(offsets.values(), default=0)
     each = {einsum: cycles[einsum] / tiles for einsum in offsets}
 
@@ -259,4 +281,4 @@ def _pipelined(
     for step in range(deepest):
         total = total + epoch(np.asarray(step))
         total = total + np.where(tiles + step >= deepest, epoch(tiles + step), 0.0)
-    return total + _phases(stage, cycles, names, set(stage.einsums) - set(offsets))
+    return total

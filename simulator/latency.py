@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from einfuse.mapper.errors import MappingError
 from einfuse.mapper.formula import Values
 from einfuse.mapper.pipeline import Phase, Stage, compose, resolve
 
@@ -34,15 +35,19 @@ class Latency:
 
 def find_latency(point: Point, accounting: Accounting) -> Latency:
     """Return the time of a design: its stages one after the other, each against the memories."""
-    stages = point.design.stages or (_one_after_another(point),)
+    stages = stages_of(point)
     clock = point.number("clock_hz")
     seconds: Values = 0.0
     resources: dict[str, Values] = {}
     notes: list[str] = []
-    iterations: Values = 1
-    for iteration in point.design.cascade.iterations:
-        iterations = np.maximum(iterations, point.sizes[iteration.rank])
+    iterations = iterations_of(point)
     for stage in stages:
+        for name, formula in (("distance", stage.distance), ("tiles", stage.tiles)):
+            if np.any(~(np.asarray(formula.evaluate(point.scope)) >= 1) & point.feasible):
+                raise MappingError(
+                    f"stage {stage.name}: {name}: expected a number of at least 1, found "
+                    f"{np.min(formula.evaluate(point.scope)):g} ({formula.text})"
+                )
         timing = resolve(stage, point.facts, stage.distance.evaluate(point.scope), iterations)
         notes += timing.violations
         composed = compose(
@@ -57,7 +62,7 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
         for unit, busy in composed.busy.items():
             resources[unit] = resources.get(unit, 0.0) + busy / clock
         for level in point.architecture.memories:
-            taken = _memory_seconds(point, level, set(stage.einsums))
+            taken = memory_seconds(point, level, set(stage.einsums))
             if taken is not None:
                 resources[level] = resources.get(level, 0.0) + taken
                 longest = np.maximum(longest, taken)
@@ -65,13 +70,29 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
     return Latency(seconds, resources, tuple(dict.fromkeys(notes)))
 
 
+def iterations_of(point: Point) -> Values:
+    """The iterations of the longest iterative rank."""
+    iterations: Values = 1
+    for iteration in point.design.cascade.iterations:
+        iterations = np.maximum(iterations, point.sizes[iteration.rank])
+    return iterations
+
+
+def stages_of(point: Point) -> tuple[Stage, ...]:
+    """The stages of a design, which run one after the other.
+
+    Without any, every Einsum has the machine to itself, in the order of the mapping.
+    """
+    return point.design.stages or (_one_after_another(point),)
+
+
 def _one_after_another(point: Point) -> Stage:
-    """Without stages every Einsum has the machine to itself, in the order of the mapping."""
     phases = tuple(Phase(((work.unit, (name,)),)) for name, work in point.counts.work.items())
     return Stage("all", phases)
 
 
-def _memory_seconds(point: Point, level: str, einsums: set[str]) -> Values | None:
+def memory_seconds(point: Point, level: str, einsums: set[str]) -> Values | None:
+    """The time that a memory's bandwidth takes for some Einsums; None if it is unlimited."""
     moved = [t for (e, _, at), t in point.counts.traffic.items() if at == level and e in einsums]
     word = point.number("word_bytes")
     reads, writes = word * add_up(t.reads for t in moved), word * add_up(t.writes for t in moved)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from einfuse.mapper.errors import MappingError
+
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
 
 Points = tuple[int, ...]
@@ -32,7 +34,12 @@ def broadcast_inputs(
             {k: _scalar(v) for k, v in shape.items()},
             {k: _scalar(v) for k, v in settings.items()},
         )
-    spread = dict(zip(arrays, np.broadcast_arrays(*arrays.values()), strict=True))
+    try:
+        together = np.broadcast_arrays(*arrays.values())
+    except ValueError:
+        sizes = ", ".join(f"{k} {np.shape(v)}" for (_, k), v in arrays.items() if np.ndim(v))
+        raise MappingError(f"arrays of sizes and settings do not broadcast: {sizes}") from None
+    spread = dict(zip(arrays, together, strict=True))
     points = next(iter(spread.values())).shape
     return (
         points,

@@ -82,7 +82,7 @@ def _check_numbers(shape: Mapping[str, Any], settings: Mapping[str, Any], design
         if rank not in ranks:
             raise MappingError(f"{design.name}: no rank '{rank}'{closest(rank, ranks)}")
         if array.dtype.kind not in "iu" and not (
-            array.dtype.kind == "f" and np.all(array == np.floor(array))
+            array.dtype.kind == "f" and np.all(np.isfinite(array) & (array == np.floor(array)))
         ):
             raise MappingError(f"{design.name}: rank {rank} needs a whole size, found {size!r}")
         if array.size == 0 or np.any(array < 1):
@@ -91,7 +91,8 @@ def _check_numbers(shape: Mapping[str, Any], settings: Mapping[str, Any], design
                 f"{design.name}: rank {rank} needs a size of at least 1, found {worst}"
             )
     for path, value in settings.items():
-        if np.asarray(value).dtype.kind not in "iuf":
+        array = np.asarray(value)
+        if array.dtype.kind not in "iuf" or array.size == 0:
             raise ArchitectureError(f"{path}: expected a number, found {value!r}")
 
 

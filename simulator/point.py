@@ -16,7 +16,7 @@ from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.facts import Facts, facts
 from einfuse.mapper.formula import Formula, Scope, Values, parse_formula
-from einfuse.mapper.mapping import Compute, Nest, walk_nest
+from einfuse.mapper.mapping import Compute, Keep, Nest, walk_nest
 
 _ROUNDING = 1e-12  # a share that fills a level to the last byte may round above it
 
@@ -88,10 +88,10 @@ def find_point(
         nest,
         Problem(known, sizes, scope, lanes, architecture.memories, design.retention, design.edges),
     )
-    cycles = {name: _cycles(work, values) for name, work in counts.work.items()}
+    cycles = {name: find_cycles(work, values) for name, work in counts.work.items()}
     word = values["word_bytes"]
     peak = {level: words * word for level, words in counts.peak_words.items()}
-    feasible = feasible & _capacity(values, counts, peak, scalar)
+    feasible = feasible & counts.valid & _capacity(values, counts, peak, scalar)
     return Point(design, known, architecture, values, scope, sizes, counts, cycles, peak, feasible)
 
 
@@ -151,8 +151,17 @@ def _whole(value: Values) -> Values:
 
 def _check_bindings(design: Design, known: Facts, nest: Nest) -> None:
     """Every Einsum's operations must be among its unit's, and every Einsum in a stage."""
-    units = design.architecture.file.units
+    units, memories = design.architecture.file.units, design.architecture.file.memories
     steps = [node.step for node in walk_nest(nest)]
+    for step in steps:
+        if isinstance(step, Keep) and step.level in memories:
+            holds = memories[step.level].holds
+            for tensor in step.tensors:
+                if holds is not None and tensor not in holds:
+                    raise MappingError(
+                        f"{step.level} may hold {', '.join(holds) or 'nothing'}, and the mapping "
+                        f"keeps {tensor} there"
+                    )
     bound = {step.einsum: step.unit for step in steps if isinstance(step, Compute)}
     for einsum, unit in bound.items():
         if einsum in known.einsums and unit in units:
@@ -180,8 +189,8 @@ def _check_bindings(design: Design, known: Facts, nest: Nest) -> None:
             raise MappingError(f"Einsum {einsum} stands in no phase of any stage")
 
 
-def _cycles(work: Work, values: Mapping[str, Values | None]) -> Values:
-    """Steps x slots: the operations of a point one after another, or pipelined."""
+def find_cycles(work: Work, values: Mapping[str, Values | None]) -> Values:
+    """Return steps x slots: the operations of a point one after another, or pipelined."""
     slots = [
         times * np.asarray(values[f"{work.unit}.operations.{operation}.slots"])
         for operation, times in work.per_point.items()
