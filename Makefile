@@ -18,7 +18,7 @@ types: $(VENV)/.tested
 	$(BIN)/mypy
 
 unit: $(VENV)/.tested
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore tests/kernels/interpret --ignore tests/kernels/compile
 
 # Triton's interpreter and its compiler exclude each other: a process each.
 kernels: $(VENV)/.tested
@@ -29,7 +29,7 @@ slow: $(VENV)/.tested
 	$(BIN)/pytest -m slow
 
 benchmark: $(VENV)/.tested
-	$(BIN)/pytest tests/benchmarks --benchmark-only
+	$(BIN)/pytest -m slow tests/benchmarks --benchmark-only
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
