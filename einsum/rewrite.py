@@ -108,8 +108,10 @@ def interchange(flow: Dataflow) -> Cascade | None:
     ...     "rank M, K\\ninput X[M,K], W[M]\\noutput Y\\nS[k] = X[m,k]\\n"
     ...     "T[m] = X[m,k] / S[k] :: +(k)\\nY[] = W[m] * T[m]"
     ... )
-    >>> render_einsum(interchange(Dataflow(parse(text), "m")).init[-1])
-    'Y[] = W[m] * (X[m,k] / S[k])'
+    >>> for einsum in interchange(Dataflow(parse(text), "m")).init[-2:]:
+    ...     print(render_einsum(einsum))
+    Y0[k] = W[m] * (X[m,k] / S[k]) :: +(m)
+    Y[] = Y0[k] :: +(k)
     """
     einsums = [_joined(flow, einsum) for einsum in flow.einsums]
     changed = straight(flow.cascade, einsums)
