@@ -35,7 +35,8 @@ class Evaluation:
     """What a design costs at a shape; every number is an array if the inputs were.
 
     Attributes:
-        seconds, cycles: time of the whole run; infinite at infeasible points of an array.
+        seconds, cycles: time of the whole run. At infeasible points of an array they, dram_bytes
+            and energy_pj are infinite.
         dram_bytes: bytes read and written at the outermost memory.
         energy_pj: None (NaN at points of an array) where a component's energy is unknown, with
             the reason in ``unknown``; likewise ``area_um2``.

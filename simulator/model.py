@@ -16,7 +16,7 @@ import numpy as np
 from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError
-from einfuse.mapper.formula import parse_formula
+from einfuse.mapper.formula import Values, parse_formula
 from einfuse.mapper.mapping import walk_nest
 
 from .accounting import Accounting, find_accounting
@@ -66,7 +66,8 @@ def evaluate(
     _check_numbers(shape, settings, design)
     points, shape, settings = broadcast_inputs(shape, settings)
     try:
-        result = _evaluate_points(design, shape, settings, chosen, scalar=points is None)
+        with np.errstate(divide="ignore", invalid="ignore"):  # at infeasible points
+            result = _evaluate_points(design, shape, settings, chosen, scalar=points is None)
     except EinfuseError as error:
         kind = ArchitectureError if isinstance(error, ArchitectureError) else MappingError
         raise kind(f"{design.name}: {error}") from None
@@ -173,6 +174,11 @@ def _costs(point: Point, accounting: Accounting) -> Evaluation:
         for level in point.architecture.memories
     }
     outer = levels[point.architecture.memories[0]]
+    energy_pj = total(energy)
+
+    def cost(value: Values) -> Values:
+        return np.where(point.feasible, value, np.inf)[()]
+
     per_einsum = {
         name: EinsumResult(
             work.unit,
@@ -184,10 +190,10 @@ def _costs(point: Point, accounting: Accounting) -> Evaluation:
     return Evaluation(
         design=point.design.name,
         accounting=accounting.name,
-        seconds=np.where(point.feasible, latency.seconds, np.inf)[()],
-        cycles=np.where(point.feasible, cycles, np.inf)[()],
-        dram_bytes=outer.read_bytes + outer.write_bytes,
-        energy_pj=total(energy),
+        seconds=cost(latency.seconds),
+        cycles=cost(cycles),
+        dram_bytes=cost(outer.read_bytes + outer.write_bytes),
+        energy_pj=None if energy_pj is None else cost(energy_pj),
         area_um2=total(area),
         utilization={
             unit: add_up(one.utilization for one in per_einsum.values() if one.unit == unit)
