@@ -22,7 +22,7 @@ unit: $(VENV)/.tested
 
 # Triton's interpreter and its compiler exclude each other: a process each.
 kernels: $(VENV)/.tested
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interpret
+	TRITON_INTERPRET=1 $(BIN)/pytest --numprocesses 2 --dist worksteal tests/kernels/interpret
 	$(BIN)/pytest tests/kernels/compile
 
 slow: $(VENV)/.tested
