@@ -17,6 +17,7 @@ read-modify-write and drain is an event that adds to a tally.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections import defaultdict
@@ -119,6 +120,7 @@ class _Machine:
         self.windows: dict[Position, list[tuple[int, int, list[tuple[int, int]]]]] = defaultdict(
             list
         )
+        self.peaks: dict[tuple[str, tuple[int, int], Position], Fraction] = {}
         self.clock = 0
         self.roots: dict[str, Place] = {}
         self.places: dict[tuple[Position, str], Place] = {}
@@ -492,33 +494,40 @@ class _Machine:
 
     def _peak(self, level: str, window: tuple[int, int], nest: Nest, base: Position) -> Fraction:
         """The most that the places of a nest hold at a level within a window of time."""
-        inside = [p for p in self.order if p.keep and p.level == level]
-        inside = [p for p in inside if p.position[: len(base)] == base]
-        moments = {window[0]} | {s[0] for p in inside for s in p.stays}
-        return max(
-            self._load(level, moment, nest, base)
-            for moment in moments
-            if window[0] <= moment <= window[1]
-        )
+        key = (level, window, base)
+        if key not in self.peaks:
+            inside = [p for p in self.order if p.keep and p.level == level]
+            inside = [p for p in inside if p.position[: len(base)] == base]
+            opened = {stay[0] for place in inside for stay in place.stays}
+            moments = {window[0]} | {m for m in opened if window[0] <= m <= window[1]}
+            self.peaks[key] = max(self._load(level, moment, nest, base) for moment in moments)
+        return self.peaks[key]
 
     def _load(self, level: str, moment: int, nest: Nest, base: Position) -> Fraction:
+        """What the places of a nest hold at a level at a moment."""
         total = Fraction(0)
         for place in self.order:
             if place.keep and place.level == level and place.position[:-1] == base:
-                for start, end, words in place.stays:
+                for start, end, words in _around(place.stays, moment):
                     total += words if start <= moment <= end else 0
         for number, node in enumerate(nest):
             step = node.step
             if not isinstance(step, Branch):
                 continue
             position = (*base, number)
-            running = [w for w in self.windows[position] if w[0] <= moment <= w[1]]
+            running = [w for w in _around(self.windows[position], moment) if w[1] >= moment]
             for child, inner in enumerate(step.children):
                 if step.pipeline and running:
                     total += self._peak(level, running[-1][2][child], inner, (*position, child))
                 else:
                     total += self._load(level, moment, inner, (*position, child))
         return total
+
+
+def _around(spans: list[Any], moment: int) -> list[Any]:
+    """The span in which a moment can lie: of those in the order of time, the last begun by then."""
+    last = bisect.bisect_right(spans, moment, key=lambda span: span[0])
+    return spans[max(last - 1, 0) : last]
 
 
 def _views(cascade: Cascade) -> dict[str, str]:
