@@ -21,7 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
 from .cache import CacheProblem, attend_cache, check_cache_problem
-from .examples import Example
+from .examples import Example, sizes_and_dtypes
 from .fallback import find_or_fall_back
 from .launch import Launch
 from .online import absorb, finish_softmax, start_softmax
@@ -203,11 +203,9 @@ def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
 
 
 def example_problems(kernel: Kernel, architecture: str) -> Iterator[tuple[str, CacheProblem]]:
-    """Yield decoding steps without data, for each shipped row and half-precision type."""
-    rows = [row for row in kernel.configurations if row.architecture == architecture]
-    sizes = {size for row in rows for name, size in row.when if name == "head_size"}
-    for head_size, dtype, is_paged, key_heads in itertools.product(
-        sorted(sizes), (torch.float16, torch.bfloat16), (False, True), (1, 16)
+    """Yield decoding steps without data, for each shipped row and data type."""
+    for (head_size, dtype), is_paged, key_heads in itertools.product(
+        sizes_and_dtypes(kernel, architecture), (False, True), (1, 16)
     ):
         batch, heads, keys, slots = 4, 64, 4096, 64
 
@@ -235,7 +233,7 @@ def choose_splits(programs: int, key_blocks: int, processors: int) -> int:
     ``programs`` run per split; a split has at least one of ``key_blocks`` blocks of keys.
 
     >>> choose_splits(programs=8, key_blocks=1024, processors=132)
-    33
+    29
     >>> choose_splits(programs=400, key_blocks=1024, processors=132)
     1
     """

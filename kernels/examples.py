@@ -16,6 +16,7 @@ from .options import Options
 from .problem import Problem
 from .registry import Kernel
 
+_HEAD_SIZE = 128
 _BATCH, _HEADS, _KEY_HEADS, _LENGTH, _BLOCK = 2, 8, 2, 4096, 128
 
 
@@ -81,6 +82,16 @@ def list_launches(kernel: Kernel, problem: Problem, architecture: str) -> Iterat
         )
 
 
+def sizes_and_dtypes(kernel: Kernel, architecture: str) -> Iterator[tuple[int, torch.dtype]]:
+    """Yield each head size and data type that a kernel's rows for an architecture are for."""
+    found: dict[tuple[int, torch.dtype], None] = {}
+    for row in kernel.configurations:
+        if row.architecture == architecture:
+            size = dict(row.when).get("head_size", _HEAD_SIZE)
+            found |= {(size, dtype): None for dtype in _dtypes(kernel, row)}
+    yield from found
+
+
 def _examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
     seen: set[tuple[object, ...]] = set()
     rows = [row for row in kernel.configurations if row.architecture == architecture]
@@ -88,7 +99,9 @@ def _examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
         if causal and "causal" not in kernel.features:
             continue
         for dtype in _dtypes(kernel, row):
-            problem = example_problem(kernel, dict(row.when).get("head_size", 128), dtype, causal)
+            problem = example_problem(
+                kernel, dict(row.when).get("head_size", _HEAD_SIZE), dtype, causal
+            )
             label = f"head_size={problem.head_size} {_name(dtype)}{' causal' * causal}"
             for launch in list_launches(kernel, problem, architecture):
                 key = (launch.function, label)

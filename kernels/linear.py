@@ -8,7 +8,6 @@ Sources: Qin et al., Lightning Attention-2 (2024); Dao and Gu, Mamba-2 (ICML 202
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
-from .examples import Example
+from .examples import Example, sizes_and_dtypes
 from .fallback import find_or_fall_back
 from .launch import Launch
 from .online import load_tile, store_tile
@@ -297,11 +296,9 @@ def plan_backward(
 
 
 def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
-    """Yield the launches of every shipped configuration, for each half-precision type."""
-    rows = [row for row in kernel.configurations if row.architecture == architecture]
-    sizes = {size for row in rows for name, size in row.when if name == "head_size"}
+    """Yield the launches of every shipped configuration, for each data type."""
     batch, heads, tokens = 2, 16, 4096
-    for size, dtype in itertools.product(sorted(sizes), (torch.float16, torch.bfloat16)):
+    for size, dtype in sizes_and_dtypes(kernel, architecture):
         q = torch.empty(batch, heads, tokens, size, dtype=dtype, device="meta")
         decay = torch.empty(batch, heads, tokens, dtype=torch.float32, device="meta")
         state = decay.new_empty(batch, heads, size, size)

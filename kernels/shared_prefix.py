@@ -9,7 +9,6 @@ Source: Liu et al., Prefix Grouper (2025).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
 from .errors import KernelError
-from .examples import Example
+from .examples import Example, sizes_and_dtypes
 from .fallback import find_or_fall_back
 from .launch import Launch
 from .one_pass_backward import plan_backward as plan_backward_of_part
@@ -292,11 +291,9 @@ def plan_forward(
 
 
 def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
-    """Yield the launches of every shipped configuration, for each half-precision type."""
-    rows = [row for row in kernel.configurations if row.architecture == architecture]
-    sizes = {size for row in rows for name, size in row.when if name == "head_size"}
+    """Yield the launches of every shipped configuration, for each data type."""
     batch, heads, key_heads, responses, tokens, prefix = 1, 32, 8, 8, 512, 4096
-    for size, dtype in itertools.product(sorted(sizes), (torch.float16, torch.bfloat16)):
+    for size, dtype in sizes_and_dtypes(kernel, architecture):
         q, k, shared = (
             torch.empty(shape, dtype=dtype, device="meta")
             for shape in (
