@@ -225,7 +225,7 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
             stages=tuple(parse_stage(stage, f"stages[{n}]") for n, stage in enumerate(file.stages)),
             batch=file.batch,
             tables=tuple(_read_table(name, table, folder) for name, table in file.tables.items()),
-            let=tuple((name, parse_formula(text)) for name, text in file.let.items()),
+            let=tuple((name, _defined(name, text)) for name, text in file.let.items()),
             require=tuple((parse_formula(r.that), r.otherwise) for r in file.require),
             settings=tuple(
                 (path, None if text is None else parse_formula(text))
@@ -240,6 +240,12 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
             description=file.description,
             source=file.source,
         )
+        for rank in file.batch:
+            if rank in cascade.rank_names:
+                raise MappingError(
+                    f"batch: {rank} is a rank of {cascade.name} already; batch ranks are those "
+                    "that the cascade leaves out"
+                )
         paths = [("set", path, "") for path in dict(design.settings)]
         paths += [
             ("not_charged_when_published.energy", p, ".energy_pj")
@@ -259,6 +265,13 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
     except EinfuseError as error:
         raise MappingError(f"{where}: {error}") from None
     return design
+
+
+def _defined(name: str, text: str | float) -> Formula:
+    try:
+        return parse_formula(text)
+    except MappingError as error:
+        raise MappingError(f"let.{name}: {error}") from None
 
 
 def _read_table(name: str, table: TableFile, folder: Path | None) -> Table:

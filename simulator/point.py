@@ -135,7 +135,7 @@ def _sizes(design: Design, scope: Scope, shape: Mapping[str, Any]) -> dict[str, 
     """Every rank's size; what ``let`` defines and what the shape gives, the rest by `bind`."""
     let = dict(design.let)
     ranks = design.cascade.rank_names
-    given = {r: _whole(scope[r]) for r in ranks if r in let or r in shape}
+    given = {r: _whole(r, scope[r]) for r in ranks if r in let or r in shape}
     sizes: dict[str, Values] = dict(bind(design.cascade, given, ragged=True))
     for rank in design.batch:
         if rank not in scope:
@@ -144,8 +144,11 @@ def _sizes(design: Design, scope: Scope, shape: Mapping[str, Any]) -> dict[str, 
     return {rank: np.asarray(size, float)[()] for rank, size in sizes.items()}
 
 
-def _whole(value: Values) -> Values:
+def _whole(rank: str, value: Values) -> Values:
     array = np.asarray(value)
+    if not np.all(np.isfinite(array) & (array == np.floor(array))):
+        broken = array[~(np.isfinite(array) & (array == np.floor(array)))].flat[0]
+        raise MappingError(f"rank {rank} needs a whole size, and its definition gives {broken:g}")
     return array.astype(np.int64) if array.shape else int(array)
 
 
@@ -164,7 +167,11 @@ def _check_bindings(design: Design, known: Facts, nest: Nest) -> None:
                     )
     bound = {step.einsum: step.unit for step in steps if isinstance(step, Compute)}
     for einsum, unit in bound.items():
-        if einsum in known.einsums and unit in units:
+        if unit not in units:
+            raise MappingError(
+                f"compute {einsum} on {unit}: no unit '{unit}'{closest(unit, units)}"
+            )
+        if einsum in known.einsums:
             has = units[unit].operations
             for operation in known.einsums[einsum].operations:
                 if operation.name not in has:
