@@ -1,0 +1,352 @@
+"""The event simulation: every task of a program with its start and its end.
+
+Resources are taken in the order of the schedule, so that the events of an epoch follow from those
+before it: a task starts when its unit is free, the phases before it are over (in lockstep), and
+what it waits for is there; the last of these is what the unit's idle time is charged to. A *port*
+is shared by the tasks of a phase (in lockstep) or taken in turn. `simulate_program` steps through
+the epochs; where the state of the machine returns after a period (all times shifted alike), the
+periods that follow would be the same, and are added up at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .program import BANDWIDTH, CAUSES, EVERY_UNIT, RELEASE, UNIT, Program
+
+_CHUNK = 64  # epochs between two looks at the state
+_CLOSE = 1e-12  # relative: two states are the same but for rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What came out: times in cycles.
+
+    ``stalls`` is unit x cause; with the busy time it adds up to ``cycles`` for every unit.
+    ``starts`` and ``ends`` are those of the recorded epochs x tasks, NaN where there was none;
+    ``simulated`` are the tasks that were stepped through, of ``tasks``.
+    """
+
+    cycles: float
+    busy: NDArray[np.float64]
+    stalls: NDArray[np.float64]
+    tasks: int
+    simulated: int
+    starts: NDArray[np.float64] = field(repr=False)
+    ends: NDArray[np.float64] = field(repr=False)
+
+
+def simulate_program(
+    program: Program, *, skip: bool = True, record_every: int | None = None
+) -> Events:
+    """Run a program.
+
+    Args:
+        program: the tasks.
+        skip: add up periods that repeat instead of stepping through them.
+        record_every: keep the times of every so many epochs (which steps through all).
+    """
+    machine = _Machine(program, record_every)
+    whole = program.tiles * program.interval
+    machine.advance(0, whole, [p * program.interval for p in program.periods], skip)
+    machine.step(whole, program.epochs)
+    return machine.events()
+
+
+class _Machine:
+    def __init__(self, program: Program, record_every: int | None) -> None:
+        self.program = program
+        self.tables = tuple(program.arrays().values())
+        units, ports, tasks = len(program.units), len(program.ports), len(program.tasks)
+        self.ring = max(program.depths)
+        self.starts = np.zeros((tasks, self.ring))
+        self.ends = np.zeros((tasks, self.ring))
+        self.free = np.zeros(units + ports)  # when each unit, then each port, is free
+        self.clock = np.zeros(1)  # when the last phase was over
+        self.causes = np.full(1, UNIT, dtype=np.int64)  # what it ended with
+        self.stalls = np.zeros((units, len(CAUSES)))
+        self.count = np.zeros(1, dtype=np.int64)
+        self.skipped = 0
+        self.every = record_every or 0
+        rows = -(-program.epochs // record_every) if record_every else 0
+        self.record = np.full((2, rows, tasks), np.nan)
+        kept = [n for n, task in enumerate(program.tasks) if task.unit != EVERY_UNIT]
+        self.kept = np.array(kept, dtype=np.int64)
+        self.periods = np.array([program.tasks[n].period for n in kept], dtype=np.int64)
+        depths = np.array([program.depths[n] for n in kept], dtype=np.int64)
+        self.forgotten = (np.arange(self.ring) < self.ring - depths[:, None]).ravel()
+        resources = _groups(program)
+        own = resources[[_resource(program, n) for n in kept]]
+        self.groups = np.concatenate([resources, *[np.repeat(own, self.ring)] * 2])
+
+    def step(self, first: int, last: int) -> None:
+        """Go through epochs one by one."""
+        if last > first:
+            _compiled()(
+                first, last, self.program.interval, self.program.tiles, self.program.lockstep,
+                len(self.program.units), *self.tables, self.starts, self.ends, self.free,
+                self.clock, self.causes, self.stalls, self.count, self.every, self.record,
+            )  # fmt: skip
+
+    def advance(self, first: int, last: int, periods: list[int], skip: bool) -> None:
+        """Go through epochs in chunks that repeat; the periods divide each other, the largest last.
+
+        A chunk is told from the next by what stands in it alone once the first chunks, in which
+        tiles of the period before still linger, are over.
+        """
+        if not skip or not periods:
+            self.step(first, last)
+            return
+        period, inner = periods[-1], periods[:-1]
+        lingering = max(task.offset for task in self.program.tasks)
+        lingering += self.ring * self.program.interval
+        chunk = period
+        if not inner:
+            chunk = period * -(-_CHUNK // period)
+        where, seen = first, None
+        while where + chunk <= last:
+            if inner:
+                self.advance(where, where + chunk, inner, skip)
+            else:
+                self.step(where, where + chunk)
+            where += chunk
+            now = (self.state(where), int(self.count[0]) + self.skipped, self.stalls.copy())
+            repeats = (last - where) // chunk - 1  # in the last one, a longer period ends
+            if seen is not None and repeats > 0 and where - 2 * chunk >= first + lingering:
+                shifts = self.shifts(seen[0], now[0], chunk)
+                if shifts is not None:
+                    self.shift(shifts * repeats, where, repeats * chunk)
+                    self.stalls += (now[2] - seen[2]) * repeats
+                    self.skipped += (now[1] - seen[1]) * repeats
+                    where += repeats * chunk
+                    break
+            seen = now
+        if inner:
+            self.advance(where, last, inner, skip)
+        else:
+            self.step(where, last)
+
+    def places(self, epoch: int) -> NDArray[np.int64]:
+        """Where the rings of the kept tasks hold their last ones, by age."""
+        newest = epoch // self.program.interval // self.periods
+        result: NDArray[np.int64] = (newest[:, None] + np.arange(self.ring)) % self.ring
+        return result
+
+    def state(self, epoch: int) -> NDArray[np.float64]:
+        """All times from which the rest of the run follows, those of tiles by their age."""
+        places = self.places(epoch)
+        tiles = [
+            np.take_along_axis(times[self.kept], places, axis=1).ravel()
+            for times in (self.ends, self.starts)
+        ]
+        return np.concatenate([self.free, self.clock, *tiles])
+
+    def shifts(
+        self, before: NDArray[np.float64], after: NDArray[np.float64], epochs: int
+    ) -> NDArray[np.float64] | None:
+        """By how much each group of resources moved in some epochs, if it moved as one.
+
+        A resource that nothing used keeps its time, and so does a task that does not stand in
+        every stretch of so many epochs: it did not matter, and will not in the next one. What
+        nobody will look at any more does not count.
+        """
+        moved = after - before
+        rare = np.repeat(self.periods * self.program.interval > epochs, self.ring)
+        unused = np.ones(len(self.free), dtype=bool)
+        idle = (moved == 0) & np.concatenate([unused, [not self.program.lockstep], rare, rare])
+        idle[len(unused) + 1 :] |= np.tile(self.forgotten, 2)
+        shifts = np.zeros(self.groups.max() + 1)
+        for group in range(len(shifts)):
+            here = (self.groups == group) & ~idle
+            if here.any():
+                if np.ptp(moved[here]) > _CLOSE * max(1.0, float(np.abs(after[here]).max())):
+                    return None
+                shifts[group] = moved[here].max()
+        result: NDArray[np.float64] = np.where(idle, 0.0, shifts[self.groups])
+        return result
+
+    def shift(self, shifts: NDArray[np.float64], epoch: int, epochs: int) -> None:
+        """Move all times as if so many epochs had passed after this one."""
+        state = self.state(epoch) + shifts
+        resources = len(self.free)
+        self.free[:] = state[:resources]
+        self.clock[:] = state[resources]
+        tiles = state[resources + 1 :].reshape(2, len(self.kept), self.ring)
+        places = self.places(epoch + epochs)
+        for times, own in zip((self.ends, self.starts), tiles, strict=True):
+            times[self.kept[:, None], places] = own
+
+    def events(self) -> Events:
+        """Sum up: the time is that of the last unit or port; the others idle at the end."""
+        program, units = self.program, len(self.program.units)
+        last = float(max(self.free.max(initial=0.0), self.clock[0]))
+        busy = np.zeros(units)
+        total = 0
+        for task in program.tasks:
+            times = program.tiles // task.period
+            if task.unit >= 0:
+                busy[task.unit] += task.cycles * times
+            total += times if task.unit not in (EVERY_UNIT, RELEASE) else 0
+        late = self.free[:units].max(initial=0.0) < last
+        for unit in range(units):
+            cause = BANDWIDTH if late and self.clock[0] != last else UNIT
+            self.stalls[unit, cause] += last - self.free[unit]
+        return Events(
+            last, busy, self.stalls, total, int(self.count[0]), self.record[0], self.record[1]
+        )
+
+
+def _groups(program: Program) -> NDArray[np.int64]:
+    """The group of each resource (units, then ports): those that wait for each other."""
+    units = len(program.units)
+    group = np.arange(units + len(program.ports) + 1)  # the last one is the clock
+
+    def join(one: int, other: int) -> None:
+        group[group == group[one]] = group[other]
+
+    for edge in program.edges:
+        join(_resource(program, edge.producer), _resource(program, edge.consumer))
+    for task in program.tasks:
+        for port, _ in task.demands:
+            join(task.unit, units + port)
+    if program.lockstep:
+        group[:] = 0
+    return group
+
+
+def _resource(program: Program, task: int) -> int:
+    """The resource of a task, as `_groups` numbers them."""
+    one = program.tasks[task]
+    if one.unit == EVERY_UNIT:
+        return len(program.units) + len(program.ports)
+    if one.unit == RELEASE:  # it stands with the task that it follows
+        source = next(edge.producer for edge in program.edges if edge.consumer == task)
+        return _resource(program, source)
+    return one.unit if one.unit >= 0 else len(program.units) + one.port
+
+
+@functools.cache
+def _compiled() -> Callable[..., None]:
+    """The loop over epochs, compiled; the machine code is kept on disk."""
+    import numba
+
+    compiled: Callable[..., None] = numba.njit(cache=True)(_advance)
+    return compiled
+
+
+def _advance(
+    first: int, last: int, interval: int, tiles: int, lockstep: bool, units: int,
+    unit: Any, phase: Any, offset: Any, period: Any, when: Any, cycles: Any, port: Any,
+    edges_of: Any, edge_from: Any, edge_tiles: Any, edge_cause: Any, edge_latency: Any,
+    edge_streams: Any, edge_block: Any, edge_period: Any,
+    demands_of: Any, demand_port: Any, demand_cycles: Any, port_cause: Any,
+    starts: Any, ends: Any, free: Any, clock: Any, causes: Any, stalls: Any, count: Any,
+    every: int, record: Any,
+) -> None:  # fmt: skip
+    """Step through epochs first to last - 1; changes starts, ends, free and what follows them.
+
+    Written for Numba: loops over numbers, no allocation inside.
+    """
+    ring = ends.shape[1]
+    tasks = len(unit)
+    ports = len(port_cause)
+    used = np.zeros(ports)
+    for epoch in range(first, last):
+        now = -1
+        over = clock[0]
+        cause_over = causes[0]
+        for task in range(tasks + 1):
+            number = -1
+            if task < tasks:
+                since = epoch - offset[task]
+                if since < 0 or since % interval != 0:
+                    continue
+                number = since // interval
+                if number >= tiles or number % period[task] != when[task]:
+                    continue
+            if lockstep and (task == tasks or phase[task] > now):
+                # The phase is over when its units and its ports are.
+                for own in range(ports):
+                    if used[own] > 0.0:
+                        done = max(free[units + own], clock[0]) + used[own]
+                        free[units + own] = done
+                        used[own] = 0.0
+                        if done > over:
+                            over = done
+                            cause_over = port_cause[own]
+                clock[0] = over
+                causes[0] = cause_over
+                cause_over = 1
+                if task < tasks:
+                    now = phase[task]
+            if task == tasks:
+                continue
+            mine = unit[task]
+            if mine == -1:  # a stall: nothing runs
+                over = max(over, clock[0] + cycles[task])
+                cause_over = 0
+                continue
+            resource = mine if mine >= 0 else units + port[task]
+            idle_since = free[resource] if mine != -3 else 0.0
+            start = idle_since
+            cause = 1
+            if lockstep and mine >= 0 and clock[0] > start:
+                start = clock[0]
+                cause = causes[0]
+            stretch = 0.0
+            stretch_cause = 0
+            end_at_least = 0.0
+            for edge in range(edges_of[task], edges_of[task + 1]):
+                other = number - edge_tiles[edge]
+                if other < 0 or number % edge_period[edge] != 0:
+                    continue
+                if edge_block[edge] > 0 and number % edge_block[edge] < edge_tiles[edge]:
+                    continue
+                place = other // period[edge_from[edge]] % ring
+                if edge_streams[edge]:
+                    ready = starts[edge_from[edge], place] + edge_latency[edge]
+                    done = ends[edge_from[edge], place] + edge_latency[edge]
+                    end_at_least = max(end_at_least, done)
+                else:
+                    ready = ends[edge_from[edge], place] + edge_latency[edge]
+                if ready > start:
+                    start = ready
+                    cause = edge_cause[edge]
+            end = start + cycles[task]
+            if end_at_least > end:
+                stretch = end_at_least - end
+                end = end_at_least
+            for demand in range(demands_of[task], demands_of[task + 1]):
+                own = demand_port[demand]
+                if lockstep:
+                    used[own] += demand_cycles[demand]
+                else:
+                    done = max(free[units + own], start) + demand_cycles[demand]
+                    free[units + own] = done
+                    if done > end:
+                        stretch += done - end
+                        stretch_cause = port_cause[own]
+                        end = done
+            if mine != -3:
+                free[resource] = end
+            place = number // period[task] % ring
+            starts[task, place] = start
+            ends[task, place] = end
+            if mine == -3:
+                continue
+            count[0] += 1
+            if every > 0 and epoch % every == 0:
+                record[0, epoch // every, task] = start
+                record[1, epoch // every, task] = end
+            if mine >= 0:
+                stalls[mine, cause] += start - idle_since
+                stalls[mine, stretch_cause] += stretch
+                if end > over:
+                    over = end
+                    cause_over = 1

@@ -1,0 +1,237 @@
+"""A design simulated in time at a shape: `simulate`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from einfuse.einsum.errors import EinfuseError
+from einfuse.mapper.chain import Chain, find_chains
+from einfuse.mapper.counts import Problem, select
+from einfuse.mapper.design import Design
+from einfuse.mapper.errors import ArchitectureError, MappingError
+from einfuse.mapper.schedule import Schedule, find_schedules
+
+from .evaluation import Evaluation
+from .events import Events, simulate_program
+from .latency import iterations_of, memory_seconds, stages_of
+from .model import evaluate
+from .overheads import NONE, Overheads
+from .point import Point, add_up, find_point
+from .program import BANDWIDTH, CAUSES, Program, make_program
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A program that was run: its events, and when it started in the whole run, in cycles."""
+
+    program: Program
+    events: Events
+    start: float
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What a simulation found.
+
+    Attributes:
+        cycles, seconds: time of the whole run.
+        utilization: unit -> used part of its lanes x cycles.
+        stalls: unit -> cause -> cycles in which the unit had nothing to do because of it; with
+            its busy cycles they add up to ``cycles``.
+        peak_bytes: level -> most bytes alive.
+        dram_bytes: bytes read and written at the outermost memory.
+        tasks: tile tasks of the run; ``simulated`` of them were stepped through one by one.
+        analytic: what the analytic model says under ``pipelined`` composition.
+        runs: the programs with their events, in their order.
+    """
+
+    design: str
+    overheads: Overheads
+    cycles: float
+    seconds: float
+    utilization: Mapping[str, float]
+    stalls: Mapping[str, Mapping[str, float]]
+    busy_cycles: Mapping[str, float]
+    peak_bytes: Mapping[str, float]
+    dram_bytes: float
+    tasks: int
+    simulated: int
+    analytic: Evaluation
+    clock_hz: float
+    runs: tuple[Run, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, ready for ``json.dumps``."""
+        analytic = self.analytic.to_json()
+        names = ("cycles", "seconds", "utilization", "peak_bytes", "dram_bytes")
+        return {
+            "design": self.design,
+            "overheads": list(self.overheads.names),
+            "cycles": _plain(self.cycles),
+            "seconds": self.seconds,
+            "utilization": dict(self.utilization),
+            "stalls": {
+                unit: {cause: _plain(cycles) for cause, cycles in own.items()}
+                for unit, own in self.stalls.items()
+            },
+            "busy_cycles": {unit: _plain(cycles) for unit, cycles in self.busy_cycles.items()},
+            "peak_bytes": {level: _plain(held) for level, held in self.peak_bytes.items()},
+            "dram_bytes": _plain(self.dram_bytes),
+            "tasks": self.tasks,
+            "simulated_tasks": self.simulated,
+            "analytic": {name: analytic[name] for name in names},
+        }
+
+
+def _plain(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A design at a shape, ready to be simulated: its point, chains, and schedules by stage."""
+
+    point: Point
+    chains: Mapping[str, Chain]
+    schedules: tuple[tuple[Schedule, ...], ...]
+
+
+def prepare(
+    design: Design,
+    shape: Mapping[str, int],
+    *,
+    set: Mapping[str, Any] | None = None,
+    repair: bool = True,
+) -> Prepared:
+    """Return what `simulate` runs: everything but the times.
+
+    Raises:
+        MappingError, ArchitectureError: what is wrong, and where.
+    """
+    try:
+        point = find_point(design, shape, set or {}, scalar=True)
+        architecture = point.architecture
+        lanes = {
+            unit: {d: point.number(f"{unit}.{d}") for d in architecture.dimensions(unit)}
+            for unit in architecture.units
+        }
+        problem = Problem(
+            point.facts, point.sizes, point.scope, lanes, architecture.memories,
+            design.retention, design.edges,
+        )  # fmt: skip
+        chains = find_chains(select(design.nest, point.scope), problem)
+        iterations = int(iterations_of(point))
+        schedules = tuple(
+            find_schedules(stage, point.facts, chains, point.scope, iterations, repair=repair)
+            for stage in stages_of(point)
+        )
+    except EinfuseError as error:
+        raise _named(design, error) from None
+    return Prepared(point, chains, schedules)
+
+
+def _named(design: Design, error: EinfuseError) -> EinfuseError:
+    if isinstance(error, ArchitectureError | MappingError):
+        return type(error)(f"{design.name}: {error}")
+    return MappingError(f"{design.name}: {error}")
+
+
+def simulate(
+    design: Design,
+    shape: Mapping[str, int],
+    *,
+    overheads: Overheads = NONE,
+    set: Mapping[str, Any] | None = None,
+    repair: bool = True,
+    skip: bool = True,
+    record_every: int | None = None,
+) -> Simulation:
+    """Run a design at a shape, tile by tile, in time.
+
+    Args:
+        design: a cascade, an architecture and a mapping rule.
+        shape: rank -> size; batch ranks included.
+        overheads: what is charged beyond the analytic model.
+        set: architecture parameter by its path -> value.
+        repair: where an offset breaks a dependency, wait as the analytic model does; else such a
+            schedule is a deadlock.
+        skip: add up periods that repeat instead of stepping through them.
+        record_every: keep the times of every so many epochs.
+
+    Raises:
+        DeadlockError: the tasks that wait for each other.
+        MappingError, ArchitectureError: what is wrong, and where.
+
+    >>> from einfuse.mapper.design import load_design
+    >>> shape = {"B": 1, "H": 1, "M": 4096, "P": 4096, "E": 64, "F": 64}
+    >>> run = simulate(load_design("fusemax"), shape)
+    >>> run.cycles == run.analytic.cycles
+    True
+    """
+    prepared = prepare(design, shape, set=set, repair=repair)
+    point = prepared.point
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the caller hears what the simulation has to say
+        analytic = evaluate(replace(design, composition="pipelined"), shape, set=set)
+    clock = float(point.number("clock_hz"))
+    units = tuple(point.architecture.units)
+    stalls = {unit: dict.fromkeys(CAUSES, 0.0) for unit in units}
+    busy = dict.fromkeys(units, 0.0)
+    runs: list[Run] = []
+    seconds = 0.0
+    for stage, schedules in zip(stages_of(point), prepared.schedules, strict=True):
+        start = seconds * clock
+        compute = 0.0
+        for schedule in schedules:
+            program = make_program(schedule, point, prepared.chains, overheads)
+            events = simulate_program(program, skip=skip, record_every=record_every)
+            runs.append(Run(program, events, start + compute))
+            compute += events.cycles
+            for number, unit in enumerate(units):
+                busy[unit] += float(events.busy[number])
+                for cause, cycles in zip(CAUSES, events.stalls[number], strict=True):
+                    stalls[unit][cause] += float(cycles)
+        longest = compute / clock
+        for level in point.architecture.memories:
+            taken = memory_seconds(point, level, {*stage.einsums})
+            if taken is not None:
+                longest = max(longest, float(taken))
+        beyond = longest * clock - compute
+        if longest > compute / clock:
+            for unit in units:
+                stalls[unit][CAUSES[BANDWIDTH]] += beyond
+        seconds = seconds + longest
+    cycles = seconds * clock
+    traffic = point.counts.traffic.items()
+    outer = point.architecture.memories[0]
+    moved = add_up(t.reads + t.writes for (_, _, level), t in traffic if level == outer)
+    return Simulation(
+        design=design.name,
+        overheads=overheads,
+        cycles=cycles,
+        seconds=seconds,
+        utilization={
+            unit: float(
+                add_up(
+                    point.cycles[name] * work.active / work.lanes / cycles
+                    for name, work in point.counts.work.items()
+                    if work.unit == unit
+                )
+            )
+            for unit in units
+        },
+        stalls=stalls,
+        busy_cycles=busy,
+        peak_bytes={level: float(np.asarray(held)) for level, held in point.peak_bytes.items()},
+        dram_bytes=float(point.number("word_bytes") * moved),
+        tasks=sum(run.events.tasks for run in runs),
+        simulated=sum(run.events.simulated for run in runs),
+        analytic=analytic,
+        clock_hz=clock,
+        runs=tuple(runs),
+    )
