@@ -41,7 +41,7 @@ class Truth:
 def error_ratio(verdict: Verdict) -> float:
     """Return a verdict's error over what is allowed: it passes up to 1.
 
-    >>> error_ratio(Verdict(error=1.0, allowed=2.0, rms_ratio=0.3, rms_allowed=0.4))
+    >>> error_ratio(Verdict(error=3.0, allowed=4.0, rms_ratio=0.2, rms_allowed=0.4))
     0.75
     """
     ratios = (verdict.error / verdict.allowed, verdict.rms_ratio / verdict.rms_allowed)

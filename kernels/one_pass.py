@@ -8,10 +8,10 @@ from torch import Tensor
 
 from .launch import Launch
 from .one_pass_backward import plan_backward
-from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
+from .online import absorb, cap_scores, finish_softmax, load_tile, start_softmax, store_tile
 from .problem import Problem
 from .registry import Kernel
-from .tiles import LOG2_E, head_arguments, loop_tile, strides
+from .tiles import head_arguments, loop_tile, score_arguments, strides
 
 __all__ = ["plan_backward", "plan_forward"]
 
@@ -36,7 +36,7 @@ def plan_forward(
             "queries": problem.queries,
             "keys": problem.keys,
             "heads": problem.heads,
-            "scale_log2": problem.options.scale * LOG2_E,
+            **score_arguments(problem),
             "causal": problem.options.causal,
             **head_arguments(problem),
             **tiles,
@@ -71,7 +71,10 @@ def forward_kernel(
     heads: tl.tensor,
     group: tl.tensor,
     scale_log2: tl.tensor,
+    cap: tl.tensor,
+    cap_slope: tl.tensor,
     causal: tl.constexpr,
+    capped: tl.constexpr,
     head_e: tl.constexpr,
     head_f: tl.constexpr,
     block_e: tl.constexpr,
@@ -107,11 +110,11 @@ def forward_kernel(
     last_key = first + tl.arange(0, block_p) + offset
     acc, total, peak = _sweep(
         acc, total, peak, q, k_ptr, v_ptr, k_row, v_row, last_key, 0, full, keys, scale_log2,
-        False, causal, head_e, head_f, block_e, block_f, block_m,
+        cap, cap_slope, False, causal, capped, head_e, head_f, block_e, block_f, block_m,
     )  # fmt: skip
     acc, total, peak = _sweep(
         acc, total, peak, q, k_ptr, v_ptr, k_row, v_row, last_key, full, stop, keys, scale_log2,
-        True, causal, head_e, head_f, block_e, block_f, block_m,
+        cap, cap_slope, True, causal, capped, head_e, head_f, block_e, block_f, block_m,
     )  # fmt: skip
     out, lse = finish_softmax(acc, total, peak)
     rows = first + tl.arange(0, block_p)
@@ -134,8 +137,11 @@ def _sweep(
     stop: tl.tensor,
     keys: tl.tensor,
     scale_log2: tl.tensor,
+    cap: tl.tensor,
+    cap_slope: tl.tensor,
     masked: tl.constexpr,
     causal: tl.constexpr,
+    capped: tl.constexpr,
     head_e: tl.constexpr,
     head_f: tl.constexpr,
     block_e: tl.constexpr,
@@ -146,6 +152,9 @@ def _sweep(
     for first in range(start, stop, block_m):
         k = load_tile(k_ptr, first, keys, k_row, block_m, block_e, head_e, masked)
         scores = tl.dot(q, tl.trans(k), out_dtype=acc.dtype, input_precision="ieee")  # [p, m]
+        if capped:
+            bounded, _ = cap_scores(scores, cap_slope)
+            scores = bounded * cap
         if masked:
             columns = first + tl.arange(0, block_m)
             seen = (columns < keys)[None, :]

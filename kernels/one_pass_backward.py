@@ -12,10 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launch
-from .online import load_tile, store_tile
+from .online import cap_scores, load_tile, store_tile
 from .problem import Problem
 from .registry import Kernel
-from .tiles import LOG2_E, head_arguments, loop_tile, strides
+from .tiles import head_arguments, loop_tile, score_arguments, strides
 
 
 def plan_backward(
@@ -52,7 +52,7 @@ def plan_backward(
         **of_heads,
         "keys": problem.keys,
         "scale": problem.options.scale,
-        "scale_log2": problem.options.scale * LOG2_E,
+        **score_arguments(problem),
         "causal": problem.options.causal,
     }
     return (
@@ -168,7 +168,10 @@ def backward_kv_kernel(
     group: tl.tensor,
     scale: tl.tensor,
     scale_log2: tl.tensor,
+    cap: tl.tensor,
+    cap_slope: tl.tensor,
     causal: tl.constexpr,
+    capped: tl.constexpr,
     head_e: tl.constexpr,
     head_f: tl.constexpr,
     block_e: tl.constexpr,
@@ -206,12 +209,13 @@ def backward_kv_kernel(
             grad_k, grad_v = _sweep_queries(
                 grad_k, grad_v, k, v, q_of_head, grad_of_head, lse_ptr + row, delta_ptr + row,
                 q_row, grad_out_row, first, start, tl.minimum(full, queries), queries, offset,
-                scale_log2, True, head_e, head_f, block_e, block_f, block_p, block_m,
+                scale_log2, cap, cap_slope, True, capped, head_e, head_f, block_e, block_f,
+                block_p, block_m,
             )  # fmt: skip
         grad_k, grad_v = _sweep_queries(
             grad_k, grad_v, k, v, q_of_head, grad_of_head, lse_ptr + row, delta_ptr + row,
             q_row, grad_out_row, first, full, queries, queries, offset, scale_log2,
-            False, head_e, head_f, block_e, block_f, block_p, block_m,
+            cap, cap_slope, False, capped, head_e, head_f, block_e, block_f, block_p, block_m,
         )  # fmt: skip
 
     grad_k_ptr += batch * grad_k_batch + key_head * grad_k_head
@@ -238,7 +242,10 @@ def _sweep_queries(
     queries: tl.tensor,
     offset: tl.tensor,
     scale_log2: tl.tensor,
+    cap: tl.tensor,
+    cap_slope: tl.tensor,
     diagonal: tl.constexpr,
+    capped: tl.constexpr,
     head_e: tl.constexpr,
     head_f: tl.constexpr,
     block_e: tl.constexpr,
@@ -255,6 +262,9 @@ def _sweep_queries(
         q = load_tile(q_ptr, first, queries, q_row, block_p, block_e, head_e, True)
         lse_log2, delta = _load_rows(lse_ptr, delta_ptr, first, queries, block_p)
         scores = tl.dot(k, tl.trans(q), out_dtype=grad_k.dtype, input_precision="ieee")  # [m, p]
+        if capped:
+            bounded, slope = cap_scores(scores, cap_slope)
+            scores = bounded * cap
         weights = tl.math.exp2(scores * scale_log2 - lse_log2[None, :])
         if diagonal:
             key = first_key + tl.arange(0, block_m)
@@ -267,7 +277,10 @@ def _sweep_queries(
         grad_weights = tl.dot(
             v, tl.trans(grad), out_dtype=grad_k.dtype, input_precision="ieee"
         )  # [m, p]
-        grad_scores = (weights * (grad_weights - delta[None, :])).to(q.dtype)
+        grad_scores = weights * (grad_weights - delta[None, :])
+        if capped:
+            grad_scores = grad_scores * slope
+        grad_scores = grad_scores.to(q.dtype)
         grad_k = tl.dot(grad_scores, q, grad_k, input_precision="ieee", out_dtype=grad_k.dtype)
     return grad_k, grad_v
 
@@ -302,7 +315,10 @@ def backward_q_kernel(
     group: tl.tensor,
     scale: tl.tensor,
     scale_log2: tl.tensor,
+    cap: tl.tensor,
+    cap_slope: tl.tensor,
     causal: tl.constexpr,
+    capped: tl.constexpr,
     head_e: tl.constexpr,
     head_f: tl.constexpr,
     block_e: tl.constexpr,
@@ -338,11 +354,13 @@ def backward_q_kernel(
     last_key = first + tl.arange(0, block_p) + offset
     grad_q = _sweep_keys(
         grad_q, q, grad, lse_log2, delta, k_ptr, v_ptr, k_row, v_row, last_key, 0, full, keys,
-        scale_log2, False, causal, head_e, head_f, block_e, block_f, block_m,
+        scale_log2, cap, cap_slope, False, causal, capped, head_e, head_f, block_e, block_f,
+        block_m,
     )  # fmt: skip
     grad_q = _sweep_keys(
         grad_q, q, grad, lse_log2, delta, k_ptr, v_ptr, k_row, v_row, last_key, full, stop, keys,
-        scale_log2, True, causal, head_e, head_f, block_e, block_f, block_m,
+        scale_log2, cap, cap_slope, True, causal, capped, head_e, head_f, block_e, block_f,
+        block_m,
     )  # fmt: skip
     grad_q_ptr += batch * grad_q_batch + head * grad_q_head
     store_tile(grad_q_ptr, grad_q * scale, first, queries, grad_q_row, block_p, block_e, head_e)
@@ -364,8 +382,11 @@ def _sweep_keys(
     stop: tl.tensor,
     keys: tl.tensor,
     scale_log2: tl.tensor,
+    cap: tl.tensor,
+    cap_slope: tl.tensor,
     masked: tl.constexpr,
     causal: tl.constexpr,
+    capped: tl.constexpr,
     head_e: tl.constexpr,
     head_f: tl.constexpr,
     block_e: tl.constexpr,
@@ -377,6 +398,9 @@ def _sweep_keys(
         k = load_tile(k_ptr, first, keys, k_row, block_m, block_e, head_e, masked)
         v = load_tile(v_ptr, first, keys, v_row, block_m, block_f, head_f, masked)
         scores = tl.dot(q, tl.trans(k), out_dtype=grad_q.dtype, input_precision="ieee")  # [p, m]
+        if capped:
+            bounded, slope = cap_scores(scores, cap_slope)
+            scores = bounded * cap
         weights = tl.math.exp2(scores * scale_log2 - lse_log2[:, None])
         if masked:
             columns = first + tl.arange(0, block_m)
@@ -387,7 +411,10 @@ def _sweep_keys(
         grad_weights = tl.dot(
             grad, tl.trans(v), out_dtype=grad_q.dtype, input_precision="ieee"
         )  # [p, m]
-        grad_scores = (weights * (grad_weights - delta[:, None])).to(k.dtype)
+        grad_scores = weights * (grad_weights - delta[:, None])
+        if capped:
+            grad_scores = grad_scores * slope
+        grad_scores = grad_scores.to(k.dtype)
         grad_q = tl.dot(grad_scores, k, grad_q, input_precision="ieee", out_dtype=grad_q.dtype)
     return grad_q
 

@@ -105,6 +105,14 @@ def store_slice(
 
 
 @triton.jit
+def cap_scores(scores: tl.tensor, slope: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Return ``tanh(slope * scores)`` and its derivative by what it is the tanh of."""
+    # exp2 of a large argument is inf: the quotient is then 0, and the bound 1, as it should be.
+    bounded = 1.0 - 2.0 / (tl.math.exp2(scores * (slope * 2.8853900817779268)) + 1.0)
+    return bounded, 1.0 - bounded * bounded
+
+
+@triton.jit
 def start_softmax(
     rows: tl.constexpr, columns: tl.constexpr, accumulator: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
@@ -142,7 +150,10 @@ def absorb(
 def finish_softmax(
     acc: tl.tensor, total: tl.tensor, peak: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor]:
-    """Return the output [p, f] and its natural log-sum-exp [p]; 0 and -inf for rows without keys."""
+    """Return the output [p, f] and its natural log-sum-exp [p].
+
+    They are 0 and -inf for rows without keys.
+    """
     empty = total == 0.0
     present = tl.where(empty, 1.0, total)
     log_sum = tl.where(empty, float("-inf"), (peak + tl.math.log2(present)) * 0.6931471805599453)

@@ -58,6 +58,20 @@ def head_arguments(problem: Problem) -> dict[str, Any]:
     }
 
 
+def score_arguments(problem: Problem) -> dict[str, Any]:
+    """Return the arguments of a kernel that turn products into scores in powers of two.
+
+    A soft cap bounds the scaled scores before: ``cap * tanh(cap_slope * product)``.
+    """
+    scale, softcap = problem.options.scale, problem.options.softcap
+    return {
+        "scale_log2": LOG2_E if softcap else scale * LOG2_E,
+        "cap": softcap,
+        "cap_slope": scale / softcap if softcap else 0.0,
+        "capped": softcap > 0.0,
+    }
+
+
 def loop_tile(problem: Problem, tiles: Mapping[str, int]) -> dict[str, int]:
     """Return what one turn of the main loop covers, by rank."""
     return {

@@ -72,7 +72,7 @@ def test_the_plain_kernel_takes_what_no_other_does() -> None:
     [
         ({"architecture": "sm_60"}, "runs on interpreter, .*not on sm_60"),
         ({"dtype": "float64"}, "takes float16, bfloat16, float32, not float64"),
-        ({"features": frozenset({"sigmoid", "softcap"})}, "does not know sigmoid, softcap"),
+        ({"features": frozenset({"sigmoid", "varlen"})}, "does not know sigmoid, varlen"),
         ({"head_size": 512}, "takes head_size from 1 to 256, not 512"),
     ],
 )

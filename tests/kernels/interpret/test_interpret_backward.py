@@ -34,14 +34,18 @@ def gradients(compute, tensors, dtype, grad_out, grad_lse):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("queries", "keys"), [(40, 70), (70, 40)])
-def test_gradients_err_at_most_twice_as_much_as_those_of_the_formula(dtype, causal, queries, keys):
+@pytest.mark.parametrize(
+    ("queries", "keys", "softcap"), [(40, 70, 0.0), (70, 40, 0.0), (40, 70, 0.7)]
+)
+def test_gradients_err_at_most_twice_as_much_as_those_of_the_formula(
+    dtype, causal, queries, keys, softcap
+):
     tensors = draw(dtype, queries, keys)
-    options = Options(scale=24**-0.5, causal=causal)
+    options = Options(scale=24**-0.5, causal=causal, softcap=softcap)
     grad_out, grad_lse = torch.randn(tensors[0].shape).to(dtype), torch.randn(1, 2, queries)
 
     def fused(q, k, v):
-        return attention_with_lse(q, k, v, causal=causal, kernel="one-pass")
+        return attention_with_lse(q, k, v, causal=causal, softcap=softcap, kernel="one-pass")
 
     def exact(q, k, v):
         return attend_exactly(Problem(q, k, v, options))
@@ -53,7 +57,8 @@ def test_gradients_err_at_most_twice_as_much_as_those_of_the_formula(dtype, caus
     truth = gradients(exact, tensors, torch.float64, grad_out, grad_lse)
     rival = gradients(plain, tensors, dtype, grad_out, grad_lse)
     for name, result, wanted, other in zip("qkv", found, truth, rival, strict=True):
-        verdict = judge(result, wanted, other, gradient=True)
+        # FlashAttention's tests allow thrice as much under a soft cap.
+        verdict = judge(result, wanted, other, factor=3.0 if softcap else 2.0, gradient=True)
         assert verdict.passed, f"{name}: {verdict}"
 
 
@@ -69,12 +74,12 @@ def test_gradients_of_ragged_shapes_equal_those_of_the_formula(size, queries, ke
         torch.testing.assert_close(mine.grad, other.grad, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_gradcheck_in_float64(causal):
+@pytest.mark.parametrize(("causal", "softcap"), [(False, 0.0), (True, 0.0), (True, 0.5)])
+def test_gradcheck_in_float64(causal, softcap):
     tensors = [t.requires_grad_() for t in draw(torch.float64, 5, 7, 4, heads=2, key_heads=1)]
 
     def compute(q, k, v):
-        out, lse = attention_with_lse(q, k, v, causal=causal, kernel="one-pass")
+        out, lse = attention_with_lse(q, k, v, causal=causal, softcap=softcap, kernel="one-pass")
         return out, torch.where(torch.isfinite(lse), lse, 0.0)
 
     assert torch.autograd.gradcheck(compute, tensors, fast_mode=True)

@@ -149,6 +149,21 @@ def test_kernels_compute_their_cascades(kernel, keys):
     assert verdict.passed, str(verdict)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("softcap", [0.5, 30.0])
+def test_a_soft_cap_bounds_the_scores(dtype, softcap):
+    problem = draw(dtype, softcap=softcap, causal=True)
+    q = problem.q * 20  # scores well beyond the cap
+    problem = dataclasses.replace(problem, q=q)
+    out, lse = attention_with_lse(
+        q, problem.k, problem.v, causal=True, softcap=softcap, kernel="one-pass"
+    )
+    exact, plain = attend_exactly(problem), attend_plainly(problem, dtype)
+    verdict = judge(out, exact[0], plain[0], factor=3.0)  # as FlashAttention's tests allow
+    assert verdict.passed, str(verdict)
+    assert (lse - exact[1]).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("tiles", [(16, 64), (64, 16), (32, 128)])
 @pytest.mark.parametrize("causal", [False, True])
 def test_tiles_of_any_shape_give_the_same_result(tiles, causal):
@@ -176,5 +191,5 @@ def test_the_preferred_kernel_is_fused():
 
 def test_falling_back_to_the_plain_formula_is_said_once():
     problem = draw(torch.float16, 10, 10)
-    with pytest.warns(RuntimeWarning, match=r"using 'plain'(.|\n)*one-pass does not know softcap"):
-        attention(problem.q, problem.k, problem.v, softcap=31.0)
+    with pytest.warns(RuntimeWarning, match=r"using 'plain'(.|\n)*one-pass does not know window"):
+        attention(problem.q, problem.k, problem.v, window=3, softcap=31.0)
