@@ -11,7 +11,7 @@ import typer
 
 from einfuse.einsum.errors import EinfuseError
 
-from .arguments import parse_settings, parse_shape, print_json
+from .arguments import parse_numbers, parse_shape, print_json
 
 Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
 Setting = Annotated[
@@ -40,7 +40,7 @@ def evaluate(
             load_design(design),
             parse_shape(shape),
             accounting=accounting,
-            set=_numbers(settings or []),
+            set=parse_numbers(settings or []),
         )
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
@@ -64,23 +64,15 @@ def study(
 
 def schema(kind: Annotated[str, typer.Argument(help="architecture or design.")]) -> None:
     """The JSON schema of a kind of file, for editors and other programs."""
+    from pydantic import BaseModel
+
     from einfuse.mapper.architecture import ArchitectureFile
     from einfuse.mapper.design import DesignFile
 
-    kinds = {"architecture": ArchitectureFile, "design": DesignFile}
+    kinds: dict[str, type[BaseModel]] = {"architecture": ArchitectureFile, "design": DesignFile}
     if kind not in kinds:
         raise EinfuseError(f"no schema of '{kind}'; known: {', '.join(kinds)}")
     print_json(kinds[kind].model_json_schema(by_alias=True))
-
-
-def _numbers(texts: list[str]) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for path, text in parse_settings(texts).items():
-        try:
-            numbers[path] = float(text)
-        except ValueError:
-            raise EinfuseError(f"--set: {path} needs a number, found '{text}'") from None
-    return numbers
 
 
 def register(app: typer.Typer) -> None:
