@@ -1,0 +1,60 @@
+"""The best figures found so far: one, or those that no other beats in every figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .objective import Numbers
+
+_TIE = 1e-12  # figures this close, relatively, count as equal: what was found first stays
+
+
+class Front:
+    """Points that none dominates, with what stands behind each; grows as a search goes on.
+
+    ``limit`` is a figure that a point has to beat (for a front over one figure).
+    """
+
+    def __init__(self, figures: int, limit: float = np.inf) -> None:
+        self.points: Numbers = np.empty((figures, 0))
+        self.payloads: list[Any] = []
+        self.limit = limit
+
+    @property
+    def best(self) -> float:
+        """The smallest value of the first figure, or the limit."""
+        return float(self.points[0].min(initial=self.limit))
+
+    def improves(self, bounds: Numbers) -> Numbers:
+        """Tell for each column of figures (or of lower bounds on them) whether it may be new."""
+        if len(self.points) == 1:
+            return np.asarray(bounds[0] < self.best * (1 - _TIE))
+        new: Numbers = np.asarray(np.isfinite(bounds).all(axis=0))
+        slack = 1 - _TIE
+        for point in self.points.T:
+            if not new.any():
+                break
+            new &= (bounds < point[:, None] * slack).any(axis=0)
+        return new
+
+    def add(self, point: Numbers, payload: Any) -> None:
+        """Add a point that improves; those that it dominates go."""
+        stay: Numbers = np.asarray(~(self.points >= point[:, None]).all(axis=0))
+        self.points = np.column_stack([self.points[:, stay], point])
+        self.payloads = [p for p, s in zip(self.payloads, stay, strict=True) if s] + [payload]
+
+    def add_all(self, points: Numbers) -> list[int]:
+        """Return which of many points come onto the front, in the order in which they are best."""
+        new = np.flatnonzero(self.improves(points))
+        if len(points) == 1:
+            return [int(new[np.argmin(points[0, new])])] if len(new) else []
+        chosen: list[int] = []
+        for index in new[np.lexsort(points[::-1, new])]:
+            if (
+                not chosen
+                or (points[:, [index]] < points[:, chosen] * (1 - _TIE)).any(axis=0).all()
+            ):
+                chosen.append(int(index))
+        return chosen

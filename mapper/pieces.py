@@ -1,0 +1,141 @@
+"""The pieces of a mapping at many tile sizes at once: what an Einsum does, what a home moves.
+
+The closed forms are those of `einfuse.mapper.counts`, over the loops above a piece alone, so that
+a piece is counted once for all mappings that have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .counts import Loop, Traffic, Work, moving_loops, whole_crossing
+from .facts import EinsumFacts
+from .formula import Values
+from .structure import Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class LeafCounts:
+    """What an Einsum does: its work, the register traffic of a lane, words at tensors' homes."""
+
+    work: Work
+    registers: Traffic
+    homes: Mapping[str, Traffic]
+
+
+def loop(rank: str, extent: Values, tile: Values) -> Loop:
+    """Return a loop in time over an extent in tiles.
+
+    >>> float(loop("M", 10, 4).count)
+    3.0
+    """
+    return Loop(rank, np.ceil(np.asarray(extent) / tile)[()], False, tile)
+
+
+def count_leaf(
+    einsum: EinsumFacts,
+    leaf: Leaf,
+    above: Sequence[Loop],
+    tiles: Mapping[str, Values],
+    lanes: Mapping[str, Values],
+    retention: str,
+) -> LeafCounts:
+    """Return what an Einsum does on a unit.
+
+    Args:
+        einsum: its facts.
+        leaf: its loops.
+        above: the loops of its group and block.
+        tiles: the extent of each rank that they leave.
+        lanes: the lanes of each dimension of the unit.
+        retention: see `einfuse.mapper.counts`.
+    """
+    loops = [*above, *leaf_loops(leaf, tiles, lanes)]
+    steps = _product(o.count for o in loops if not o.parallel)
+    active = _product(o.count for o in loops if o.parallel)
+    operations: dict[str, Values] = {}
+    per_point: dict[str, int] = {}
+    for operation in einsum.operations:
+        gone = einsum.ranks - operation.ranks
+        done = _product(o.count for o in loops if not o.parallel and o.rank not in gone)
+        if gone:
+            done = done / _product(o.count for o in loops if o.parallel and o.rank in gone)
+        operations[operation.name] = operations.get(operation.name, 0) + operation.times * done
+        if operation.ranks == einsum.ranks:
+            per_point[operation.name] = per_point.get(operation.name, 0) + operation.times
+    work = Work(
+        leaf.unit, steps, active, _product(lanes.values()), operations, per_point, leaf.pipelined
+    )
+    reads: Values = 0.0
+    writes: Values = 0.0
+    homes: dict[str, Traffic] = {}
+
+    def at_home(tensor: str, more_reads: Values, more_writes: Values) -> None:
+        known = homes.get(tensor, Traffic(0.0, 0.0))
+        homes[tensor] = Traffic(known.reads + more_reads, known.writes + more_writes)
+
+    for operand in einsum.operands:
+        cross = whole_crossing(
+            loops, {}, operand.ranks, moving_loops(loops, operand.ranks, retention)
+        )
+        reads, writes = reads + steps, writes + cross.lane_words
+        at_home(operand.tensor, cross.words, 0.0)
+    for output in einsum.outputs:
+        cross = whole_crossing(
+            loops, {}, output.ranks, moving_loops(loops, output.ranks, retention)
+        )
+        reads = reads + steps - cross.lane_once
+        writes = writes + steps + cross.lane_words - cross.lane_once
+        at_home(output.tensor, cross.words - cross.once, cross.words)
+    return LeafCounts(work, Traffic(reads, writes), homes)
+
+
+def leaf_loops(leaf: Leaf, tiles: Mapping[str, Values], lanes: Mapping[str, Values]) -> list[Loop]:
+    """Return the loops of a leaf: waves and steps in time, then those in space."""
+    width: dict[str, Values] = {}
+    for rank, dimension in leaf.spatial:
+        extent = np.asarray(tiles[rank])
+        width[rank] = np.ceil(extent / np.ceil(extent / np.floor(lanes[dimension])))[()]
+    in_time = [loop(rank, tiles[rank], width.get(rank, 1)) for rank in leaf.order]
+    return [*in_time, *(Loop(rank, width[rank], True, 1) for rank, _ in leaf.spatial)]
+
+
+@dataclass(frozen=True, slots=True)
+class HomeCounts:
+    """Words at a home, and at the one above it."""
+
+    own: Traffic
+    parent: Traffic
+
+
+def count_home(
+    above: Sequence[Loop],
+    tiles: Mapping[str, Values],
+    ranks: Collection[str],
+    written: bool,
+    retention: str,
+) -> HomeCounts:
+    """Return what a home exchanges with the one above it.
+
+    Args:
+        above: the loops above the home.
+        tiles: the extent of each rank in it.
+        ranks: those that what lives there depends on.
+        written: whether an Einsum below makes it.
+        retention: see `einfuse.mapper.counts`.
+    """
+    cross = whole_crossing(above, tiles, ranks, moving_loops(above, ranks, retention))
+    if written:
+        again = cross.words - cross.once
+        return HomeCounts(Traffic(0.0, again), Traffic(again, cross.words))
+    return HomeCounts(Traffic(0.0, cross.words), Traffic(cross.words, 0.0))
+
+
+def _product(factors: Iterable[Values]) -> Values:
+    product: Values = 1
+    for factor in factors:
+        product = product * factor
+    return product

@@ -1,0 +1,423 @@
+"""The map space: every mapping of a cascade on an architecture that the search considers.
+
+A mapping (`einfuse.mapper.structure`) is chosen in these steps; `count_space` counts the products.
+
+1. A size for the inner factor of each split that the shape leaves open.
+2. *Groups*: runs of Einsums in the cascade's order. Groups hand tensors on through the outermost
+   memory; in a group, what is made and read stays at one *exchange* level.
+3. The group's loops: every rank that all its Einsums may share (`einfuse.mapper.legality`), in
+   tiles; those that every tensor has come first, the others in any order.
+4. *Blocks*: runs of a group's Einsums behind a barrier share loops over ranks that the group as a
+   whole may not, in tiles. A run without such a loop is no block.
+5. Homes: a tensor from outside feeds the units from any level, and may live at levels between,
+   above all loops or right below a loop that it depends on. What a group exchanges lives right
+   below the last loop that all who touch it depend on; a carried tensor above its iterative loop.
+6. Leaves: a unit that has the operations, at most one rank on each of its dimensions, as many
+   lanes as share the extent evenly in as few waves as can be; the innermost loop in time is any,
+   the others are in the order of the ranks.
+
+A group overlaps its Einsums, one tile behind the other, if it has more tiles than the longest
+offset and no carried value comes too late; otherwise one Einsum runs at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import permutations, product
+from typing import Any
+
+from einfuse.einsum.cascade import Cascade
+from einfuse.einsum.errors import closest
+from einfuse.einsum.shape import bind, bind_known
+
+from .architecture import Architecture
+from .constraints import Constraints
+from .errors import ArchitectureError, MappingError
+from .facts import Facts, facts
+from .legality import Legality
+from .structure import Home, Leaf, offsets, waits
+from .tiling import tile_choices
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A group without its sizes: blocks, loops, and levels of what several Einsums touch.
+
+    ``faces`` are the levels (0: outermost) that feed the units with tensors from outside that
+    several Einsums of the group touch; ``exchange`` is the level of what stays inside.
+    """
+
+    blocks: tuple[tuple[str, ...], ...]
+    loops: tuple[str, ...]
+    inner: tuple[tuple[str, ...], ...]
+    exchange: int
+    faces: tuple[tuple[str, int], ...]
+
+    @property
+    def einsums(self) -> tuple[str, ...]:
+        """The Einsums, in order."""
+        return tuple(name for block in self.blocks for name in block)
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What the tensors of a group are to it: made and read inside only, or also from outside."""
+
+    inside: tuple[str, ...]
+    through: tuple[str, ...]
+    outside: tuple[str, ...]
+    touched_by: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class MapSpace:
+    """The mappings of a cascade on an architecture at a shape, under constraints.
+
+    Raises:
+        ArchitectureError: no unit has an Einsum's operations.
+        MappingError: the shape lacks a rank, or the constraints name what is not there or
+            contradict each other.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.mapper.architecture import load_architecture
+    >>> shape = {"B": 1, "H": 1, "E": 64, "F": 64, "M": 1024, "P": 1024}
+    >>> space = MapSpace(load("attention/3-pass"), load_architecture("flat"), shape)
+    >>> space.batch, space.units_of["GM"], len(list(space.splits()))
+    (('B', 'H'), ('array_1d',), 1)
+    """
+
+    cascade: Cascade
+    architecture: Architecture
+    shape: Mapping[str, int]
+    constraints: Constraints = field(default_factory=Constraints)
+    batch: tuple[str, ...] | None = None
+
+    facts: Facts = field(init=False, repr=False)
+    legality: Legality = field(init=False, repr=False)
+    values: Mapping[str, Any] = field(init=False, repr=False)
+    lanes: Mapping[str, Mapping[str, float]] = field(init=False, repr=False)
+    units_of: Mapping[str, tuple[str, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        known = self.cascade.rank_names
+        batch = tuple(r for r in ("B", "H") if r in self.shape and r not in known)
+        put(self, "batch", batch if self.batch is None else self.batch)
+        assert self.batch is not None
+        for rank in self.shape:
+            if rank not in known and rank not in self.batch:
+                near = closest(rank, (*self.batch, *known))
+                raise MappingError(f"{self.cascade.name}: no rank '{rank}'{near}")
+        for rank in self.batch:
+            if rank not in self.shape:
+                raise MappingError(f"rank {rank} has no size: give {rank}=... in the shape")
+        put(self, "facts", facts(self.cascade, self.batch))
+        put(self, "legality", Legality(self.facts))
+        put(self, "values", self.architecture.values())
+        architecture = self.architecture
+        put(
+            self,
+            "lanes",
+            {
+                unit: {d: self.values[f"{unit}.{d}"] for d in architecture.dimensions(unit)}
+                for unit in architecture.units
+            },
+        )
+        self._check_constraints()
+        put(self, "units_of", {name: self._units(name) for name in self.facts.einsums})
+
+    @property
+    def einsums(self) -> tuple[str, ...]:
+        """The Einsums that need a place, in order."""
+        return tuple(self.facts.einsums)
+
+    @property
+    def memories(self) -> tuple[str, ...]:
+        """The memory levels, outermost first."""
+        return self.architecture.memories
+
+    def splits(self) -> Iterator[dict[str, int]]:
+        """Yield the sizes of every rank, for each choice of the open splits."""
+        given = {r: n for r, n in self.shape.items() if r in self.cascade.rank_names}
+        fixed = {**bind_known(self.cascade), **given}
+        open_splits = [
+            s for s in self.cascade.splits if s.inner not in fixed and s.outer not in fixed
+        ]
+        for split in open_splits:
+            if split.whole not in fixed:
+                raise MappingError(
+                    f"rank {split.whole} has no size: give {split.whole}=... in the shape"
+                )
+        choices = [self.tiles(split.inner, fixed[split.whole]) for split in open_splits]
+        for inner in product(*choices):
+            chosen = {s.inner: tile for s, tile in zip(open_splits, inner, strict=True)}
+            sizes = bind(self.cascade, {**given, **chosen}, ragged=True)
+            whole = {rank: int(size) for rank, size in sizes.items()}
+            yield {**whole, **{rank: int(self.shape[rank]) for rank in self.batch or ()}}
+
+    def open_sizes(self, sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+        """The sizes that the shape leaves to the mapping."""
+        fixed = {*bind_known(self.cascade), *self.shape}
+        inner = [s.inner for s in self.cascade.splits]
+        outer = {s.inner: s.outer for s in self.cascade.splits}
+        return tuple(
+            (rank, sizes[rank]) for rank in inner if rank not in fixed and outer[rank] not in fixed
+        )
+
+    def tiles(self, rank: str, size: int) -> tuple[int, ...]:
+        """The tiles that a loop over a rank may have; a batch rank's are the whole and 1."""
+        fixed = self.constraints.tiles.get(rank)
+        if fixed is not None:
+            return tuple(dict.fromkeys(min(tile, size) for tile in fixed))
+        if rank in (self.batch or ()):
+            return tuple(dict.fromkeys((size, 1)))
+        return tile_choices(size, self.constraints.tile_choices)
+
+    def loop_tiles(self, rank: str, size: int, einsums: tuple[str, ...]) -> tuple[int, ...]:
+        """The tiles of a loop above some Einsums: 1 where it carries a tensor among them on."""
+        return (1,) if rank in self.legality.carried(einsums) else self.tiles(rank, size)
+
+    def structures(self, einsums: tuple[str, ...]) -> Iterator[Structure]:
+        """Yield the structures of a group; none if they cannot stand in one."""
+        if self.legality.torn(einsums) or not self._fusion_allowed(einsums):
+            return
+        roles = self.roles(einsums)
+        exchanged = (*roles.inside, *roles.through)
+        shared_tensors = [t for t in roles.outside if len(roles.touched_by[t]) > 1]
+        levels = self._exchange_levels(exchanged) if exchanged else (0,)
+        faces = [tuple((t, level) for level in self.face_levels(t)) for t in shared_tensors]
+        common = self.legality.shared(einsums)
+        for blocks, inner in self._blockings(einsums, common):
+            for loops in self._orders(common, einsums):
+                for exchange in levels:
+                    for face in product(*faces):
+                        yield Structure(blocks, loops, inner, exchange, face)
+
+    def roles(self, einsums: tuple[str, ...]) -> Roles:
+        """What each tensor is to a group."""
+        every = self.facts.einsums
+        touched: dict[str, list[str]] = {}
+        for name in einsums:
+            for used in (*every[name].operands, *every[name].outputs):
+                names = touched.setdefault(used.tensor, [])
+                if name not in names:
+                    names.append(name)
+        made = {o.tensor for name in einsums for o in every[name].outputs}
+        read = {o.tensor for name in einsums for o in every[name].operands}
+        elsewhere = {o.tensor for n, e in every.items() if n not in einsums for o in e.operands}
+        wanted = elsewhere | {self.facts.root(name) for name in self.cascade.outputs}
+        return Roles(
+            tuple(t for t in touched if t in made and t not in wanted),
+            tuple(t for t in touched if t in made and t in wanted and t in read),
+            tuple(t for t in touched if t not in made or (t in wanted and t not in read)),
+            {t: tuple(names) for t, names in touched.items()},
+        )
+
+    def touched(self, name: str) -> tuple[str, ...]:
+        """The tensors that an Einsum reads or writes."""
+        einsum = self.facts.einsums[name]
+        return tuple(dict.fromkeys(u.tensor for u in (*einsum.operands, *einsum.outputs)))
+
+    def face_levels(self, tensor: str) -> tuple[int, ...]:
+        """The levels that may feed the units with a tensor from outside its group."""
+        allowed = self.constraints.keep.get(tensor)
+        return tuple(
+            number
+            for number, level in enumerate(self.memories)
+            if (number == 0 or self._holds(level, tensor)) and (not allowed or level in allowed)
+        )
+
+    def chains(
+        self, tensor: str, face: int, depths: tuple[int, ...]
+    ) -> Iterator[tuple[tuple[str, int], ...]]:
+        """Yield the places of a tensor, outermost first, of which the last is at a level."""
+        if face == 0:
+            yield ()
+            return
+        between = [n for n in range(1, face) if self._holds(self.memories[n], tensor)]
+        for used in product((False, True), repeat=len(between)):
+            levels = [n for n, use in zip(between, used, strict=True) if use] + [face]
+            for places in product(depths, repeat=len(levels)):
+                if list(places) == sorted(places):
+                    yield tuple((self.memories[n], d) for n, d in zip(levels, places, strict=True))
+
+    def depths(self, tensor: str, path: tuple[str, ...]) -> tuple[int, ...]:
+        """Where a tensor from outside may live: above all loops, or below one it depends on."""
+        ranks = self.facts.ranks[tensor]
+        found = [n + 1 for n, rank in enumerate(path) if rank in ranks]
+        if tensor in self.facts.carried:
+            first = [n for n, rank in enumerate(path) if rank in self.facts.iterative]
+            found = [depth for depth in found if not first or depth <= first[0]]
+        return (0, *found)
+
+    def exchange_depth(self, tensor: str, path: tuple[str, ...], einsums: tuple[str, ...]) -> int:
+        """Where a tensor that a group makes and reads lives."""
+        common = frozenset(path)
+        for name in einsums:
+            for used in (*self.facts.einsums[name].operands, *self.facts.einsums[name].outputs):
+                if used.tensor == tensor:
+                    common &= used.ranks
+        deepest = 0
+        for depth, rank in enumerate(path, 1):
+            if tensor in self.facts.carried and rank in self.facts.iterative:
+                break
+            if rank in common:
+                deepest = depth
+        return deepest
+
+    def home(self, tensor: str, places: tuple[tuple[str, int], ...]) -> Home:
+        """A tensor at its places, twice if the constraints say so."""
+        return Home(tensor, places, tensor in self.constraints.double)
+
+    def leaves(self, einsum: str, ranks: tuple[str, ...]) -> Iterator[Leaf]:
+        """Yield the ways to run an Einsum over the ranks that the loops above leave it."""
+        for unit in self.units_of[einsum]:
+            dimensions = self.architecture.dimensions(unit)
+            pipelined = unit in self.constraints.pipelined
+            slots = permutations((*ranks, *(None for _ in dimensions)), len(dimensions))
+            for chosen in dict.fromkeys(slots):
+                spatial = tuple(
+                    (rank, dimension)
+                    for rank, dimension in zip(chosen, dimensions, strict=True)
+                    if rank is not None
+                )
+                for innermost in ranks or (None,):
+                    order = tuple(r for r in ranks if r != innermost)
+                    last = () if innermost is None else (innermost,)
+                    yield Leaf(einsum, unit, (*order, *last), spatial, pipelined)
+
+    def overlap_depth(self, einsums: tuple[str, ...]) -> int | None:
+        """How many tiles a group has under way when it overlaps; None if it may not."""
+        if len(einsums) == 1 or waits(einsums, self.facts):
+            return None
+        return max(offsets(einsums, self.facts).values())
+
+    def _fusion_allowed(self, einsums: tuple[str, ...]) -> bool:
+        own = set(einsums)
+        torn = any(set(fused) & own and not set(fused) <= own for fused in self.constraints.fuse)
+        joined = any({x, y} <= own for x, y in self.constraints.split)
+        return not torn and not joined
+
+    def _exchange_levels(self, tensors: tuple[str, ...]) -> tuple[int, ...]:
+        allowed = self.constraints.exchange
+        return tuple(
+            number
+            for number, level in enumerate(self.memories)
+            if number > 0
+            and (allowed is None or level in allowed)
+            and all(
+                self._holds(level, t) and level in self.constraints.keep.get(t, (level,))
+                for t in tensors
+            )
+        )
+
+    def _holds(self, level: str, tensor: str) -> bool:
+        holds = self.architecture.file.memories[level].holds
+        return holds is None or tensor in holds
+
+    def _blockings(
+        self, einsums: tuple[str, ...], common: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]]:
+        """Yield the runs of a group's Einsums, and the ranks that each shares beyond the group."""
+        if len(einsums) == 1:
+            yield (einsums,), ((),)
+            return
+        often = {
+            rank
+            for rank in self.legality.order
+            if sum(rank in self.facts.einsums[name].ranks for name in einsums) > 1
+        }
+
+        def runs(first: int) -> Iterator[list[tuple[tuple[str, ...], tuple[str, ...]]]]:
+            if first == len(einsums):
+                yield []
+            for last in range(len(einsums), first, -1):
+                run = einsums[first:last]
+                inner = tuple(
+                    r for r in self.legality.shared(run) if r not in common and r in often
+                )
+                alone = len(run) == 1
+                if (alone or inner) and self._keeps_recurrences(run, common, inner):
+                    yield from ([(run, inner), *others] for others in runs(last))
+
+        for chosen in runs(0):
+            yield tuple(run for run, _ in chosen), tuple(inner for _, inner in chosen)
+
+    def _keeps_recurrences(
+        self, run: tuple[str, ...], common: tuple[str, ...], inner: tuple[str, ...]
+    ) -> bool:
+        own = set(run)
+        return all(
+            rank in common or not members & own or (members <= own and rank in inner)
+            for rank, members in self.legality.recurrences
+        )
+
+    def _orders(
+        self, ranks: tuple[str, ...], einsums: tuple[str, ...]
+    ) -> Iterator[tuple[str, ...]]:
+        """Yield orders of loops; ranks on which the same tensors depend keep theirs."""
+        tensors = self.roles(einsums).touched_by
+        signature = {
+            rank: frozenset(t for t in tensors if rank in self.facts.ranks[t]) for rank in ranks
+        }
+        first = [r for r in ranks if len(signature[r]) == len(tensors)]
+        others = [r for r in ranks if r not in first]
+        place = {rank: n for n, rank in enumerate(others)}
+        for order in permutations(others):
+            alike = [
+                (a, b)
+                for n, a in enumerate(order)
+                for b in order[n + 1 :]
+                if signature[a] == signature[b] and not {a, b} & self.facts.iterative
+            ]
+            if all(place[a] < place[b] for a, b in alike):
+                yield (*first, *order)
+
+    def _units(self, name: str) -> tuple[str, ...]:
+        units = self.architecture.file.units
+        needed = [operation.name for operation in self.facts.einsums[name].operations]
+        able = tuple(u for u in units if all(op in units[u].operations for op in needed))
+        if not able:
+            lacking = {u: [op for op in needed if op not in units[u].operations] for u in units}
+            what = "; ".join(f"{u} lacks {', '.join(ops)}" for u, ops in lacking.items())
+            raise ArchitectureError(
+                f"{self.architecture.name}: no unit can run Einsum {name}: {what}"
+            )
+        allowed = self.constraints.units.get(name)
+        chosen = tuple(u for u in able if allowed is None or u in allowed)
+        if not chosen:
+            raise MappingError(
+                f"units.{name}: expected one that can run it, of {', '.join(able)}; found "
+                f"{', '.join(allowed or ())}"
+            )
+        return chosen
+
+    def _check_constraints(self) -> None:
+        given = self.constraints
+        every = self.facts.einsums
+        known = {
+            "units": (given.units, every),
+            "fuse": ([n for fused in given.fuse for n in fused], every),
+            "split": ([n for pair in given.split for n in pair], every),
+            "keep": (given.keep, self.facts.ranks),
+            "double": (given.double, self.facts.ranks),
+            "tiles": (given.tiles, (*self.cascade.rank_names, *(self.batch or ()))),
+            "exchange": (given.exchange or (), self.memories),
+            "pipelined": (given.pipelined, self.architecture.units),
+        }
+        levels = [(f"keep.{t}", level) for t, ls in given.keep.items() for level in ls]
+        units = [(f"units.{e}", unit) for e, us in given.units.items() for unit in us]
+        checks = [(where, name, names) for where, (used, names) in known.items() for name in used]
+        checks += [(where, level, self.memories) for where, level in levels]
+        checks += [(where, unit, self.architecture.units) for where, unit in units]
+        for where, name, names in checks:
+            if name not in names:
+                raise MappingError(f"constraints: {where}: unknown '{name}'{closest(name, names)}")
+        for number, fused in enumerate(given.fuse):
+            for x, y in given.split:
+                if {x, y} <= set(fused):
+                    raise MappingError(
+                        f"constraints: fuse[{number}] puts {x} and {y} into one group, split puts "
+                        "them into two"
+                    )

@@ -1,0 +1,226 @@
+"""A mapping that a search has chosen, and the design that it is.
+
+::
+
+    Plan  = sizes of open splits, Group, Group, ...      # one after the other
+    Group = loops, homes, Block, Block, ...              # Einsums fused under common loops
+    Block = loops, homes, Leaf, Leaf, ...                # those that share a loop behind a barrier
+    Leaf  = an Einsum on a unit: loops in time, loops in space
+
+Groups hand tensors on through the outermost memory. A place is a level and a depth: the number of
+loops (of the group, then of the block) above the home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .facts import Facts
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An Einsum on a unit: its loops in time, outer to inner, and its ranks in space."""
+
+    einsum: str
+    unit: str
+    order: tuple[str, ...]
+    spatial: tuple[tuple[str, str], ...]  # rank, dimension
+    pipelined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a tensor lives: from the outermost place to the one that feeds the units."""
+
+    tensor: str
+    places: tuple[tuple[str, int], ...]  # level, depth
+    double: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """The loops of a block of a group, with their tiles."""
+
+    block: int
+    loops: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Einsums under common loops; ``blocks`` are runs of them that share further loops."""
+
+    blocks: tuple[tuple[str, ...], ...]
+    loops: tuple[tuple[str, int], ...]
+    inner: tuple[Inner, ...]
+    homes: tuple[Home, ...]
+    leaves: tuple[Leaf, ...]
+    overlapped: bool
+
+    @property
+    def einsums(self) -> tuple[str, ...]:
+        """The Einsums, in order."""
+        return tuple(name for block in self.blocks for name in block)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Groups one after the other, and the sizes of the open splits."""
+
+    splits: tuple[tuple[str, int], ...]
+    groups: tuple[Group, ...]
+
+
+def offsets(einsums: tuple[str, ...], facts: Facts) -> dict[str, int]:
+    """Return the tile offsets of fused Einsums: each a tile behind those that it reads.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.mapper.facts import facts
+    >>> offsets(("QK", "GM", "SN"), facts(load("attention/3-pass")))
+    {'QK': 0, 'GM': 1, 'SN': 2}
+    """
+    found = dict.fromkeys(einsums, 0)
+    maker = {o.tensor: name for name in einsums for o in facts.einsums[name].outputs}
+    for place, name in enumerate(einsums):
+        for operand in facts.einsums[name].operands:
+            producer = maker.get(operand.tensor)
+            if producer is not None and producer in einsums[:place]:
+                found[name] = max(found[name], found[producer] + 1)
+    return found
+
+
+def waits(einsums: tuple[str, ...], facts: Facts) -> bool:
+    """Tell whether a value that an iterative rank carries would come too late for the overlap."""
+    at = offsets(einsums, facts)
+    return any(
+        at[edge.producer] - at[edge.consumer] > edge.generations
+        for edge in facts.edges
+        if edge.generations and edge.producer in at and edge.consumer in at
+    )
+
+
+def to_mapping(plan: Plan, facts: Facts, sizes: Sizes, lanes: Any, outermost: str) -> list[Any]:
+    """Return the lines of the loop tree, with every tile as a number.
+
+    Args:
+        plan: the mapping.
+        facts: those of its cascade.
+        sizes: the size of each rank.
+        lanes: unit -> dimension -> lanes.
+        outermost: the outermost memory.
+    """
+    handed = _handed_on(plan, facts)
+    lines: list[Any] = [f"keep {', '.join(handed)} at {outermost}"] if handed else []
+    nests = [_group_lines(group, facts, sizes, lanes) for group in plan.groups]
+    return [*lines, *(nests[0] if len(nests) == 1 else [{"branch": nests}])]
+
+
+def to_stages(plan: Plan, facts: Facts) -> list[dict[str, Any]]:
+    """Return the stages: a group each, its units side by side where it overlaps."""
+    stages: list[dict[str, Any]] = []
+    for number, group in enumerate(plan.groups):
+        units = {leaf.einsum: leaf.unit for leaf in group.leaves}
+        phases: list[dict[str, list[str]]] = []
+        if group.overlapped:
+            phase: dict[str, list[str]] = {}
+            for name in group.einsums:
+                phase.setdefault(units[name], []).append(name)
+            phases = [phase]
+        else:
+            phases = [{units[name]: [name]} for name in group.einsums]
+        stage: dict[str, Any] = {"name": f"group {number + 1}", "phases": phases}
+        if group.overlapped:
+            stage["offsets"] = offsets(group.einsums, facts)
+        stages.append(stage)
+    return stages
+
+
+def _handed_on(plan: Plan, facts: Facts) -> tuple[str, ...]:
+    """The tensors that one group makes and another reads, outputs apart."""
+    place = {name: n for n, group in enumerate(plan.groups) for name in group.einsums}
+    known = {facts.root(name) for name in (*facts.cascade.inputs, *facts.cascade.outputs)}
+    maker = {o.tensor: e.name for e in facts.einsums.values() for o in e.outputs}
+    found = {
+        operand.tensor: None
+        for einsum in facts.einsums.values()
+        for operand in einsum.operands
+        if operand.tensor in maker
+        and operand.tensor not in known
+        and place[maker[operand.tensor]] != place[einsum.name]
+    }
+    return tuple(found)
+
+
+def _group_lines(group: Group, facts: Facts, sizes: Sizes, lanes: Any) -> list[Any]:
+    depth = len(group.loops)
+    lines, tiles = _loop_lines(group.loops, group.homes, 0, depth, dict(sizes), None)
+    children: list[list[Any]] = []
+    for number, block in enumerate(group.blocks):
+        inner = next((i for i in group.inner if i.block == number), Inner(number, ()))
+        own = {
+            used.tensor
+            for name in block
+            for used in (*facts.einsums[name].operands, *facts.einsums[name].outputs)
+        }
+        above, below = _loop_lines(
+            inner.loops, group.homes, depth, depth + len(inner.loops), tiles, own
+        )
+        leaves = [_leaf_lines(leaf, below, lanes) for leaf in group.leaves if leaf.einsum in block]
+        children.append([*above, *(leaves[0] if len(leaves) == 1 else [{"pipeline": leaves}])])
+    return [*lines, *(children[0] if len(children) == 1 else [{"pipeline": children}])]
+
+
+def _loop_lines(
+    loops: tuple[tuple[str, int], ...],
+    homes: tuple[Home, ...],
+    first: int,
+    last: int,
+    tiles: dict[str, int],
+    own: set[str] | None,
+) -> tuple[list[Any], dict[str, int]]:
+    """Loops and the homes between them; a block (``own``) has only those beneath its loops."""
+    tiles = dict(tiles)
+
+    def keeps(depth: int) -> list[str]:
+        return [
+            f"keep {home.tensor} at {level}" + (" double" if home.double else "")
+            for home in homes
+            for level, at in home.places
+            if at == depth and (own is None or home.tensor in own)
+        ]
+
+    lines: list[Any] = keeps(first) if own is None else []
+    for depth, (rank, tile) in zip(range(first + 1, last + 1), loops, strict=True):
+        if tile < tiles[rank]:
+            lines.append(f"for {rank}" + (f" in {tile}" if tile > 1 else ""))
+            tiles[rank] = tile
+        lines += keeps(depth)
+    return lines, tiles
+
+
+def _leaf_lines(leaf: Leaf, tiles: Mapping[str, int], lanes: Any) -> list[str]:
+    lines: list[str] = []
+    width = {
+        rank: balanced(tiles[rank], int(lanes[leaf.unit][dimension]))
+        for rank, dimension in leaf.spatial
+    }
+    for rank in leaf.order:
+        tile = width.get(rank, 1)
+        if tile < tiles[rank]:
+            lines.append(f"for {rank}" + (f" in {tile}" if tile > 1 else ""))
+    lines += [f"parallel {r} over {dim}" for r, dim in leaf.spatial if width[r] > 1]
+    pipelined = " pipelined" if leaf.pipelined else ""
+    return [*lines, f"compute {leaf.einsum} on {leaf.unit}{pipelined}"]
+
+
+def balanced(extent: int, lanes: int) -> int:
+    """Return the lanes that each wave takes, when as few waves as can be share an extent evenly.
+
+    >>> balanced(300, 256), balanced(100, 256)
+    (150, 100)
+    """
+    return -(-extent // -(-extent // lanes))

@@ -1,0 +1,223 @@
+"""What the mapper minimises: latency, energy, their product, traffic, buffer, or a front of them.
+
+The columns are the terms of the evaluator's sums (`einfuse.simulator.latency`, ``costs``): the
+seconds of each unit and each memory, energy, bytes. ``mixed`` columns are weighted means of the
+units' seconds: none exceeds the longest unit, and their minima over the choices left open bound
+what no assignment to units can beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import prod
+
+import numpy as np
+
+from einfuse.einsum.errors import closest
+from einfuse.mapper.architecture import Architecture
+from einfuse.mapper.counts import Traffic, Work
+from einfuse.mapper.errors import MappingError
+from einfuse.mapper.formula import Values
+from einfuse.mapper.objective import Numbers
+
+from .accounting import Accounting, find_accounting
+from .point import find_cycles
+
+FIGURES = {
+    "latency": ("seconds",),
+    "energy": ("energy_pj",),
+    "edp": ("seconds", "energy_pj"),
+    "traffic": ("dram_bytes",),
+    "buffer": ("peak_bytes",),
+}
+_BANDWIDTHS = ("bandwidth_bytes_per_s", "read_bandwidth_bytes_per_s", "write_bandwidth_bytes_per_s")
+
+
+@dataclass(frozen=True, slots=True)
+class CostObjective:
+    """An objective over an architecture's prices; see `find_objective`.
+
+    ``figures`` are those that the front is kept over; ``product`` tells that their product is to
+    be minimised, not the front found.
+    """
+
+    name: str
+    figures: tuple[str, ...]
+    product: bool
+    accounting: Accounting
+    values: Mapping[str, Values | None]
+    memories: tuple[str, ...]
+    weights: Mapping[str, Mapping[str, float]]  # mixed column -> unit -> weight
+    channels: tuple[tuple[str, str], ...]  # memory and kind of bandwidth
+    columns: tuple[str, ...]
+
+    @property
+    def timed(self) -> str:
+        """The figure that is a time."""
+        return "seconds"
+
+    @property
+    def times(self) -> Mapping[str, str]:
+        """The column of each unit's seconds."""
+        return {c.removesuffix(".seconds"): c for c in self.columns if c.endswith(".seconds")}
+
+    @property
+    def mixes(self) -> Sequence[Mapping[str, float]]:
+        """Weighted means of the units' seconds."""
+        return tuple(self.weights.values())
+
+    def compute(self, work: Work, registers: Traffic) -> Mapping[str, Values]:
+        """The columns of an Einsum's steps on a unit."""
+        found: dict[str, Values] = {}
+        if "seconds" in self.figures:
+            seconds = find_cycles(work, self.values) / self.values["clock_hz"]
+            found[f"{work.unit}.seconds"] = seconds
+            found |= {mix: seconds * weight[work.unit] for mix, weight in self.weights.items()}
+        if "energy_pj" in self.figures:
+            files = work.active if self.accounting.all_register_files else 1
+            base = f"{work.unit}.registers"
+            found["energy_pj"] = (
+                self._priced(registers.reads * files, f"{base}.read_pj")
+                + self._priced(registers.writes * files, f"{base}.write_pj")
+                + sum(
+                    self._priced(done * work.active, f"{work.unit}.operations.{name}.energy_pj")
+                    for name, done in work.operations.items()
+                )
+            )
+        return found
+
+    def access(self, level: str, traffic: Traffic) -> Mapping[str, Values]:
+        """The columns of words read and written at a memory."""
+        word = self.values["word_bytes"]
+        reads, writes = traffic.reads * word, traffic.writes * word
+        found: dict[str, Values] = {}
+        moved = {_BANDWIDTHS[0]: reads + writes, _BANDWIDTHS[1]: reads, _BANDWIDTHS[2]: writes}
+        for memory, kind in self.channels:
+            if memory == level:
+                found[f"{memory}.{kind}"] = moved[kind] / self.values[f"{memory}.{kind}"]
+        if "energy_pj" in self.figures:
+            line = self.values[f"{level}.access_bytes"]
+            found["energy_pj"] = self._priced(reads / line, f"{level}.read_pj") + self._priced(
+                writes / line, f"{level}.write_pj"
+            )
+        if "dram_bytes" in self.figures and level == self.memories[0]:
+            found["dram_bytes"] = reads + writes
+        return found
+
+    def prices(self, level: str) -> bool:
+        """Tell whether traffic at a memory changes any column."""
+        return (
+            "energy_pj" in self.figures
+            or any(memory == level for memory, _ in self.channels)
+            or ("dram_bytes" in self.figures and level == self.memories[0])
+        )
+
+    def close(self, columns: Numbers, peak_words: Numbers, overlapped: Values) -> Numbers:
+        """The figures of a group: units side by side where they overlap, against the memories."""
+        row = dict(zip(self.columns, columns, strict=True))
+        found: list[Numbers] = []
+        for figure in self.figures:
+            if figure == "seconds":
+                busy = [value for name, value in row.items() if name.endswith(".seconds")]
+                others = [
+                    value
+                    for name, value in row.items()
+                    if not name.endswith(".seconds") and name not in ("energy_pj", "dram_bytes")
+                ]
+                side_by_side = reduce(np.maximum, busy)
+                one_by_one = reduce(np.add, busy)
+                units = np.where(overlapped, side_by_side, one_by_one)
+                found.append(reduce(np.maximum, [units, *others]))
+            elif figure == "peak_bytes":
+                found.append(peak_words * self.values["word_bytes"])
+            else:
+                found.append(row[figure])
+        return np.stack(np.broadcast_arrays(*found))
+
+    def join(self, first: Numbers, second: Numbers) -> Numbers:
+        """Times, energies and bytes add; of two peaks the larger one counts."""
+        rows = [
+            np.maximum(a, b) if figure == "peak_bytes" else a + b
+            for figure, a, b in zip(self.figures, first, second, strict=True)
+        ]
+        return np.stack(np.broadcast_arrays(*rows))
+
+    def score(self, figures: Numbers) -> Numbers | None:
+        """The single figure, or the product of both; None for a front."""
+        if self.product:
+            return np.asarray(figures[0] * figures[1])
+        return np.asarray(figures[0]) if len(self.figures) == 1 else None
+
+    def _priced(self, count: Values, path: str) -> Values:
+        price = self.values[path]
+        if price is None:
+            return np.where(np.asarray(count) == 0, 0.0, np.inf)
+        return count * price
+
+
+def find_objective(
+    names: str | Sequence[str], architecture: Architecture, *, accounting: str = "physical"
+) -> CostObjective:
+    """Return an objective by its name; of several names, the front over all their figures.
+
+    Args:
+        names: of latency, energy, edp, traffic, buffer; one, several, or joined by commas.
+            ``buffer`` is the peak of the outermost memory on chip.
+        architecture: whose prices hold.
+        accounting: see `einfuse.simulator.accounting`.
+
+    Raises:
+        MappingError: there is no such objective, or what it needs is unknown.
+
+    >>> from einfuse.mapper.architecture import load_architecture
+    >>> find_objective("latency,energy", load_architecture("fusemax")).figures
+    ('seconds', 'energy_pj')
+    """
+    wanted = [n.strip() for n in (names.split(",") if isinstance(names, str) else names)]
+    for name in wanted:
+        if name not in FIGURES:
+            raise MappingError(f"no objective '{name}'{closest(name, FIGURES)}")
+    figures = tuple(dict.fromkeys(f for name in wanted for f in FIGURES[name]))
+    values = architecture.values()
+    for level in architecture.memories:
+        if "energy_pj" in figures and values[f"{level}.read_pj"] is None:
+            raise MappingError(
+                f"{architecture.name}: the energy of {level} is unknown, so no mapping has one; "
+                f"set {level}.read_pj and {level}.write_pj, or choose another objective"
+            )
+    units = architecture.units
+    lanes = {
+        unit: prod(float(values[f"{unit}.{d}"] or 0) for d in architecture.dimensions(unit))
+        for unit in units
+    }
+    total = sum(lanes.values())
+    timed = "seconds" in figures
+    weights = {
+        "mixed.lanes": {unit: lanes[unit] / total for unit in units},
+        "mixed.units": {unit: 1 / len(units) for unit in units},
+    }
+    channels = tuple(
+        (level, kind)
+        for level in architecture.memories
+        for kind in _BANDWIDTHS
+        if timed and values[f"{level}.{kind}"] is not None
+    )
+    columns = (
+        *((f"{unit}.seconds" for unit in units) if timed else ()),
+        *(weights if timed else ()),
+        *(f"{level}.{kind}" for level, kind in channels),
+        *(f for f in ("energy_pj", "dram_bytes") if f in figures),
+    )
+    return CostObjective(
+        ",".join(wanted),
+        figures,
+        wanted == ["edp"],
+        find_accounting(accounting),
+        values,
+        architecture.memories,
+        weights if timed else {},
+        channels,
+        columns,
+    )

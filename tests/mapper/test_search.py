@@ -1,0 +1,298 @@
+"""The search against an enumeration that knows neither of its bounds nor of its columns.
+
+The enumeration writes every mapping of a small space as a design and evaluates it: its loops may
+stand in every order, homes at every depth, ranks on every dimension. What it finds best, the search
+has to find, to the last digit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from einfuse.einsum.parser import parse
+from einfuse.mapper.architecture import Architecture, parse_architecture
+from einfuse.mapper.constraints import Constraints
+from einfuse.mapper.design import Design
+from einfuse.mapper.errors import MappingError
+from einfuse.mapper.export import to_design
+from einfuse.mapper.mapping import parse_nest
+from einfuse.mapper.pipeline import StageFile, parse_stage
+from einfuse.mapper.search import SearchResult, find_best
+from einfuse.mapper.space import MapSpace
+from einfuse.simulator.evaluation import Evaluation
+from einfuse.simulator.model import evaluate
+from einfuse.simulator.objectives import find_objective
+
+CASCADES = {
+    "copy": "rank P\ninput A[P]\noutput Y\nY[p] = A[p] + A[p]",
+    "sum": "rank P, K\ninput A[P,K]\noutput Y\nY[p] = A[p,k]",
+    "vector": "rank P, K\ninput A[P,K], X[K]\noutput Y\nY[p] = A[p,k] * X[k]",
+    "outer": "rank P, K\ninput A[P], X[K]\noutput Y\nY[p,k] = A[p] * X[k]",
+    "pair": "rank P\ninput A[P]\noutput Y\nT[p] = A[p] + A[p]\nY[p] = T[p] * T[p]",
+    "barrier": "rank P\ninput A[P]\noutput Y\nS[] = A[p] :: +(p)\nY[p] = A[p] * S[]",
+    "running": (
+        "rank P, M\niter m over M\ninput A[M]\noutput Y\ninit:\nR[0] = 0\nloop:\n"
+        "R[m+1] = R[m] + A[m]\nfinal:\nY[] = R[M] + R[M]"
+    ).replace("rank P, M", "rank M"),
+}
+
+
+def make_architecture(
+    lanes: int, buffer_bytes: float, bandwidth: float, second: bool = False, pj: float = 4.0
+) -> Architecture:
+    operations = {
+        op: {"energy_pj": 1 + n} for n, op in enumerate(("add", "mac", "multiply", "max"))
+    }
+    registers = {"depth": 1, "read_pj": 0.5, "write_pj": 0.25}
+    units: dict[str, Any] = {
+        "vector": {"lanes": lanes, "operations": operations, "registers": registers}
+    }
+    if second:
+        units["scalar"] = {
+            "lanes": 1,
+            "operations": {op: {"energy_pj": 0.5} for op in operations},
+            "registers": registers,
+        }
+    return parse_architecture(
+        {
+            "schema": 1,
+            "name": "small",
+            "clock_hz": 1.0,
+            "memories": {
+                "dram": {
+                    "access_bytes": 2,
+                    "read_pj": 64.0,
+                    "write_pj": 80.0,
+                    "bandwidth_bytes_per_s": bandwidth,
+                },
+                "buffer": {
+                    "bytes": buffer_bytes,
+                    "access_bytes": 2,
+                    "read_pj": pj,
+                    "write_pj": pj + 1,
+                },
+            },
+            "units": units,
+        },
+        "small",
+    )
+
+
+FIGURES = {
+    "latency": lambda e: e.seconds,
+    "energy": lambda e: e.energy_pj,
+    "traffic": lambda e: e.dram_bytes,
+    "edp": lambda e: e.seconds * e.energy_pj,
+    "buffer": lambda e: e.peak_bytes.get("buffer", 0.0),
+}
+
+
+def search(space: MapSpace, objective: str) -> SearchResult:
+    return find_best(space, find_objective(objective, space.architecture))
+
+
+def evaluated(space: MapSpace, result: SearchResult) -> Evaluation:
+    return evaluate(to_design(space, result.best.plan), dict(space.shape))
+
+
+# The enumeration.
+
+
+def runs(names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    for cuts in itertools.product((False, True), repeat=len(names) - 1):
+        out: list[list[str]] = [[names[0]]]
+        for name, cut in zip(names[1:], cuts, strict=True):
+            out.append([name]) if cut else out[-1].append(name)
+        yield tuple(map(tuple, out))
+
+
+def factor(size: int) -> list[int]:
+    return [t for t in range(1, size + 1) if size % t == 0]
+
+
+def leaves(space: MapSpace, name: str, left: dict[str, int]) -> Iterator[list[str]]:
+    ranks = [r for r in sorted(space.facts.einsums[name].ranks) if left[r] > 1]
+    for unit in space.units_of[name]:
+        lanes = int(space.lanes[unit]["lanes"])
+        for spatial in (None, *ranks):
+            wide = 1
+            if spatial is not None:
+                waves = math.ceil(left[spatial] / lanes)
+                wide = math.ceil(left[spatial] / waves)
+            for order in itertools.permutations(ranks):
+                lines = []
+                for rank in order:
+                    tile = wide if rank == spatial else 1
+                    if tile < left[rank]:
+                        lines.append(f"for {rank} in {tile}")
+                if spatial is not None and wide > 1:
+                    lines.append(f"parallel {spatial} over lanes")
+                yield [*lines, f"compute {name} on {unit}"]
+
+
+def nests(space: MapSpace, sizes: dict[str, int], group: tuple[str, ...]) -> Iterator[list[Any]]:
+    """Every loop order over the ranks that a group may share, every depth of every home."""
+    every = space.facts.einsums
+    iterative = space.facts.iterative
+    if space.legality.torn(group):
+        return
+    common = [r for r in sizes if space.legality.may_share(r, group)]
+    needs = [r for r, members in space.legality.recurrences if members & set(group)]
+    if any(r not in common for r in needs):
+        return
+    roles = space.roles(group)
+    for order in itertools.permutations(common):
+        choices = [[1] if r in needs else factor(sizes[r]) for r in order]
+        for tiles in itertools.product(*choices):
+            left = dict(sizes) | dict(zip(order, tiles, strict=True))
+            options: list[list[tuple[str, int] | None]] = []
+            for tensor in roles.touched_by:
+                depths = range(len(order) + 1)
+                if tensor in space.facts.carried:
+                    first = min((n for n, r in enumerate(order) if r in iterative), default=99)
+                    depths = [d for d in depths if d <= first]  # type: ignore[assignment]
+                places: list[tuple[str, int] | None] = [(tensor, d) for d in depths]
+                inside = tensor in (*roles.inside, *roles.through)
+                options.append(places if inside else [None, *places])
+            for homes in itertools.product(*options):
+                keeps = [h for h in homes if h is not None]
+                lines: list[Any] = []
+                for depth in range(len(order) + 1):
+                    if depth:
+                        rank = order[depth - 1]
+                        if left[rank] < sizes[rank]:
+                            lines.append(f"for {rank} in {left[rank]}")
+                    lines += [f"keep {t} at buffer" for t, d in keeps if d == depth]
+                for chosen in itertools.product(*(leaves(space, n, left) for n in group)):
+                    tail = chosen[0] if len(group) == 1 else [{"pipeline": list(chosen)}]
+                    yield [*lines, *tail]
+    del every
+
+
+def units_in(nest: list[Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in nest:
+        if isinstance(line, dict):
+            for child in next(iter(line.values())):
+                found |= units_in(child)
+        elif line.startswith("compute"):
+            _, name, _, unit = line.split()
+            found[name] = unit
+    return found
+
+
+def enumerate_space(space: MapSpace) -> Iterator[Evaluation]:
+    """Evaluate every mapping; what does not fit is left out."""
+    (sizes,) = space.splits()
+    for groups in runs(space.einsums):
+        for chosen in itertools.product(*(list(nests(space, sizes, g)) for g in groups)):
+            design = build(space, groups, list(chosen))
+            try:
+                yield evaluate(design, dict(space.shape))
+            except MappingError as error:
+                assert "do not fit" in str(error), error
+
+
+def build(space: MapSpace, groups: tuple[tuple[str, ...], ...], nested: list[list[Any]]) -> Design:
+    place = {n: i for i, g in enumerate(groups) for n in g}
+    known = {*space.cascade.inputs, *space.cascade.outputs}
+    handed = [
+        o.tensor
+        for n, e in space.facts.einsums.items()
+        for o in e.outputs
+        if o.tensor not in known
+        and any(
+            place[m] != place[n] and o.tensor in [x.tensor for x in f.operands]
+            for m, f in space.facts.einsums.items()
+        )
+    ]
+    lines = [f"keep {t} at dram" for t in handed]
+    lines += nested[0] if len(nested) == 1 else [{"branch": nested}]
+    stages = []
+    for group, nest in zip(groups, nested, strict=True):
+        units = units_in(nest)
+        tiles = 1
+        for line in nest:
+            if not isinstance(line, str) or not line.startswith(("for", "keep")):
+                break
+            if line.startswith("for") and len(group) > 1:
+                _, rank, _, tile = line.split()
+                tiles *= int(space.shape[rank]) // int(tile)
+        if len(group) > 1 and tiles > len(group) - 1:  # a chain: each reads the one before
+            phase: dict[str, list[str]] = {}
+            for name in group:
+                phase.setdefault(units[name], []).append(name)
+            offsets = {name: n for n, name in enumerate(group)}
+            stages.append({"phases": [phase], "offsets": offsets})
+        else:
+            stages.append({"phases": [{units[name]: [name]} for name in group]})
+    return Design(
+        "enumerated",
+        space.cascade,
+        space.architecture,
+        parse_nest(lines),
+        tuple(parse_stage(StageFile.model_validate(s), "stage") for s in stages),
+        space.batch or (),
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[MapSpace, str]:
+    name = draw(st.sampled_from(sorted(CASCADES)))
+    cascade = parse(CASCADES[name], name)
+    sizes = {r: draw(st.sampled_from((1, 2, 3, 4))) for r in cascade.rank_names}
+    if len(cascade.rank_names) > 1:
+        sizes = {r: min(size, 3) for r, size in sizes.items()}
+    architecture = make_architecture(
+        draw(st.sampled_from((1, 2, 3, 4))),
+        draw(st.sampled_from((4, 8, 12, 16, 1024))),
+        draw(st.sampled_from((0.5, 2.0, 100.0))),
+        draw(st.booleans()) and name in ("copy", "pair", "sum"),
+        draw(st.sampled_from((0.5, 4.0, 100.0))),
+    )
+    objective = draw(st.sampled_from(sorted(FIGURES)))
+    space = MapSpace(cascade, architecture, sizes, Constraints(tile_choices="divisors"))
+    return space, objective
+
+
+def check(space: MapSpace, objective: str) -> None:
+    figure = FIGURES[objective]
+    truth = [figure(e) for e in enumerate_space(space)]
+    try:
+        result = search(space, objective)
+    except MappingError:
+        assert not truth
+        return
+    found = evaluated(space, result)
+    assert result.optimal
+    assert figure(found) == pytest.approx(min(truth), rel=1e-12)
+    reported = math.prod(result.best.figures) if objective == "edp" else result.best.figures[0]
+    assert reported == pytest.approx(figure(found), rel=1e-12)
+
+
+SLOW_OK = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+
+
+@settings(max_examples=15, derandomize=True, **SLOW_OK)
+@given(cases())
+def test_the_optimum_is_that_of_an_enumeration(case: tuple[MapSpace, str]) -> None:
+    check(*case)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, **SLOW_OK)
+@given(cases())
+def test_the_optimum_is_that_of_an_enumeration_on_hundreds_of_cases(
+    case: tuple[MapSpace, str],
+) -> None:
+    check(*case)
