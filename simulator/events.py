@@ -42,17 +42,29 @@ class Events:
     ends: NDArray[np.float64] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Which epochs' times to keep: every so many of the first ``epochs`` (None: of all)."""
+
+    every: int = 1
+    epochs: int | None = None
+
+    def rows(self, epochs: int) -> int:
+        """How many of a run's epochs are kept."""
+        return -(-min(epochs, self.epochs or epochs) // self.every)
+
+
 def simulate_program(
-    program: Program, *, skip: bool = True, record_every: int | None = None
+    program: Program, *, skip: bool = True, recording: Recording | None = None
 ) -> Events:
     """Run a program.
 
     Args:
         program: the tasks.
         skip: add up periods that repeat instead of stepping through them.
-        record_every: keep the times of every so many epochs (which steps through all).
+        recording: the epochs whose times to keep; of those that were skipped there are none.
     """
-    machine = _Machine(program, record_every)
+    machine = _Machine(program, recording)
     whole = program.tiles * program.interval
     machine.advance(0, whole, [p * program.interval for p in program.periods], skip)
     machine.step(whole, program.epochs)
@@ -60,7 +72,7 @@ def simulate_program(
 
 
 class _Machine:
-    def __init__(self, program: Program, record_every: int | None) -> None:
+    def __init__(self, program: Program, recording: Recording | None) -> None:
         self.program = program
         self.tables = tuple(program.arrays().values())
         units, ports, tasks = len(program.units), len(program.ports), len(program.tasks)
@@ -73,11 +85,13 @@ class _Machine:
         self.stalls = np.zeros((units, len(CAUSES)))
         self.count = np.zeros(1, dtype=np.int64)
         self.skipped = 0
-        self.every = record_every or 0
-        rows = -(-program.epochs // record_every) if record_every else 0
+        self.every = recording.every if recording else 0
+        rows = recording.rows(program.epochs) if recording else 0
         self.record = np.full((2, rows, tasks), np.nan)
         kept = [n for n, task in enumerate(program.tasks) if task.unit != EVERY_UNIT]
         self.kept = np.array(kept, dtype=np.int64)
+        self.offsets = np.array([program.tasks[n].offset for n in kept], dtype=np.int64)
+        self.whens = np.array([program.tasks[n].when for n in kept], dtype=np.int64)
         self.periods = np.array([program.tasks[n].period for n in kept], dtype=np.int64)
         depths = np.array([program.depths[n] for n in kept], dtype=np.int64)
         self.forgotten = (np.arange(self.ring) < self.ring - depths[:, None]).ravel()
@@ -109,6 +123,10 @@ class _Machine:
         chunk = period
         if not inner:
             chunk = period * -(-_CHUNK // period)
+        long_enough = last - first >= lingering + 4 * chunk
+        if not inner and not long_enough:
+            self.step(first, last)
+            return
         where, seen = first, None
         while where + chunk <= last:
             if inner:
@@ -116,6 +134,8 @@ class _Machine:
             else:
                 self.step(where, where + chunk)
             where += chunk
+            if not long_enough:
+                continue
             now = (self.state(where), int(self.count[0]) + self.skipped, self.stalls.copy())
             repeats = (last - where) // chunk - 1  # in the last one, a longer period ends
             if seen is not None and repeats > 0 and where - 2 * chunk >= first + lingering:
@@ -134,7 +154,8 @@ class _Machine:
 
     def places(self, epoch: int) -> NDArray[np.int64]:
         """Where the rings of the kept tasks hold their last ones, by age."""
-        newest = epoch // self.program.interval // self.periods
+        tiles = -(-(epoch - self.offsets) // self.program.interval)  # that each is through
+        newest = (tiles + self.periods - 1 - self.whens) // self.periods
         result: NDArray[np.int64] = (newest[:, None] + np.arange(self.ring)) % self.ring
         return result
 
@@ -341,7 +362,7 @@ def _advance(
             if mine == -3:
                 continue
             count[0] += 1
-            if every > 0 and epoch % every == 0:
+            if every > 0 and epoch % every == 0 and epoch // every < record.shape[1]:
                 record[0, epoch // every, task] = start
                 record[1, epoch // every, task] = end
             if mine >= 0:

@@ -101,7 +101,10 @@ class Program:
         for edge in self.edges:
             tasks = edge.tiles // self.tasks[edge.producer].period
             back[edge.producer] = max(back[edge.producer], tasks)
-        return tuple(tasks + ahead + 2 for tasks in back)
+        return tuple(
+            tasks + -(-ahead // task.period) + 2
+            for tasks, task in zip(back, self.tasks, strict=True)
+        )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The tables that the simulation's loop reads."""

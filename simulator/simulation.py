@@ -17,7 +17,7 @@ from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.schedule import Schedule, find_schedules
 
 from .evaluation import Evaluation
-from .events import Events, simulate_program
+from .events import Events, Recording, simulate_program
 from .latency import iterations_of, memory_seconds, stages_of
 from .model import evaluate
 from .overheads import NONE, Overheads
@@ -64,6 +64,29 @@ class Simulation:
     analytic: Evaluation
     clock_hz: float
     runs: tuple[Run, ...]
+    recording: Recording | None
+
+    def __str__(self) -> str:
+        """A small table with units."""
+        more = self.cycles / float(self.analytic.cycles) - 1
+        lines = [
+            f"{self.design}, overheads: {', '.join(self.overheads.names) or 'none'}",
+            f"  cycles    {self.cycles:.6g} ({100 * more:+.2f} % of the analytic model's "
+            f"{float(self.analytic.cycles):.6g})",
+            f"  time      {self.seconds:.6g} s",
+            f"  tasks     {self.tasks}, {self.simulated} of them stepped through",
+        ]
+        for unit, causes in self.stalls.items():
+            shares = ", ".join(
+                f"{cause} {100 * cycles / self.cycles:.2f} %"
+                for cause, cycles in causes.items()
+                if cycles > 0
+            )
+            lines.append(
+                f"  {unit}: busy {100 * self.busy_cycles[unit] / self.cycles:.2f} % of the time; "
+                f"waits for {shares or 'nothing'}"
+            )
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for ``json.dumps``."""
@@ -141,6 +164,24 @@ def _named(design: Design, error: EinfuseError) -> EinfuseError:
     return MappingError(f"{design.name}: {error}")
 
 
+RECORDED_TASKS = 500_000
+"""The most tasks whose times are kept."""
+
+
+def _check_size(design: Design, prepared: Prepared, recording: Recording) -> None:
+    tasks = sum(
+        recording.rows(schedule.epochs) * len(schedule.slots)
+        for own in prepared.schedules
+        for schedule in own
+    )
+    if tasks > RECORDED_TASKS:
+        enough = -(-tasks // RECORDED_TASKS) * recording.every
+        raise MappingError(
+            f"{design.name}: the record would hold {tasks} tasks, more than {RECORDED_TASKS}: "
+            f"keep every {enough}th epoch (--sample {enough}), or a smaller shape"
+        )
+
+
 def simulate(
     design: Design,
     shape: Mapping[str, int],
@@ -149,7 +190,7 @@ def simulate(
     set: Mapping[str, Any] | None = None,
     repair: bool = True,
     skip: bool = True,
-    record_every: int | None = None,
+    recording: Recording | None = None,
 ) -> Simulation:
     """Run a design at a shape, tile by tile, in time.
 
@@ -161,7 +202,8 @@ def simulate(
         repair: where an offset breaks a dependency, wait as the analytic model does; else such a
             schedule is a deadlock.
         skip: add up periods that repeat instead of stepping through them.
-        record_every: keep the times of every so many epochs.
+        recording: the epochs whose times to keep, for a trace or a plot; of those that were
+            skipped there are none.
 
     Raises:
         DeadlockError: the tasks that wait for each other.
@@ -178,6 +220,8 @@ def simulate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the caller hears what the simulation has to say
         analytic = evaluate(replace(design, composition="pipelined"), shape, set=set)
+    if recording is not None:
+        _check_size(design, prepared, recording)
     clock = float(point.number("clock_hz"))
     units = tuple(point.architecture.units)
     stalls = {unit: dict.fromkeys(CAUSES, 0.0) for unit in units}
@@ -189,7 +233,7 @@ def simulate(
         compute = 0.0
         for schedule in schedules:
             program = make_program(schedule, point, prepared.chains, overheads)
-            events = simulate_program(program, skip=skip, record_every=record_every)
+            events = simulate_program(program, skip=skip, recording=recording)
             runs.append(Run(program, events, start + compute))
             compute += events.cycles
             for number, unit in enumerate(units):
@@ -234,4 +278,5 @@ def simulate(
         analytic=analytic,
         clock_hz=clock,
         runs=tuple(runs),
+        recording=recording,
     )

@@ -15,6 +15,7 @@ MODULES: tuple[str, ...] = (
     "measure",
     "passes",
     "run",
+    "simulate",
 )
 
 

@@ -67,6 +67,21 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
     return settings
 
 
+def parse_numbers(texts: Sequence[str]) -> dict[str, float]:
+    """Return the settings of ``--set``, values as numbers.
+
+    >>> parse_numbers(["array_1d.lanes=512"])
+    {'array_1d.lanes': 512.0}
+    """
+    numbers: dict[str, float] = {}
+    for path, text in parse_settings(texts).items():
+        try:
+            numbers[path] = float(text)
+        except ValueError:
+            raise EinfuseError(f"--set: {path} needs a number, found '{text}'") from None
+    return numbers
+
+
 def print_json(value: object) -> None:
     """Print strict JSON (no NaN, no infinity) on standard output."""
     print(json.dumps(value, indent=2, allow_nan=False))

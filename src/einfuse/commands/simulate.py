@@ -1,0 +1,78 @@
+"""The command ``simulate``: a design in time, tile by tile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from einfuse.einsum.errors import EinfuseError
+
+from .arguments import parse_numbers, parse_shape, print_json
+
+
+def simulate(
+    design: Annotated[str, typer.Option(help="A shipped design, or a YAML file.")],
+    shape: Annotated[str, typer.Option(help="Rank sizes, such as B=1,H=1,M=4K,P=4K,E=64,F=64.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An architecture parameter by its path: array_1d.lanes=512."),
+    ] = None,
+    overhead: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Charge it too: dependencies, drain, fill, skew, bandwidth, buffering, "
+            "decoupled; or all."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A broken dependency is a deadlock, not a wait.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a Chrome trace, which Perfetto opens.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Trace every so many epochs.")] = 1,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the waterfall of the first epochs.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Run a design in time, tile by tile: cycles, stalls by cause, beside the analytic model."""
+    from einfuse.mapper.design import load_design
+    from einfuse.simulator.events import Recording
+    from einfuse.simulator.overheads import find_overheads
+    from einfuse.simulator.simulation import simulate as run
+    from einfuse.simulator.waterfall import EPOCHS, draw_waterfall
+
+    found = load_design(design)
+    sizes, numbers = parse_shape(shape), parse_numbers(settings or [])
+    charged = find_overheads(overhead or [])
+    if plot is not None:
+        drawn = run(
+            found, sizes, overheads=charged, set=numbers, repair=not strict,
+            recording=Recording(1, EPOCHS),
+        )  # fmt: skip
+        draw_waterfall(drawn, plot)
+    result = run(
+        found, sizes, overheads=charged, set=numbers, repair=not strict, skip=trace is None,
+        recording=None if trace is None else Recording(sample),
+    )  # fmt: skip
+    if trace is not None:
+        import json as encoder
+
+        from einfuse.simulator.trace import render_trace
+
+        try:
+            trace.write_text(encoder.dumps(render_trace(result)), encoding="utf-8")
+        except OSError as error:
+            raise EinfuseError(f"{trace}: cannot write the trace: {error.strerror}") from None
+    if json:
+        print_json(result.to_json())
+    else:
+        print(result)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(simulate)

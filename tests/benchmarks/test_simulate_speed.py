@@ -1,0 +1,61 @@
+"""How fast the simulation is: run with ``make benchmark``."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from einfuse.mapper.design import load_design
+from einfuse.simulator.events import Events, simulate_program
+from einfuse.simulator.overheads import find_overheads
+from einfuse.simulator.program import make_program
+from einfuse.simulator.simulation import prepare, simulate
+
+pytestmark = pytest.mark.slow
+HEAD = {"B": 1, "H": 1, "E": 64, "F": 64}
+
+
+@pytest.mark.parametrize("overheads", [(), ("all",)])
+def test_five_million_tasks_a_second(
+    benchmark: BenchmarkFixture, overheads: tuple[str, ...]
+) -> None:
+    prepared = prepare(load_design("fusemax"), {**HEAD, "M": 65536, "P": 131072})
+    schedule = prepared.schedules[0][0]
+    charged = find_overheads(overheads)
+    program = make_program(schedule, prepared.point, prepared.chains, charged)
+    simulate_program(program, skip=False)
+
+    def stepped() -> Events:
+        return simulate_program(program, skip=False)
+
+    start = time.perf_counter()
+    events = benchmark.pedantic(stepped, rounds=3, warmup_rounds=1)
+    seconds = (time.perf_counter() - start) / 4
+    assert events.tasks / seconds > 5e6
+
+
+def test_a_head_of_16k_tokens_takes_under_two_seconds(benchmark: BenchmarkFixture) -> None:
+    shape = {**HEAD, "M": 16384, "P": 16384}
+    start = time.perf_counter()
+    benchmark.pedantic(
+        simulate, (load_design("fusemax"), shape), {"skip": False}, rounds=1, warmup_rounds=1
+    )
+    assert time.perf_counter() - start < 4
+
+
+def test_a_million_tokens_take_no_longer_than_64k_stepped_through(
+    benchmark: BenchmarkFixture,
+) -> None:
+    design, charged = load_design("fusemax"), find_overheads(["all"])
+
+    def seconds(length: int, *, skip: bool) -> float:
+        start = time.perf_counter()
+        simulate(design, {**HEAD, "M": length, "P": length}, overheads=charged, skip=skip)
+        return time.perf_counter() - start
+
+    seconds(65536, skip=False)
+    short = min(seconds(65536, skip=False) for _ in range(3))
+    long = benchmark.pedantic(lambda: seconds(2**20, skip=True), rounds=3, warmup_rounds=1)
+    assert long < short
