@@ -144,8 +144,8 @@ def test_architecture_by_hand() -> None:
     assert steady_epoch("fusemax-architecture", Overheads(drain=True)) == pytest.approx(458 + 192)
 
 
-def test_a_buffer_of_half_the_bandwidth_that_scores_need_takes_their_time_twice() -> None:
-    # QK reads 512 words a cycle at 940 MHz; a phase is over when the port has served it
+def test_a_buffer_too_slow_for_the_scores_makes_the_array_wait_for_its_port() -> None:
+    # QK reads 512 words a cycle at 940 MHz; the buffer gives an eighth of that
     need = 512 * 2 * 940e6
     design, shape = load_design("fusemax"), {**SHAPE, "M": 8192}
     full = simulate(design, shape, overheads=Overheads(bandwidth=True))
