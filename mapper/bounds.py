@@ -16,7 +16,6 @@ import numpy as np
 from .choices import Alternative, Choice, Interrupted
 from .counts import Traffic, Work
 from .objective import Numbers
-from .structure import Leaf
 from .tree import Pieces
 
 _NODES = 4096  # assignments looked at, in part or whole, before the bound does without
@@ -32,29 +31,37 @@ def bound_group(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, in
     rows = len(objective.columns)
     figures = objective.close(least[:rows], np.zeros(1), overlapped)[:, 0]
     if overlapped and objective.times:
-        floor = assignment_floor(pieces, choices)[0]
+        busy = [
+            {
+                str(way.label): way.columns[pieces.rows[objective.times[str(way.label)]]]
+                for way in choice.alternatives
+            }
+            for choice in choices
+        ]
+        floor = assignment_floor(pieces, busy)[0]
         place = objective.figures.index(objective.timed)
         figures[place] = max(figures[place], floor)
     return np.asarray(figures)
 
 
-def assignment_floor(pieces: Pieces, choices: Sequence[Choice]) -> Numbers:
-    """Return the least time of the longest unit, whatever the Einsums' choices of leaves."""
-    objective = pieces.objective
-    units = sorted(objective.times)
-    rows = {unit: pieces.rows[objective.times[unit]] for unit in units}
-    busy: list[dict[str, Numbers]] = []
-    for choice in choices:
-        task: dict[str, Numbers] = {}
-        for way in choice.alternatives:
-            unit = way.label.unit if isinstance(way.label, Leaf) else str(way.label)
-            time = way.columns[rows[unit]]
-            task[unit] = np.minimum(task.get(unit, time), time)
-        busy.append(task)
-    weights = np.array([[mix[unit] for unit in units] for mix in objective.mixes])
-    used = sorted({unit for task in busy for unit in task})
-    kept = weights[:, [units.index(unit) for unit in used]]
-    return least_longest(busy, kept)
+def assignment_floor(pieces: Pieces, busy: Sequence[Mapping[str, Numbers]]) -> Numbers:
+    """Return the least time of the longest unit at every point, whichever Einsum runs where.
+
+    Args:
+        pieces: of the space and the objective.
+        busy: for each Einsum, unit -> least time at every point.
+    """
+    units = sorted({unit for task in busy for unit in task})
+    weights = np.array([[mix[unit] for unit in units] for mix in pieces.objective.mixes])
+    key = (
+        "longest",
+        frozenset(
+            (number, unit, time.tobytes())
+            for number, task in enumerate(busy)
+            for unit, time in task.items()
+        ),
+    )
+    return pieces.keep(key, lambda: least_longest(busy, weights))
 
 
 def least_longest(busy: Sequence[Mapping[str, Numbers]], weights: Numbers) -> Numbers:

@@ -37,9 +37,10 @@ class Alternative:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A decision between alternatives."""
+    """A decision between alternatives; the ``late`` ones wait until no other is open."""
 
     alternatives: tuple[Alternative, ...]
+    late: bool = False
 
     @cached_property
     def bound(self) -> Numbers:
@@ -54,6 +55,15 @@ class Tally:
     candidates: int = 0
     infeasible: Counter[str] = field(default_factory=Counter)
     overflow: dict[str, float] = field(default_factory=dict)  # level -> least words too many
+
+    def check(self, level: str, taken: Numbers, words: float) -> Numbers:
+        """Tell where what is taken at a level fits, and count where it does not."""
+        beyond = taken > words * (1 + 1e-12)
+        if beyond.any():
+            self.infeasible[f"capacity of {level}"] += int(beyond.sum())
+            least = float((taken - words)[beyond].min())
+            self.overflow[level] = min(self.overflow.get(level, np.inf), least)
+        return np.asarray(~beyond)
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -88,25 +98,53 @@ def solve(
         describe: the payload of a point's index and the labels chosen.
     """
     alive = np.arange(base.shape[1])
-    _Walk(rules, front, tally, describe).descend(_chain(choices), base, alive, ())
+    _Walk(rules, front, tally, describe).descend(_Open.of(choices), base, alive, ())
 
 
 @dataclass(frozen=True, eq=False)
-class _Open:
-    """The choices still open: the next one, the others, and the bound of all of them."""
+class _Chain:
+    """Open choices, the next one first, and the bound of all of them."""
 
     choice: Choice
-    rest: _Open | None
+    rest: _Chain | None
 
     @cached_property
     def bound(self) -> Numbers:
         return self.choice.bound if self.rest is None else self.choice.bound + self.rest.bound
 
 
-def _chain(choices: Sequence[Choice], rest: _Open | None = None) -> _Open | None:
-    for choice in reversed(choices):
-        rest = _Open(choice, rest)
-    return rest
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The choices still open: those that cannot wait, and the late ones."""
+
+    soon: _Chain | None = None
+    late: _Chain | None = None
+
+    @classmethod
+    def of(cls, choices: Sequence[Choice]) -> _Open:
+        return cls().more(choices)
+
+    def more(self, choices: Sequence[Choice]) -> _Open:
+        soon, late = self.soon, self.late
+        for choice in reversed(choices):
+            if choice.late:
+                late = _Chain(choice, late)
+            else:
+                soon = _Chain(choice, soon)
+        return _Open(soon, late)
+
+    def next(self) -> tuple[Choice, _Open] | None:
+        if self.soon is not None:
+            return self.soon.choice, _Open(self.soon.rest, self.late)
+        if self.late is not None:
+            return self.late.choice, _Open(None, self.late.rest)
+        return None
+
+    def plus_bound(self, sums: Numbers, alive: Numbers) -> Numbers:
+        for chain in (self.soon, self.late):
+            if chain is not None:
+                sums = sums + chain.bound[:, alive]
+        return sums
 
 
 class _Walk:
@@ -120,19 +158,19 @@ class _Walk:
         self.rules, self.front, self.tally, self.describe = rules, front, tally, describe
 
     def descend(
-        self, pending: _Open | None, total: Numbers, alive: Numbers, labels: tuple[Hashable, ...]
+        self, pending: _Open, total: Numbers, alive: Numbers, labels: tuple[Hashable, ...]
     ) -> None:
-        if pending is None:
+        following = pending.next()
+        if following is None:
             self.record(total, alive, labels)
             return
         if self.rules.expired():
             raise Interrupted
         ways: list[tuple[float, int, Numbers, Numbers]] = []
-        rest = pending.rest
-        for number, way in enumerate(pending.choice.alternatives):
-            bound = total + way.least[:, alive]
-            if rest is not None:
-                bound = bound + rest.bound[:, alive]
+        choice, rest = following
+        known = rest.plus_bound(total, alive)
+        for number, way in enumerate(choice.alternatives):
+            bound = known + way.least[:, alive]
             fits, figures = self.judge(bound, alive)
             stay = fits & self.front.improves(figures)
             if stay.any():
@@ -141,10 +179,10 @@ class _Walk:
             again = self.front.improves(figures)
             if again.any():
                 keep = np.flatnonzero(stay)[again]
-                way = pending.choice.alternatives[number]
+                way = choice.alternatives[number]
                 kept = alive[keep]
                 self.descend(
-                    _chain(way.opens, rest),
+                    rest.more(way.opens),
                     total[:, keep] + way.columns[:, kept],
                     kept,
                     (*labels, way.label),
@@ -154,14 +192,7 @@ class _Walk:
         """Whether sums fit every level, and their figures."""
         fits = np.ones(len(alive), dtype=bool)
         for row, level, words in self.rules.rooms:
-            over = sums[row] - words
-            beyond = over > 1e-9 * words
-            if beyond.any():
-                fits &= ~beyond
-                least = float(over[beyond].min())
-                self.tally.infeasible[f"capacity of {level}"] += int(beyond.sum())
-                known = self.tally.overflow.get(level, np.inf)
-                self.tally.overflow[level] = min(known, least)
+            fits &= self.tally.check(level, sums[row], words)
         return fits, self.rules.figures(sums, alive)
 
     def record(self, total: Numbers, alive: Numbers, labels: tuple[Hashable, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,20 @@ _TIE = 1e-12  # figures this close, relatively, count as equal: what was found f
 class Front:
     """Points that none dominates, with what stands behind each; grows as a search goes on.
 
-    ``limit`` is a figure that a point has to beat (for a front over one figure).
+    ``limit`` is a figure that a point has to beat (for a front over one figure); ``wanted`` tells
+    of many figures which are wanted at all.
     """
 
-    def __init__(self, figures: int, limit: float = np.inf) -> None:
+    def __init__(
+        self,
+        figures: int,
+        limit: float = np.inf,
+        wanted: Callable[[Numbers], Numbers] | None = None,
+    ) -> None:
         self.points: Numbers = np.empty((figures, 0))
         self.payloads: list[Any] = []
         self.limit = limit
+        self.wanted = wanted
 
     @property
     def best(self) -> float:
@@ -37,6 +45,8 @@ class Front:
             if not new.any():
                 break
             new &= (bounds < point[:, None] * slack).any(axis=0)
+        if self.wanted is not None and new.any():
+            new[new] = self.wanted(bounds[:, new])
         return new
 
     def add(self, point: Numbers, payload: Any) -> None:

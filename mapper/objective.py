@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .counts import Traffic, Work
@@ -49,6 +50,10 @@ class Objective(Protocol):
     def mixes(self) -> Sequence[Mapping[str, float]]:
         """Weights of the units, each adding up to 1: such means of times bound the longest."""
 
+    @property
+    def adds(self) -> tuple[bool, ...]:
+        """Whether a figure adds over groups; otherwise the larger one counts."""
+
     def compute(self, work: Work, registers: Traffic) -> Mapping[str, Values]:
         """Return the columns of an Einsum's steps; ``registers`` is the traffic of one lane."""
 
@@ -67,8 +72,14 @@ class Objective(Protocol):
             overlapped: where units work side by side; elsewhere one Einsum runs at a time.
         """
 
-    def join(self, first: Numbers, second: Numbers) -> Numbers:
-        """Return the figures of two groups that run one after the other."""
-
     def score(self, figures: Numbers) -> Numbers | None:
         """Return the number to minimise; None if the whole front is asked for."""
+
+
+def join(objective: Objective, first: Numbers, second: Numbers) -> Numbers:
+    """Return the figures of groups that run one after the other, of those of both parts."""
+    rows = [
+        a + b if adds else np.maximum(a, b)
+        for adds, a, b in zip(objective.adds, first, second, strict=True)
+    ]
+    return np.stack(np.broadcast_arrays(*rows))

@@ -8,25 +8,21 @@ no other mapping is better. For a front it works out every run that could be par
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
-from .bounds import assignment_floor, bound_group
-from .choices import Choice, Interrupted, Rules, Tally, solve
+from .bounds import bound_group
+from .choices import Interrupted
 from .errors import MappingError
 from .front import Front
-from .objective import Numbers, Objective
-from .space import MapSpace, Structure
+from .groups import Candidate, GroupSearch
+from .objective import Numbers, Objective, join
+from .space import MapSpace
 from .structure import Group, Plan
-from .tree import GroupTree, Pieces
-
-CHUNK = 8192  # points at a time, so that their columns stay in the cache
 
 Run = tuple[int, int]
 Report = Callable[[str], None]
@@ -76,7 +72,6 @@ def find_best(
     *,
     seconds: float | None = None,
     report: Report | None = None,
-    executor: Executor | None = None,
 ) -> SearchResult:
     """Return the best mapping of a space, or the front if the objective has no single score.
 
@@ -85,7 +80,6 @@ def find_best(
         objective: what is minimised (`einfuse.simulator.objectives.find_objective`).
         seconds: stop after this long, with the best so far; interrupting does so too.
         report: called with a line of progress now and then.
-        executor: works on the sizes of open splits side by side (a pool of processes, say).
 
     Raises:
         MappingError: no mapping is possible, and why.
@@ -94,7 +88,7 @@ def find_best(
     deadline = None if seconds is None else started + seconds
     search = _Search(space, objective, deadline, report or (lambda _: None))
     try:
-        search.run(executor)
+        search.run()
         finished = True
     except (Interrupted, KeyboardInterrupt):
         finished = False
@@ -114,9 +108,9 @@ def find_best(
         solutions,
         finished,
         0.0 if finished else search.gap(),
-        search.tally.candidates,
-        search.structures,
-        dict(search.tally.infeasible),
+        search.groups.tally.candidates,
+        search.groups.structures,
+        dict(search.groups.tally.infeasible),
         monotonic() - started,
     )
 
@@ -128,6 +122,7 @@ class _Sized:
     sizes: dict[str, int]
     bounds: dict[Run, Numbers]
     fronts: dict[Run, Front] = field(default_factory=dict)
+    candidates: dict[Run, list[Candidate]] = field(default_factory=dict)
 
 
 class _Search:
@@ -136,15 +131,12 @@ class _Search:
     ) -> None:
         self.space, self.objective = space, objective
         self.deadline, self.report = deadline, report
-        self.tally = Tally()
-        self.structures = 0
-        self.pieces = Pieces(space, objective)
+        self.groups = GroupSearch(space, objective, self.expired)
         self.figures = len(objective.figures)
         self.front = Front(self.figures)
         self.additive = self.figures == 1
         self.scored = objective.score(np.ones((self.figures, 1))) is not None
         self.lower = 0.0
-        self.blocked: Counter[str] = Counter()
 
     def score(self, figures: Numbers) -> float:
         """The single number of figures."""
@@ -163,20 +155,29 @@ class _Search:
         """Whether the time is up."""
         return self.deadline is not None and monotonic() > self.deadline
 
-    def run(self, executor: Executor | None) -> None:
+    def run(self) -> None:
         """Search the sizes of the open splits, those of the smallest bound first."""
-        ways: list[tuple[float, int, _Sized]] = []
-        for number, sizes in enumerate(self.space.splits()):
-            sized = _Sized(sizes, self.bound_runs(sizes))
-            ways.append((float(self.rest(sized)[0][0]), number, sized))
-        ways.sort(key=lambda way: (way[0], -way[1]))  # of equals, the smaller sizes
-        for bound, _, sized in ways:
-            self.lower = bound
-            if self.additive:
-                self.shortest(sized, bound)
-            else:
+        sizes = [_Sized(s, self.bound_runs(s)) for s in self.space.splits()]
+        if not self.additive:
+            for sized in sorted(sizes, key=self.bound):
                 self.whole_front(sized)
-        self.lower = self.front.best
+            return
+        # The least bound first, whole again after it is tightened; of equals, the smaller sizes.
+        waiting = [(_rounded(self.bound(sized)), -n, False) for n, sized in enumerate(sizes)]
+        heapify(waiting)
+        while waiting:
+            self.lower = min(waiting[0][0], self.front.best)
+            _, number, tight = heappop(waiting)
+            sized = sizes[-number]
+            if tight:
+                self.shortest(sized, [sizes[-n] for _, n, _ in waiting])
+            else:
+                self.tightened(sized)
+                heappush(waiting, (_rounded(self.bound(sized)), number, True))
+
+    def bound(self, sized: _Sized) -> float:
+        """What no mapping with these sizes goes below, in the first figure."""
+        return float(self.rest(sized)[0][0])
 
     # Runs of Einsums.
 
@@ -188,7 +189,7 @@ class _Search:
             for last in range(first + 1, len(names) + 1):
                 run = names[first:last]
                 if any(True for _ in self.space.structures(run)):
-                    found[first, last] = bound_group(self.pieces, run, sizes)
+                    found[first, last] = bound_group(self.groups.pieces, run, sizes)
         return found
 
     def rest(self, sized: _Sized) -> list[Numbers]:
@@ -196,108 +197,90 @@ class _Search:
         count = len(self.space.einsums)
         least = [np.full(self.figures, np.inf) for _ in range(count)] + [np.zeros(self.figures)]
         for first in reversed(range(count)):
-            for (start, end), bound in sized.bounds.items():
+            for start, end in sized.bounds:
                 if start == first:
-                    found = sized.fronts.get((start, end))
-                    if found is not None:
-                        bound = found.points.min(axis=1, initial=np.inf)
-                    joined = self.objective.join(bound[:, None], least[end][:, None])[:, 0]
+                    own = self.known(sized, (start, end))
+                    joined = join(self.objective, own[:, None], least[end][:, None])[:, 0]
                     least[first] = np.minimum(least[first], joined)
         return least
 
-    def solve_run(self, sized: _Sized, run: Run, limit: float) -> Front:
-        """Work out a run: the front of its figures, or what beats a limit."""
+    def until(self, sized: _Sized) -> list[Numbers]:
+        """Up to every Einsum, the least of the bounds of the runs before it."""
+        count = len(self.space.einsums)
+        least = [np.zeros(self.figures)] + [np.full(self.figures, np.inf) for _ in range(count)]
+        for start, end in sorted(sized.bounds):
+            own = self.known(sized, (start, end))
+            joined = join(self.objective, least[start][:, None], own[:, None])[:, 0]
+            least[end] = np.minimum(least[end], joined)
+        return least
+
+    def known(self, sized: _Sized, run: Run) -> Numbers:
+        """The least figures of a run: found if it is worked out, else bounds."""
+        found = sized.fronts.get(run)
+        if found is None:
+            return sized.bounds[run]
+        return np.asarray(found.points.min(axis=1, initial=np.inf))
+
+    def candidates(self, sized: _Sized, run: Run) -> list[Candidate]:
+        """The structures of a run where they have room; they tighten its bound."""
+        if run not in sized.candidates:
+            names = self.space.einsums[run[0] : run[1]]
+            found = self.groups.prepare(names, sized.sizes)
+            least = [candidate.floor.min(axis=1) for candidate in found]
+            floor = np.min(least, axis=0) if least else np.full(self.figures, np.inf)
+            sized.bounds[run] = np.maximum(sized.bounds[run], floor)
+            sized.candidates[run] = found
+        return sized.candidates[run]
+
+    def solve_run(self, sized: _Sized, run: Run, front: Front) -> None:
+        """Work out a run: put its figures onto a front."""
         names = self.space.einsums[run[0] : run[1]]
-        front = Front(self.figures, limit)
-        bound = sized.bounds[run]
         self.report(f"{'+'.join(names)} of {self.open_sizes(sized)}")
-        for structure in self.space.structures(names):
-            if self.additive and not front.improves(bound[:, None])[0]:
+        for candidate in self.candidates(sized, run):
+            if not front.improves(sized.bounds[run][:, None])[0]:
                 break
-            self.structures += 1
-            self.solve_structure(sized.sizes, structure, front)
-        return front
-
-    def solve_structure(self, sizes: dict[str, int], structure: Structure, front: Front) -> None:
-        """Put what a structure has to offer onto a front."""
-        axes = [
-            np.array(self.space.loop_tiles(rank, sizes[rank], structure.einsums))
-            for rank in structure.loops
-        ]
-        grid = [axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")] if axes else []
-        total = len(grid[0]) if grid else 1
-        rows = len(self.objective.columns)
-        rooms = tuple(
-            (row, level, self.space.values[f"{level}.bytes"] / self.space.values["word_bytes"])
-            for level, row in self.pieces.rooms.items()
-            if self.space.values[f"{level}.bytes"] is not None
-        )
-        for start in range(0, total, CHUNK):
-            part = {
-                rank: column[start : start + CHUNK]
-                for rank, column in zip(structure.loops, grid, strict=True)
-            }
-            tree = GroupTree(self.pieces, structure, sizes, part)
-            overlapped = np.broadcast_to(tree.overlapped, (tree.count,))
-            choices = tree.choices()
-            floor = self.floor(tree, choices, overlapped)
-
-            def figures(
-                sums: Numbers, points: Numbers, over: Any = overlapped, floor: Numbers = floor
-            ) -> Numbers:
-                peak = sums[rows] if len(sums) > rows else np.zeros(sums.shape[1])
-                found = self.objective.close(sums[:rows], peak, over[points])
-                return np.maximum(found, floor[:, points])
-
-            solve(
-                choices,
-                tree.base(),
-                Rules(figures, rooms, self.expired),
-                front,
-                self.tally,
-                tree.group,
-            )
-
-    def floor(self, tree: GroupTree, choices: tuple[Choice, ...], overlapped: Numbers) -> Numbers:
-        """Figures that no assignment of the Einsums to units goes below, at every point."""
-        out = np.zeros((self.figures, tree.count))
-        if self.objective.times and overlapped.any():
-            leaves = tree.least_leaves(choices)
-            floor = np.where(overlapped, assignment_floor(self.pieces, leaves), 0.0)
-            out[self.objective.figures.index(self.objective.timed)] = floor
-        return out
+            self.groups.solve(candidate, front)
 
     # One figure: the shortest path over bounds.
 
-    def shortest(self, sized: _Sized, bound: float) -> None:
+    def shortest(self, sized: _Sized, others: list[_Sized]) -> None:
         """Work out runs on the shortest path until it has no bound in it."""
         while True:
-            least = self.rest(sized)
-            self.lower = max(self.lower, min(float(least[0][0]), self.front.best))
+            self.lower = min([self.front.best, *(self.bound(one) for one in (sized, *others))])
+            least = self.tightened(sized)
             if not self.front.improves(least[0][:, None])[0]:
                 return
             path = self.path(sized, least)
             todo = [run for run in path if run not in sized.fronts]
-            if not todo:
-                self.finish(sized, path)
-                return
             for run in todo:
-                others = self.without(path, run, sized)
-                limit = self.allowed(others)
-                sized.fronts[run] = self.solve_run(sized, run, limit)
-                if not sized.fronts[run].payloads:
+                front = Front(1, self.limit(sized, run, least))
+                self.solve_run(sized, run, front)
+                sized.fronts[run] = front
+                if not front.payloads:
                     break
+            else:
+                self.finish(sized, path)
+
+    def tightened(self, sized: _Sized) -> list[Numbers]:
+        """The bounds from every Einsum on, once those on the shortest path are tight."""
+        while True:
+            least = self.rest(sized)
+            if not np.isfinite(least[0]).all():
+                return least
+            loose = [r for r in self.path(sized, least) if r not in sized.candidates]
+            if not loose or not self.front.improves(least[0][:, None])[0]:
+                return least
+            self.candidates(sized, loose[0])
 
     def path(self, sized: _Sized, least: list[Numbers]) -> list[Run]:
         """The runs of the shortest path."""
         at, runs = 0, []
         while at < len(self.space.einsums):
-            for (start, end), bound in sorted(sized.bounds.items()):
+            for start, end in sorted(sized.bounds):
                 if start != at:
                     continue
-                found = sized.fronts.get((start, end))
-                own = bound if found is None else found.points.min(axis=1, initial=np.inf)
-                joined = self.objective.join(own[:, None], least[end][:, None])[:, 0]
+                own = self.known(sized, (start, end))
+                joined = join(self.objective, own[:, None], least[end][:, None])[:, 0]
                 if joined[0] == least[at][0]:
                     runs.append((start, end))
                     at = end
@@ -306,20 +289,12 @@ class _Search:
                 raise AssertionError("no path")
         return runs
 
-    def without(self, path: list[Run], run: Run, sized: _Sized) -> float:
-        """The least that the other runs of a path cost."""
-        total = np.zeros((self.figures, 1))
-        for other in path:
-            if other != run:
-                found = sized.fronts.get(other)
-                own = sized.bounds[other] if found is None else found.points.min(axis=1)
-                total = self.objective.join(total, own[:, None])
-        return float(total[0, 0])
-
-    def allowed(self, others: float) -> float:
-        """What a run may cost: no limit, since another path may need it."""
-        del others
-        return np.inf
+    def limit(self, sized: _Sized, run: Run, least: list[Numbers]) -> float:
+        """What a run has to stay below for any path through it to be better than the best."""
+        best = self.front.best
+        if not self.objective.adds[0]:
+            return best
+        return float(best - self.until(sized)[run[0]][0] - least[run[1]][0])
 
     def finish(self, sized: _Sized, path: list[Run]) -> None:
         """Put a path that is worked out onto the front."""
@@ -327,7 +302,7 @@ class _Search:
         groups: list[Group] = []
         for run in path:
             found = sized.fronts[run]
-            total = self.objective.join(total, found.points[:, [0]])
+            total = join(self.objective, total, found.points[:, [0]])
             groups.append(found.payloads[0])
         self.put(sized, total[:, 0], tuple(groups))
 
@@ -345,10 +320,22 @@ class _Search:
                     continue
                 if not any(self.open(before, bound, ahead[end]) for before, _ in partial[first]):
                     continue
-                front = self.solve_run(sized, (start, end), np.inf)
+                before_it = self.until(sized)[start]
+
+                def wanted(
+                    figures: Numbers,
+                    before: Numbers = before_it[:, None],
+                    after: Numbers = ahead[end][:, None],
+                ) -> Numbers:
+                    joined = join(self.objective, before, figures)
+                    return self.may_improve(join(self.objective, joined, after))
+
+                self.candidates(sized, (start, end))
+                front = Front(self.figures, wanted=wanted)
+                self.solve_run(sized, (start, end), front)
                 for before, groups in partial[first]:
                     for point, group in zip(front.points.T, front.payloads, strict=True):
-                        joined = self.objective.join(before[:, None], point[:, None])[:, 0]
+                        joined = join(self.objective, before[:, None], point[:, None])[:, 0]
                         if end == count:
                             self.offer(sized, joined, (*groups, group))
                         elif self.open(joined, np.zeros(self.figures), ahead[end]):
@@ -358,20 +345,22 @@ class _Search:
 
     def open(self, before: Numbers, bound: Numbers, after: Numbers) -> bool:
         """Whether a path may still come onto the front."""
-        joined = self.objective.join(before[:, None], bound[:, None])
-        joined = self.objective.join(joined, after[:, None])
-        return self.wanted(joined[:, 0])
+        joined = join(self.objective, before[:, None], bound[:, None])
+        joined = join(self.objective, joined, after[:, None])
+        return bool(self.may_improve(joined)[0])
 
-    def wanted(self, figures: Numbers) -> bool:
-        """Whether figures may improve on what is known."""
+    def may_improve(self, figures: Numbers) -> Numbers:
+        """Tell of many figures which may improve on what is known."""
         if not self.scored:
-            return bool(self.front.improves(figures[:, None])[0])
+            return self.front.improves(figures)
         known = min((self.score(point) for point in self.front.points.T), default=np.inf)
-        return bool(np.isfinite(figures).all() and self.score(figures) < known * (1 - 1e-12))
+        scores = self.objective.score(figures)
+        assert scores is not None
+        return np.asarray(np.isfinite(figures).all(axis=0) & (scores < known * (1 - 1e-12)))
 
     def offer(self, sized: _Sized, figures: Numbers, groups: tuple[Group, ...]) -> None:
         """Put a finished path onto the front if it improves it."""
-        if self.wanted(figures):
+        if self.may_improve(figures[:, None])[0]:
             if self.scored:
                 self.front = Front(self.figures)
             self.put(sized, figures, groups)
@@ -390,8 +379,8 @@ class _Search:
         name = f"{self.space.cascade.name} on {self.space.architecture.name}"
         if not finished:
             return f"{name}: the time was up before a mapping was found; give it more seconds"
-        if self.tally.infeasible:
-            level, words = min(self.tally.overflow.items(), key=lambda item: item[1])
+        if self.groups.tally.infeasible:
+            level, words = min(self.groups.tally.overflow.items(), key=lambda item: item[1])
             count = words * self.space.values["word_bytes"]
             return (
                 f"{name}: no tile fits: the smallest needs {count:.0f} bytes more than {level} "
@@ -401,6 +390,11 @@ class _Search:
             f"{name}: the constraints leave no mapping: no way to group all Einsums meets 'fuse', "
             "'split', 'keep', 'exchange' and 'tiles' together"
         )
+
+
+def _rounded(value: float) -> float:
+    """A bound for an order that rounding does not disturb."""
+    return float(f"{value:.9g}")
 
 
 def _nondominated(

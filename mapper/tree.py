@@ -7,20 +7,24 @@ its leaves those stay that none beats at every point, which drops no optimum.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial, reduce
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .choices import Alternative, Choice
-from .counts import Loop
+from .counts import Loop, Traffic, Work
 from .formula import Values
 from .objective import Numbers, Objective
 from .pieces import LeafCounts, count_home, count_leaf, loop
 from .space import MapSpace, Roles, Structure
 from .structure import Group, Home, Inner, Leaf
+
+_KEPT = 4096  # Einsums under loops whose leaves or times are kept
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,16 @@ class Pieces:
         self.rows = {name: n for n, name in enumerate(objective.columns)}
         self.rooms = {level: len(self.rows) + n for n, level in enumerate(self.inner_levels)}
         self.height = len(self.rows) + len(self.rooms)
+        self._kept: dict[Hashable, Any] = {}
+
+    def keep(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made under a key, making it once; the last ones are kept."""
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[key] = make()
+        found: T = self._kept[key]
+        return found
 
     def stack(self, points: int, *parts: Mapping[str, Values]) -> Numbers:
         """Return the sum of columns by name as rows."""
@@ -106,16 +120,103 @@ class GroupTree:
         homes = [self._homes(t, self.faces[t], self.top) for t in self._shared_across()]
         return (*found, *homes)
 
-    def least_leaves(self, choices: tuple[Choice, ...]) -> list[Choice]:
-        """The leaves of every Einsum, whatever the tiles of its block."""
-        found: dict[str, list[Alternative]] = {}
-        for block in choices:
-            for way in block.alternatives:
-                for choice in way.opens:
-                    for leaf in choice.alternatives:
-                        if isinstance(leaf.label, Leaf):
-                            found.setdefault(leaf.label.einsum, []).append(leaf)
-        return [Choice(tuple(ways)) for ways in found.values()]
+    def least_rooms(self) -> Numbers:
+        """The words that what stays inside takes at least at every level, a row each."""
+        out = self.base()
+        for number, block in enumerate(self.structure.blocks):
+            key = (
+                "block rooms",
+                self.structure.einsums,
+                block,
+                self.structure.inner[number],
+                self.structure.exchange,
+                self._key(self.top),
+            )
+            out = out + self.pieces.keep(key, partial(self._block_rooms, number))
+        return out[len(self.pieces.rows) :]
+
+    def _block_rooms(self, number: int) -> Numbers:
+        """What the tensors that only a block touches and makes take at least."""
+        local = [
+            t for t in (*self.roles.inside, *self.roles.through) if self._block_local(t) == number
+        ]
+        if not local:
+            return np.zeros((self.pieces.height, self.count))
+        taken = (
+            reduce(np.add, (self._exchanged(t, path) for t in local))
+            for path in self._inner_paths(number)
+        )
+        return reduce(np.minimum, taken)
+
+    def _inner_paths(self, number: int) -> Iterator[Path]:
+        """The loops of a block with all their tiles."""
+        ranks = self.structure.inner[number]
+        block = self.structure.blocks[number]
+        tiles = [self.space.loop_tiles(rank, self.sizes[rank], block) for rank in ranks]
+        for chosen in product(*tiles):
+            yield self._inner_path(ranks, chosen)
+
+    def least_times(self) -> list[dict[str, Numbers]]:
+        """The least time of each Einsum on each unit, whatever its leaf and its block's tiles."""
+        found: list[dict[str, Numbers]] = []
+        for number, block in enumerate(self.structure.blocks):
+            key = ("block times", block, self.structure.inner[number], self._key(self.top))
+            found += self.pieces.keep(key, partial(self._block_times, number))
+        return found
+
+    def _block_times(self, number: int) -> list[dict[str, Numbers]]:
+        paths = list(self._inner_paths(number))
+        found: list[dict[str, Numbers]] = []
+        for name in self.structure.blocks[number]:
+            task: dict[str, Numbers] = {}
+            for path in paths:
+                for unit, time in self._times(name, path).items():
+                    task[unit] = np.minimum(task.get(unit, time), time)
+            found.append(task)
+        return found
+
+    def _times(self, name: str, path: Path) -> dict[str, Numbers]:
+        """The time of an Einsum on each unit with the ranks in space that make it shortest."""
+        space, objective = self.space, self.pieces.objective
+        einsum = space.facts.einsums[name]
+        tiles = path.tiles[-1]
+        ranks = [r for r in space.legality.order if r in einsum.ranks and np.any(tiles[r] > 1)]
+        serial: Values = 1.0
+        for one in path.loops:
+            serial = serial * one.count
+        for rank in ranks:
+            serial = serial * tiles[rank]
+        found: dict[str, Numbers] = {}
+        for unit in space.units_of[name]:
+            lanes = [float(np.floor(n)) for n in space.lanes[unit].values()]
+            speedups = [
+                [np.ones(1)] + [np.asarray(tiles[r] / np.ceil(tiles[r] / n)) for r in ranks]
+                for n in lanes
+            ]
+            best: Values = 1.0
+            for chosen in product(*(range(len(ways)) for ways in speedups)):
+                taken = [number for number in chosen if number]
+                if len(set(taken)) == len(taken):
+                    speedup: Values = 1.0
+                    for ways, number in zip(speedups, chosen, strict=True):
+                        speedup = speedup * ways[number]
+                    best = np.maximum(best, speedup)
+            per_point: dict[str, int] = {}
+            for operation in einsum.operations:
+                if operation.ranks == einsum.ranks:
+                    known = per_point.get(operation.name, 0)
+                    per_point[operation.name] = known + operation.times
+            pipelined = unit in space.constraints.pipelined
+            work = Work(unit, serial / best, 1.0, 1.0, {}, per_point, pipelined)
+            columns = objective.compute(work, Traffic(0.0, 0.0))
+            time = np.asarray(columns[objective.times[unit]], float)
+            found[unit] = np.broadcast_to(time, (self.count,))
+        return found
+
+    def _key(self, path: Path) -> Hashable:
+        """What the pieces under some loops depend on."""
+        tiles = tuple(np.asarray(one.tile).tobytes() for one in path.loops)
+        return (tuple(sorted(self.sizes.items())), path.ranks, tiles)
 
     def base(self) -> Numbers:
         """What every choice has: the room of what several blocks exchange, and its traffic."""
@@ -160,9 +261,7 @@ class GroupTree:
         return Choice(tuple(self._tiled(number, ranks, chosen) for chosen in product(*tiles)))
 
     def _tiled(self, number: int, ranks: tuple[str, ...], tiles: tuple[int, ...]) -> Alternative:
-        path = self.top
-        for rank, tile in zip(ranks, tiles, strict=True):
-            path = path.extend(rank, float(tile))
+        path = self._inner_path(ranks, tiles)
         opens = [self._leaf(name, path) for name in self.structure.blocks[number]]
         columns = self.pieces.stack(self.count)
         for tensor, names in self.roles.touched_by.items():
@@ -176,6 +275,12 @@ class GroupTree:
         label = Inner(number, tuple(zip(ranks, tiles, strict=True)))
         return Alternative(label, columns, tuple(opens))
 
+    def _inner_path(self, ranks: tuple[str, ...], tiles: tuple[int, ...]) -> Path:
+        path = self.top
+        for rank, tile in zip(ranks, tiles, strict=True):
+            path = path.extend(rank, float(tile))
+        return path
+
     def _block_local(self, tensor: str) -> int | None:
         """The only block that touches a tensor; None if several do."""
         blocks = {self.block_of[name] for name in self.roles.touched_by[tensor]}
@@ -188,12 +293,11 @@ class GroupTree:
 
     def _homes(self, tensor: str, face: int, path: Path) -> Choice:
         depths = self.space.depths(tensor, path.ranks)
-        return Choice(
-            tuple(
-                Alternative(self.space.home(tensor, places), self._chain(tensor, places, path))
-                for places in self.space.chains(tensor, face, depths)
-            )
+        costed = (
+            (self.space.home(tensor, places), self._chain(tensor, places, path))
+            for places in self.space.chains(tensor, face, depths)
         )
+        return Choice(tuple(Alternative(home, columns) for home, columns in undominated(costed)))
 
     def _chain(self, tensor: str, places: tuple[tuple[str, int], ...], path: Path) -> Numbers:
         """The columns of a tensor's homes, from the outermost memory inwards."""
@@ -262,7 +366,8 @@ class GroupTree:
         local = [
             t for t in tensors if t in self.roles.outside and len(self.roles.touched_by[t]) == 1
         ]
-        counted = self._counted(name, path)
+        key = ("leaves", name, self._key(path))
+        counted = self.pieces.keep(key, partial(self._counted, name, path))
         alternatives: list[Alternative] = []
         for faces in product(*(self.space.face_levels(t) for t in local)):
             levels = {t: self._level(t, dict(zip(local, faces, strict=True))) for t in tensors}
@@ -275,7 +380,8 @@ class GroupTree:
             alternatives += [
                 Alternative(leaf, columns, opens) for leaf, columns in undominated(costed)
             ]
-        return Choice(tuple(alternatives))
+        # What is in short supply is decided first: homes, and the leaves that open some.
+        return Choice(tuple(alternatives), late=not any(way.opens for way in alternatives))
 
     def _level(self, tensor: str, local: Mapping[str, int]) -> str:
         face = local.get(tensor, self.faces.get(tensor, self.structure.exchange))

@@ -64,6 +64,11 @@ class CostObjective:
         return {c.removesuffix(".seconds"): c for c in self.columns if c.endswith(".seconds")}
 
     @property
+    def adds(self) -> tuple[bool, ...]:
+        """Times, energies and bytes add; of two peaks the larger one counts."""
+        return tuple(figure != "peak_bytes" for figure in self.figures)
+
+    @property
     def mixes(self) -> Sequence[Mapping[str, float]]:
         """Weighted means of the units' seconds."""
         return tuple(self.weights.values())
@@ -135,14 +140,6 @@ class CostObjective:
             else:
                 found.append(row[figure])
         return np.stack(np.broadcast_arrays(*found))
-
-    def join(self, first: Numbers, second: Numbers) -> Numbers:
-        """Times, energies and bytes add; of two peaks the larger one counts."""
-        rows = [
-            np.maximum(a, b) if figure == "peak_bytes" else a + b
-            for figure, a, b in zip(self.figures, first, second, strict=True)
-        ]
-        return np.stack(np.broadcast_arrays(*rows))
 
     def score(self, figures: Numbers) -> Numbers | None:
         """The single figure, or the product of both; None for a front."""
