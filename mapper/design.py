@@ -99,6 +99,7 @@ class DesignFile(_Spec):
     composition: Literal["published", "pipelined"] = "published"
     stages: tuple[StageFile, ...] = ()
     not_charged_when_published: Omissions = Omissions()
+    found: dict[str, Any] = Field({}, description="what the search was asked that wrote this file")
 
 
 _NOTHING = Omissions()

@@ -6,13 +6,17 @@ alone. A cascade that is not shipped is named by its path.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from einfuse.einsum.library import names
+
 from .architecture import load_architecture
 from .design import Design
-from .errors import ArchitectureError
+from .errors import ArchitectureError, MappingError
 from .formula import Formula, parse_formula
 from .mapping import parse_nest
 from .pipeline import StageFile, parse_stage
@@ -20,14 +24,24 @@ from .space import MapSpace
 from .structure import Plan, to_mapping, to_stages
 
 
-def to_content(space: MapSpace, plan: Plan, name: str = "found") -> dict[str, Any]:
-    """Return the content of the design file of a mapping."""
+def to_content(
+    space: MapSpace, plan: Plan, name: str = "found", asked: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the content of the design file of a mapping.
+
+    Args:
+        space: the map space.
+        plan: the mapping.
+        name: of the design.
+        asked: what else the search was asked (its objective), to be kept with the shape and the
+            constraints.
+    """
     sizes = next(s for s in space.splits() if space.open_sizes(s) == plan.splits)
     content: dict[str, Any] = {
         "schema": 1,
         "name": name,
         "description": f"Found by search for {space.cascade.name} on {space.architecture.name}.",
-        "cascade": space.cascade.source or space.cascade.name,
+        "cascade": _cascade(space),
         "architecture": _architecture(space),
         "batch": list(space.batch or ()),
     }
@@ -37,31 +51,52 @@ def to_content(space: MapSpace, plan: Plan, name: str = "found") -> dict[str, An
         content["retention"] = space.constraints.retention
     content["mapping"] = to_mapping(plan, space.facts, sizes, space.lanes, space.memories[0])
     content["stages"] = to_stages(plan, space.facts)
+    if asked is not None:
+        content["found"] = {
+            **asked,
+            "shape": dict(space.shape),
+            "constraints": space.constraints.model_dump(mode="json", exclude_defaults=True),
+        }
     return content
 
 
 def to_design(space: MapSpace, plan: Plan, name: str = "found") -> Design:
     """Return the design of a mapping, as its file would be read back."""
-    content = to_content(space, plan, name)
+    sizes = next(s for s in space.splits() if space.open_sizes(s) == plan.splits)
+    lines = to_mapping(plan, space.facts, sizes, space.lanes, space.memories[0])
     return Design(
         name=name,
         cascade=space.cascade,
         architecture=space.architecture,
-        nest=parse_nest(content["mapping"]),
+        nest=parse_nest(lines),
         stages=tuple(
             parse_stage(StageFile.model_validate(stage), f"stages[{number}]")
-            for number, stage in enumerate(content["stages"])
+            for number, stage in enumerate(to_stages(plan, space.facts))
         ),
         batch=space.batch or (),
         let=tuple((rank, parse_formula(size)) for rank, size in plan.splits),
         retention=space.constraints.retention,
-        description=content["description"],
     )
 
 
-def to_yaml(space: MapSpace, plan: Plan, name: str = "found") -> str:
-    """Return the text of the design file of a mapping."""
-    return yaml.safe_dump(to_content(space, plan, name), sort_keys=False, width=96)
+def to_yaml(
+    space: MapSpace, plan: Plan, name: str = "found", asked: Mapping[str, Any] | None = None
+) -> str:
+    """Return the text of the design file of a mapping; see `to_content`."""
+    return yaml.safe_dump(to_content(space, plan, name, asked), sort_keys=False, width=96)
+
+
+def _cascade(space: MapSpace) -> str:
+    """The name of a shipped cascade, or the path of a file."""
+    source = space.cascade.source
+    if source in names():
+        return source
+    if Path(source).is_file():
+        return str(Path(source).resolve())
+    raise MappingError(
+        f"{space.cascade.name}: a design file names its cascade, expected a shipped one or a "
+        "file, found one made in Python: write its text to a file and load that"
+    )
 
 
 def _architecture(space: MapSpace) -> str | dict[str, Any]:

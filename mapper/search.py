@@ -65,6 +65,13 @@ class SearchResult:
         """The best mapping; of a front, that of the least first figure."""
         return self.solutions[0]
 
+    @property
+    def score(self) -> float:
+        """What the best mapping costs: the objective's score, or its first figure."""
+        figures = np.array(self.best.figures)[:, None]
+        found = self.objective.score(figures)
+        return float(figures[0, 0] if found is None else found[0])
+
 
 def find_best(
     space: MapSpace,

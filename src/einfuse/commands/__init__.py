@@ -12,6 +12,7 @@ MODULES: tuple[str, ...] = (
     "derive",
     "designs",
     "kernels",
+    "map",
     "measure",
     "passes",
     "run",

@@ -1,0 +1,225 @@
+"""Commands of the mapper: ``map`` and ``explain``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from einfuse.einsum.errors import EinfuseError
+
+from .arguments import parse_numbers, parse_shape, print_json
+
+if TYPE_CHECKING:
+    from einfuse.mapper.search import SearchResult, Solution
+    from einfuse.simulator.evaluation import Evaluation
+
+Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def map_(
+    cascade: Annotated[str, typer.Option(help="A shipped cascade, or a text file.")],
+    architecture: Annotated[str, typer.Option(help="A shipped architecture, or a YAML file.")],
+    shape: Shape,
+    objective: Annotated[
+        str, typer.Option(help="latency, energy, edp, traffic, buffer; several give their front.")
+    ] = "latency",
+    constraints: Annotated[
+        Path | None, typer.Option(help="A YAML file of what is fixed beforehand.")
+    ] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="The front of latency and energy, and what is named.")
+    ] = False,
+    seconds: Annotated[float | None, typer.Option(help="Stop then, with the best so far.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An architecture parameter by its path: buffer.bytes=1e6."),
+    ] = None,
+    accounting: Annotated[
+        str, typer.Option(help="published, published-all-registers, or physical.")
+    ] = "physical",
+    json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Write the mapping, a design file.")] = None,
+) -> None:
+    """Search the best mapping of a cascade on an architecture, with the proof or the gap left."""
+    from einfuse.einsum.library import load
+    from einfuse.mapper.architecture import load_architecture
+    from einfuse.mapper.constraints import Constraints, load_constraints
+    from einfuse.mapper.export import to_design, to_yaml
+    from einfuse.mapper.search import find_best
+    from einfuse.mapper.space import MapSpace
+    from einfuse.simulator.model import evaluate
+    from einfuse.simulator.objectives import find_objective
+
+    if seconds is not None and not seconds > 0:
+        raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")
+    machine = load_architecture(architecture).with_settings(parse_numbers(settings or []))
+    given = Constraints() if constraints is None else load_constraints(constraints)
+    space = MapSpace(load(cascade), machine, parse_shape(shape), given)
+    names = [name.strip() for name in objective.split(",")]
+    if pareto:
+        names = list(dict.fromkeys(["latency", "energy", *(n for n in names if n != "edp")]))
+    asked = find_objective(names, machine, accounting=accounting)
+    result = find_best(space, asked, seconds=seconds, report=_progress())
+    found = [
+        (one, evaluate(to_design(space, one.plan), dict(space.shape), accounting=accounting))
+        for one in result.solutions
+    ]
+    record = {"objective": ",".join(names), "accounting": accounting}
+    if out is not None:
+        _write(out, to_yaml(space, result.best.plan, out.stem, record))
+    if json:
+        print_json(_to_json(result, found))
+        return
+    print(found[0][1])
+    if len(found) > 1:
+        print(_front(result))
+    print(_verdict(result))
+    if out is not None:
+        print(f"written to {out}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EinfuseError(f"--out: {path}: {error.strerror}") from None
+
+
+def _progress() -> Any:
+    """Lines of progress on a terminal only."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda line: print(f"\r\x1b[K{line[:90]}", end="", file=sys.stderr, flush=True)
+
+
+def _to_json(result: SearchResult, found: list[tuple[Solution, Evaluation]]) -> dict[str, Any]:
+    from einfuse.mapper.export import to_design
+    from einfuse.mapper.mapping import render_nest
+
+    def one(solution: Solution, evaluation: Evaluation) -> dict[str, Any]:
+        nest = render_nest(to_design(result.space, solution.plan).nest)
+        return {
+            **evaluation.to_json(),
+            "splits": dict(solution.plan.splits),
+            "mapping": nest,
+        }
+
+    front = len(result.objective.figures) > 1 and len(found) > 1
+    return {
+        **one(*found[0]),
+        **({"front": [one(*pair) for pair in found]} if front else {}),
+        "objective": result.objective.name,
+        "optimal": result.optimal,
+        "gap": result.gap,
+        "candidates": result.candidates,
+        "structures": result.structures,
+        "infeasible": dict(result.infeasible),
+    }
+
+
+def _front(result: SearchResult) -> str:
+    lines = ["front: " + ", ".join(result.objective.figures)]
+    lines += ["  " + "  ".join(f"{v:.6g}" for v in one.figures) for one in result.solutions]
+    return "\n".join(lines)
+
+
+def _verdict(result: SearchResult) -> str:
+    if result.optimal:
+        proof = "optimal in this space"
+    elif result.gap is None:
+        proof = "stopped early: the front may be incomplete"
+    else:
+        proof = f"stopped early: at most {100 * result.gap:.3g} % above the optimum"
+    return (
+        f"{proof}; {result.candidates} mappings costed in full, {result.structures} structures, "
+        f"{result.seconds:.2f} s"
+    )
+
+
+def explain(
+    mapping: Annotated[Path, typer.Argument(help="A mapping that `einfuse map --out` wrote.")],
+    seconds: Annotated[float, typer.Option(help="For each of the searches behind it.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """Say why a mapping is chosen: loops, what binds, what more would bring, what comes next."""
+    from einfuse.mapper.architecture import read_yaml
+    from einfuse.mapper.constraints import parse_constraints
+    from einfuse.mapper.design import DesignFile, load_design
+    from einfuse.mapper.explanation import find_alternatives, find_worth
+    from einfuse.mapper.mapping import render_nest
+    from einfuse.mapper.search import find_best
+    from einfuse.mapper.space import MapSpace
+    from einfuse.simulator.model import evaluate
+    from einfuse.simulator.objectives import find_objective
+
+    if not mapping.is_file():
+        raise EinfuseError(f"{mapping}: no such mapping file")
+    design = load_design(mapping)
+    asked = DesignFile.model_validate(read_yaml(mapping)).found
+    if not {"objective", "shape"} <= set(asked):
+        raise EinfuseError(
+            f"{mapping}: expected a file that 'einfuse map --out' wrote, found no 'found' with the "
+            "objective and the shape"
+        )
+    accounting = str(asked.get("accounting", "physical"))
+    given = parse_constraints(asked.get("constraints"), f"{mapping}: found.constraints")
+    machine = design.architecture
+    space = MapSpace(design.cascade, machine, asked["shape"], given, design.batch)
+    objective = find_objective(str(asked["objective"]), machine, accounting=accounting)
+    evaluation = evaluate(design, dict(space.shape), accounting=accounting)
+    result = find_best(space, objective, seconds=seconds)
+    worth = find_worth(
+        result, lambda m: find_objective(objective.name, m, accounting=accounting), seconds
+    )
+    others = find_alternatives(result, seconds)
+    if json:
+        print_json(
+            {
+                "mapping": render_nest(design.nest),
+                "bound": evaluation.bound,
+                "resource_seconds": dict(evaluation.resource_seconds),
+                "peak_bytes": dict(evaluation.peak_bytes),
+                "worth": {one.resource: one.ratio for one in worth},
+                "alternatives": {one.decision: one.ratio for one in others},
+            }
+        )
+        return
+    print("\n".join(_tree(render_nest(design.nest))))
+    print(f"\nbound by {evaluation.bound}; each resource alone takes")
+    for name, alone in evaluation.resource_seconds.items():
+        print(f"  {name}: {alone:.6g} s, {100 * alone / evaluation.seconds:.1f} %")
+    for level, held in evaluation.holders.items():
+        print(f"{level} holds " + ", ".join(f"{t} ({w:.6g} words)" for t, w in held if w))
+    print(f"\ntwice of a resource changes {objective.name} to")
+    for one in worth:
+        print(f"  {one.resource}: {_percent(one.ratio)}")
+    print(f"\nwithout a decision the best {objective.name} is")
+    for other in others:
+        print(f"  {other.decision}: {_percent(other.ratio)}{other.note and f' ({other.note})'}")
+
+
+def _percent(ratio: float | None) -> str:
+    return "unknown" if ratio is None else f"{100 * ratio:.2f} %"
+
+
+def _tree(lines: list[Any], depth: int = 0) -> list[str]:
+    out: list[str] = []
+    for line in lines:
+        if isinstance(line, str):
+            out.append("  " * depth + line)
+        else:
+            for kind, children in line.items():
+                out.append("  " * depth + f"{kind}:")
+                for child in children:
+                    out += _tree(child, depth + 1)
+    return out
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("map")(map_)
+    app.command()(explain)
