@@ -192,8 +192,8 @@ def explain(
     print(f"\nbound by {evaluation.bound}; each resource alone takes")
     for name, alone in evaluation.resource_seconds.items():
         print(f"  {name}: {alone:.6g} s, {100 * alone / evaluation.seconds:.1f} %")
-    for level, held in evaluation.holders.items():
-        print(f"{level} holds " + ", ".join(f"{t} ({w:.6g} words)" for t, w in held if w))
+    for level, held in evaluation.holders_bytes.items():
+        print(f"{level} holds " + ", ".join(f"{t} ({n:.6g} bytes)" for t, n in held if n))
     print(f"\ntwice of a resource changes {objective.name} to")
     for one in worth:
         print(f"  {one.resource}: {_percent(one.ratio)}")

@@ -1,0 +1,106 @@
+"""``einfuse map`` and ``einfuse explain`` from the command line."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Command
+
+SHAPE = "B=2,H=2,M=512,P=512,E=64,F=64"
+
+
+def mapping(*more: str) -> tuple[str, ...]:
+    return ("map", "--cascade", "attention/1-pass", "--architecture", "fusemax", "--shape", SHAPE,
+            *more)  # fmt: skip
+
+
+def test_the_file_that_comes_out_evaluates_to_the_same_numbers(
+    einfuse: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "found.yaml"
+    done = einfuse(*mapping("--json", "--out", str(out)))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["optimal"] and found["gap"] == 0
+    assert found["candidates"] > 0 and found["structures"] > 0
+    again = einfuse("evaluate", "--design", str(out), "--shape", SHAPE, "--json")
+    assert again.returncode == 0, again.stderr
+    evaluated = json.loads(again.stdout)
+    for name in set(evaluated) - {"design"}:
+        assert evaluated[name] == found[name], name
+
+
+def test_explain_says_what_binds_and_what_comes_next(einfuse: Command, tmp_path: Path) -> None:
+    out, cascade = tmp_path / "found.yaml", tmp_path / "product.txt"
+    cascade.write_text("rank M, N, K\ninput A[M,K], B[K,N]\noutput Z\nZ[m,n] = A[m,k] * B[k,n]\n")
+    done = einfuse("map", "--cascade", str(cascade), "--architecture", "fusemax", "--shape",
+                   "M=512,N=512,K=64", "--out", str(out))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = einfuse("explain", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # by hand: 512 x 512 x 64 / 65536 cycles at 940 MHz are 272 ns; 524,288 + 131,072 bytes at
+    # 400 GiB/s are 1,526 ns, half of it with twice the bandwidth
+    assert found["bound"] == "dram"
+    assert found["resource_seconds"]["dram"] == pytest.approx(655360 / 429496729600)
+    assert found["worth"]["dram.bandwidth_bytes_per_s"] == pytest.approx(0.5)
+    assert found["worth"]["array_2d.rows"] == 1
+    on_vector, dram = 512 * 512 * 64 / 256 / 940e6, 655360 / 429496729600
+    assert found["alternatives"]["Z on array_2d"] == pytest.approx(on_vector / dram)
+    text = einfuse("explain", str(out))
+    for words in ("compute Z on array_2d", "bound by dram", "without a decision"):
+        assert words in text.stdout
+
+
+def test_constraints_are_kept(einfuse: Command, tmp_path: Path) -> None:
+    constraints = tmp_path / "constraints.yaml"
+    constraints.write_text("tiles: {M0: 128, P: 256}\nunits: {PRM: array_2d}\n")
+    done = einfuse(*mapping("--json", "--constraints", str(constraints)))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["splits"] == {"M0": 128}
+    assert found["per_einsum"]["PRM"]["unit"] == "array_2d"
+
+
+def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
+    shape = "B=1,H=1,M=64,P=64,E=16,F=16"
+    done = einfuse("map", "--cascade", "attention/3-pass", "--architecture", "flat",
+                   "--shape", shape, "--objective", "latency,buffer", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    points = [(p["seconds"], p["peak_bytes"].get("buffer", 0)) for p in found.get("front", [found])]
+    assert points == sorted(points)
+    assert all(b[1] < a[1] for a, b in itertools.pairwise(points))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (mapping("--objective", "speed"), "no objective 'speed'"),
+        (mapping("--seconds", "0"), "more than 0"),
+        (mapping("--set", "buffer.bytes=4,staging.bytes=4"), "bytes more than"),
+        (mapping("--constraints", "none.yaml"), "none.yaml"),
+        (
+            ("map", "--cascade", "attention/1-pass", "--architecture", "flat", "--shape",
+             "B=1,H=1,M=64,P=64,E=16"),
+            "rank F",
+        ),
+        (
+            ("map", "--cascade", "attention/1-pass", "--architecture", "fusemax", "--shape",
+             SHAPE + ",G=2"),
+            "no rank 'G'",
+        ),
+        (("explain", "none.yaml"), "no such mapping file"),
+    ],
+)  # fmt: skip
+def test_bad_input_exits_with_2_and_says_what(
+    einfuse: Command, arguments: tuple[str, ...], words: str
+) -> None:
+    done = einfuse(*arguments)
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
