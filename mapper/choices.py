@@ -143,7 +143,7 @@ class _Open:
     def plus_bound(self, sums: Numbers, alive: Numbers) -> Numbers:
         for chain in (self.soon, self.late):
             if chain is not None:
-                sums = sums + chain.bound[:, alive]
+                sums = sums + _at(chain.bound, alive)
         return sums
 
 
@@ -162,7 +162,8 @@ class _Walk:
     ) -> None:
         following = pending.next()
         if following is None:
-            self.record(total, alive, labels)
+            fits, figures = self.judge(total, alive)
+            self.record(figures, fits, alive, labels)
             return
         if self.rules.expired():
             raise Interrupted
@@ -170,8 +171,11 @@ class _Walk:
         choice, rest = following
         known = rest.plus_bound(total, alive)
         for number, way in enumerate(choice.alternatives):
-            bound = known + way.least[:, alive]
+            bound = known + _at(way.least, alive)
             fits, figures = self.judge(bound, alive)
+            if not way.opens and rest.next() is None:
+                self.record(figures, fits, alive, (*labels, way.label))
+                continue
             stay = fits & self.front.improves(figures)
             if stay.any():
                 ways.append((float(figures[0, stay].min()), number, stay, figures[:, stay]))
@@ -183,7 +187,7 @@ class _Walk:
                 kept = alive[keep]
                 self.descend(
                     rest.more(way.opens),
-                    total[:, keep] + way.columns[:, kept],
+                    total.take(keep, axis=1) + _at(way.columns, kept),
                     kept,
                     (*labels, way.label),
                 )
@@ -195,10 +199,19 @@ class _Walk:
             fits &= self.tally.check(level, sums[row], words)
         return fits, self.rules.figures(sums, alive)
 
-    def record(self, total: Numbers, alive: Numbers, labels: tuple[Hashable, ...]) -> None:
-        fits, figures = self.judge(total, alive)
+    def record(
+        self, figures: Numbers, fits: Numbers, alive: Numbers, labels: tuple[Hashable, ...]
+    ) -> None:
+        """Put finished combinations onto the front."""
         self.tally.candidates += len(alive)
         kept = np.flatnonzero(fits)
         for index in self.front.add_all(figures[:, kept]):
             place = kept[index]
             self.front.add(figures[:, place], self.describe(int(alive[place]), labels))
+
+
+def _at(columns: Numbers, points: Numbers) -> Numbers:
+    """Columns at some points, row by row in memory; the points are distinct and sorted."""
+    if len(points) == columns.shape[1]:
+        return columns
+    return columns.take(points, axis=1)

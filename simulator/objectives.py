@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from math import prod
 
 import numpy as np
@@ -51,17 +50,13 @@ class CostObjective:
     memories: tuple[str, ...]
     weights: Mapping[str, Mapping[str, float]]  # mixed column -> unit -> weight
     channels: tuple[tuple[str, str], ...]  # memory and kind of bandwidth
-    columns: tuple[str, ...]
+    times: Mapping[str, str]  # unit -> the column of its seconds
+    columns: tuple[str, ...]  # those of times, of weights, of channels, then the others
 
     @property
     def timed(self) -> str:
         """The figure that is a time."""
         return "seconds"
-
-    @property
-    def times(self) -> Mapping[str, str]:
-        """The column of each unit's seconds."""
-        return {c.removesuffix(".seconds"): c for c in self.columns if c.endswith(".seconds")}
 
     @property
     def adds(self) -> tuple[bool, ...]:
@@ -121,25 +116,22 @@ class CostObjective:
 
     def close(self, columns: Numbers, peak_words: Numbers, overlapped: Values) -> Numbers:
         """The figures of a group: units side by side where they overlap, against the memories."""
-        row = dict(zip(self.columns, columns, strict=True))
-        found: list[Numbers] = []
-        for figure in self.figures:
+        out = np.empty((len(self.figures), columns.shape[1]))
+        units, timed = len(self.times), len(self.times) + len(self.weights) + len(self.channels)
+        for row, figure in zip(out, self.figures, strict=True):
             if figure == "seconds":
-                busy = [value for name, value in row.items() if name.endswith(".seconds")]
-                others = [
-                    value
-                    for name, value in row.items()
-                    if not name.endswith(".seconds") and name not in ("energy_pj", "dram_bytes")
-                ]
-                side_by_side = reduce(np.maximum, busy)
-                one_by_one = reduce(np.add, busy)
-                units = np.where(overlapped, side_by_side, one_by_one)
-                found.append(reduce(np.maximum, [units, *others]))
+                busy, others = columns[:units], columns[units:timed]
+                longest, total = busy[0], busy[0]
+                for one in busy[1:]:
+                    longest, total = np.maximum(longest, one), total + one
+                row[:] = np.where(overlapped, longest, total)
+                for one in others:
+                    np.maximum(row, one, out=row)
             elif figure == "peak_bytes":
-                found.append(peak_words * self.values["word_bytes"])
+                row[:] = peak_words * self.values["word_bytes"]
             else:
-                found.append(row[figure])
-        return np.stack(np.broadcast_arrays(*found))
+                row[:] = columns[self.columns.index(figure)]
+        return out
 
     def score(self, figures: Numbers) -> Numbers | None:
         """The single figure, or the product of both; None for a front."""
@@ -216,5 +208,6 @@ def find_objective(
         architecture.memories,
         weights if timed else {},
         channels,
+        {unit: f"{unit}.seconds" for unit in units} if timed else {},
         columns,
     )
