@@ -112,6 +112,7 @@ class ArchitectureFile(_Spec):
         return self
 
 
+_NEEDED = (".rows", ".columns", ".lanes", ".depth", ".slots", ".access_bytes")
 _WHOLE = (".rows", ".columns", ".lanes")
 _POSITIVE = (
     ".bytes",
@@ -206,6 +207,8 @@ mean 'array_1d.lanes'?
 
     def _checked(self, path: str, given: Values | None) -> Values | None:
         if given is None:
+            if path.endswith(_NEEDED) or path in ("clock_hz", "word_bytes"):
+                raise ArchitectureError(f"{self.name}: {path}: expected a number, found None")
             return None
         array = np.asarray(given)
         if array.dtype.kind not in "iufb":

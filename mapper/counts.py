@@ -34,7 +34,7 @@ Everything works on scalars and on arrays alike.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class Work:
     operations: Mapping[str, Values]
     per_point: Mapping[str, int]  # operation -> how often a step issues it
     pipelined: bool
+    register_words: Values = 0  # of one lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +405,11 @@ class _Analysis:
         for level in (step.level, *([step.spill.level] if step.spill else [])):
             if level not in levels:
                 raise MappingError(f"no level '{level}'{closest(level, levels)}")
+        if step.spill and levels.index(step.spill.level) >= levels.index(step.level):
+            raise MappingError(
+                f"what spills from {step.level} goes to a level further out, not to "
+                f"{step.spill.level}"
+            )
         kept: list[_Home] = []
         beneath: Values = 0
         if step.overlaying is not None:
@@ -479,12 +485,22 @@ class _Analysis:
                     f"in one step: add 'for {rank}' or 'parallel {rank} over ...'"
                 )
         self._check_options(step, einsum)
-        self.work[step.einsum] = self._work(step, einsum, loops)
+        work = self._work(step, einsum, loops)
+        self.work[step.einsum] = replace(work, register_words=self._register_words(einsum, homes))
         points = self._points(step.einsum, einsum.ranks, loops)
         for operand in einsum.operands:
             self._read(step, operand, loops, homes, points)
         for output in einsum.outputs:
             self._write(step, output, loops, homes, points)
+
+    def _register_words(self, einsum: EinsumFacts, homes: Mapping[str, _Home]) -> Values:
+        """The words of one lane: what is kept in its registers, else one of each tensor."""
+        words: Values = 0
+        for tensor in dict.fromkeys(used.tensor for used in (*einsum.operands, *einsum.outputs)):
+            home = homes.get(tensor)
+            kept = home is not None and home.level == REGISTERS
+            words = words + (self._words(home) if home is not None and kept else 1)
+        return words
 
     def _check_options(self, step: Compute, einsum: EinsumFacts) -> None:
         operands = {name for o in einsum.operands for name in (o.name, o.tensor)}
@@ -632,7 +648,18 @@ class _Analysis:
 
     def _share(self, home: _Home) -> Values:
         spill = home.keep.spill if home.keep is not None else None
-        return 0 if spill is None else np.asarray(spill.share.evaluate(self.problem.names))[()]
+        if spill is None:
+            return 0
+        share = np.asarray(spill.share.evaluate(self.problem.names))
+        right = (share >= 0) & (share <= 1)
+        if not np.all(right):
+            if share.ndim == 0:
+                raise MappingError(
+                    f"expected a spilled share of 0 to 1 of {home.tensor}, found {share:g}"
+                )
+            self.valid = self.valid & right
+            share = np.where(right, share, 0)
+        return share[()]
 
     def _access(self, home: _Home, einsum: str, reads: Values = 0, writes: Values = 0) -> None:
         self._add(einsum, home.tensor, home.level, reads, writes)

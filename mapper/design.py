@@ -263,9 +263,25 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
                 ]
                 near = closest(path, known)
                 raise MappingError(f"{key}: {architecture.name} has no parameter '{path}'{near}")
+        _check_names(design)
     except EinfuseError as error:
         raise MappingError(f"{where}: {error}") from None
     return design
+
+
+def _check_names(design: Design) -> None:
+    """Every name in a definition must be known, and a definition must not hide another name."""
+    let = dict(design.let)
+    taken = {*design.batch, *design.architecture.parameters}
+    known = {*taken, *let, *design.cascade.rank_names}
+    for table in design.tables:
+        known |= {f"{table.name}.{column}" for column in table.columns}
+    for name, formula in let.items():
+        if name in taken:
+            raise MappingError(f"let.{name}: the name stands for something else already")
+        for read in formula.names:
+            if read not in known:
+                raise MappingError(f"let.{name}: unknown name '{read}'{closest(read, known)}")
 
 
 def _defined(name: str, text: str | float) -> Formula:

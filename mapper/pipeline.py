@@ -224,7 +224,7 @@ def compose(
                     for rest in range(int(epochs))
                 )
             )
-            total = np.where(interval == epochs, np.maximum(waited, total), total)[()]
+            total = np.where(interval == epochs, waited, total)[()]
     return Composition(total, busy)
 
 

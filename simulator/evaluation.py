@@ -41,7 +41,7 @@ class Evaluation:
         energy_pj: None (NaN at points of an array) where a component's energy is unknown, with
             the reason in ``unknown``; likewise ``area_um2``.
         utilization: unit -> used part of its lanes x cycles.
-        peak_bytes: level -> most bytes alive; ``holders`` says whose they are.
+        peak_bytes: level -> most bytes alive; ``holders_bytes`` says whose (of one structure).
         bound: what the time is spent on: a unit, or a memory level.
         resource_seconds: unit or level -> time it would take alone.
         feasible: whether the point meets the design's requirements and fits every level.
@@ -63,7 +63,7 @@ class Evaluation:
     energy_by_component_pj: Mapping[str, Values | None]
     area_by_component_um2: Mapping[str, Values | None]
     resource_seconds: Mapping[str, Values]
-    holders: Mapping[str, tuple[tuple[str, Values], ...]]
+    holders_bytes: Mapping[str, tuple[tuple[str, Values], ...]]
     parameters: Mapping[str, Values | None] = field(repr=False)
     feasible: Values = True
     unknown: Mapping[str, str] = field(default_factory=dict)
@@ -99,6 +99,10 @@ class Evaluation:
             "area_um2": _plain(self.area_um2),
             "utilization": _plain(self.utilization),
             "peak_bytes": _plain(self.peak_bytes),
+            "holders_bytes": {
+                level: {tensor: _plain(held) for tensor, held in holders}
+                for level, holders in self.holders_bytes.items()
+            },
             "bound": _plain(self.bound),
             "per_einsum": {
                 name: {
@@ -158,7 +162,9 @@ class Evaluation:
         for unit, used in self.utilization.items():
             lines.append((f"utilization of {unit}", f"{100 * _first(used):.2f}", "%"))
         for level, peak in self.peak_bytes.items():
-            lines.append((f"peak in {level}", f"{_first(peak):.6g}", "bytes"))
+            held = dict.fromkeys(tensor for tensor, _ in self.holders_bytes.get(level, ()))
+            whose = f" ({', '.join(held)})" if held else ""
+            lines.append((f"peak in {level}{whose}", f"{_first(peak):.6g}", "bytes"))
         return lines
 
 

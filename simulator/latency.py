@@ -21,6 +21,7 @@ class Latency:
     """Seconds of the run, of each resource alone, and what the pipeline breaks."""
 
     seconds: Values
+    cycles: Values
     resource_seconds: Mapping[str, Values]
     violations: tuple[str, ...]
 
@@ -37,7 +38,7 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
     """Return the time of a design: its stages one after the other, each against the memories."""
     stages = stages_of(point)
     clock = point.number("clock_hz")
-    seconds: Values = 0.0
+    cycles: Values = 0.0
     resources: dict[str, Values] = {}
     notes: list[str] = []
     iterations = iterations_of(point)
@@ -58,16 +59,16 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
             point.design.composition,
             accounting.waits,
         )
-        longest = composed.cycles / clock
+        longest = composed.cycles
         for unit, busy in composed.busy.items():
             resources[unit] = resources.get(unit, 0.0) + busy / clock
         for level in point.architecture.memories:
             taken = memory_seconds(point, level, set(stage.einsums))
             if taken is not None:
                 resources[level] = resources.get(level, 0.0) + taken
-                longest = np.maximum(longest, taken)
-        seconds = seconds + longest
-    return Latency(seconds, resources, tuple(dict.fromkeys(notes)))
+                longest = np.maximum(longest, taken * clock)
+        cycles = cycles + longest
+    return Latency(cycles / clock, cycles, resources, tuple(dict.fromkeys(notes)))
 
 
 def iterations_of(point: Point) -> Values:

@@ -90,7 +90,7 @@ def merge(groups: list[tuple[NDArray[Any], Evaluation]]) -> Evaluation:
             merged[item.name] = {k: v for value in values for k, v in value.items()}
         elif item.name == "warnings":
             merged[item.name] = tuple(dict.fromkeys(w for value in values for w in value))
-        elif item.name == "holders":
+        elif item.name == "holders_bytes":
             merged[item.name] = {}  # they differ from group to group
         elif item.name == "per_einsum":
             merged[item.name] = {
@@ -123,7 +123,7 @@ def _map(result: Evaluation, form: Any) -> Evaluation:
         value = getattr(result, item.name)
         if item.name in ("design", "accounting", "unknown", "warnings"):
             continue
-        if item.name == "holders":
+        if item.name == "holders_bytes":
             changed[item.name] = {
                 level: tuple((tensor, form(words)) for tensor, words in held)
                 for level, held in value.items()

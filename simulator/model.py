@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def evaluate(
             result = _evaluate_points(design, shape, settings, chosen, scalar=points is None)
     except EinfuseError as error:
         kind = ArchitectureError if isinstance(error, ArchitectureError) else MappingError
-        raise kind(f"{design.name}: {error}") from None
+        said = str(error).removeprefix(f"{design.name}: ")
+        raise kind(f"{design.name}: {said}") from None
     for text in result.warnings:
         warnings.warn(f"{design.name}: {text}", DesignWarning, stacklevel=2)
     return finish(result, points)
@@ -80,6 +82,11 @@ def _check_numbers(shape: Mapping[str, Any], settings: Mapping[str, Any], design
     ranks = (*design.batch, *design.cascade.rank_names)
     for rank, size in shape.items():
         array = np.asarray(size)
+        if rank in dict(design.let):
+            raise MappingError(
+                f"{design.name}: the design defines {rank} (= {dict(design.let)[rank].text}); "
+                "leave it out of the shape"
+            )
         if rank not in ranks:
             raise MappingError(f"{design.name}: no rank '{rank}'{closest(rank, ranks)}")
         if array.dtype.kind not in "iu" and not (
@@ -154,16 +161,34 @@ def _evaluate_structure(
         if np.all(enough):
             return result
         size = np.where(enough, size, size * growth.by)
+    if not scalar:
+        return _without(result, np.broadcast_to(enough, np.shape(result.seconds)))
     raise MappingError(
         f"{growth.parameter} grew {growth.times} times by {growth.by:g} and '{growth.until}' does "
         "not hold yet"
     )
 
 
+def _without(result: Evaluation, feasible: Values) -> Evaluation:
+    """Return the result with further points marked as infeasible."""
+
+    def cost(value: Values) -> Values:
+        return np.where(feasible, value, np.inf)
+
+    return replace(
+        result,
+        seconds=cost(result.seconds),
+        cycles=cost(result.cycles),
+        dram_bytes=cost(result.dram_bytes),
+        energy_pj=None if result.energy_pj is None else cost(result.energy_pj),
+        feasible=result.feasible & feasible,
+    )
+
+
 def _costs(point: Point, accounting: Accounting) -> Evaluation:
     """Return what a point costs."""
     latency = find_latency(point, accounting)
-    cycles = latency.seconds * point.number("clock_hz")
+    cycles = latency.cycles
     energy, area = find_energy(point, accounting), find_area(point, accounting)
     word, traffic = point.number("word_bytes"), point.counts.traffic.items()
     levels = {
@@ -206,7 +231,10 @@ def _costs(point: Point, accounting: Accounting) -> Evaluation:
         energy_by_component_pj=energy,
         area_by_component_um2=area,
         resource_seconds=latency.resource_seconds,
-        holders=point.counts.holders,
+        holders_bytes={
+            level: tuple((tensor, words * word) for tensor, words in held)
+            for level, held in point.counts.holders.items()
+        },
         parameters=point.values,
         feasible=point.feasible,
         unknown=find_unknown(point, energy, area),

@@ -212,6 +212,17 @@ def _capacity(
     values: Mapping[str, Values | None], counts: Counts, peak: Mapping[str, Values], scalar: bool
 ) -> Values:
     feasible: Values = np.bool_(True)
+    for einsum, work in counts.work.items():
+        room = values[f"{work.unit}.registers.bytes"]
+        if room is not None:
+            used = work.register_words * values["word_bytes"]
+            fits = np.asarray(used) <= np.asarray(room)
+            if scalar and not fits:
+                raise MappingError(
+                    f"the registers of a lane of {work.unit} have {room:.0f} bytes, and {einsum} "
+                    f"needs {used:.0f}, {used - room:.0f} too many"
+                )
+            feasible = feasible & fits
     for level, used in peak.items():
         if level == REGISTERS:
             continue

@@ -227,9 +227,9 @@ def simulate(
     stalls = {unit: dict.fromkeys(CAUSES, 0.0) for unit in units}
     busy = dict.fromkeys(units, 0.0)
     runs: list[Run] = []
-    seconds = 0.0
+    cycles = 0.0
     for stage, schedules in zip(stages_of(point), prepared.schedules, strict=True):
-        start = seconds * clock
+        start = cycles
         compute = 0.0
         for schedule in schedules:
             program = make_program(schedule, point, prepared.chains, overheads)
@@ -238,19 +238,16 @@ def simulate(
             compute += events.cycles
             for number, unit in enumerate(units):
                 busy[unit] += float(events.busy[number])
-                for cause, cycles in zip(CAUSES, events.stalls[number], strict=True):
-                    stalls[unit][cause] += float(cycles)
-        longest = compute / clock
+                for cause, lost in zip(CAUSES, events.stalls[number], strict=True):
+                    stalls[unit][cause] += float(lost)
+        longest = compute
         for level in point.architecture.memories:
             taken = memory_seconds(point, level, {*stage.einsums})
             if taken is not None:
-                longest = max(longest, float(taken))
-        beyond = longest * clock - compute
-        if longest > compute / clock:
-            for unit in units:
-                stalls[unit][CAUSES[BANDWIDTH]] += beyond
-        seconds = seconds + longest
-    cycles = seconds * clock
+                longest = max(longest, float(taken * clock))
+        for unit in units:
+            stalls[unit][CAUSES[BANDWIDTH]] += longest - compute
+        cycles = cycles + longest
     traffic = point.counts.traffic.items()
     outer = point.architecture.memories[0]
     moved = add_up(t.reads + t.writes for (_, _, level), t in traffic if level == outer)
@@ -258,7 +255,7 @@ def simulate(
         design=design.name,
         overheads=overheads,
         cycles=cycles,
-        seconds=seconds,
+        seconds=cycles / clock,
         utilization={
             unit: float(
                 add_up(

@@ -183,3 +183,82 @@ def test_a_tile_below_one_at_a_point_of_an_array_is_infeasible() -> None:
         evaluate(design, {**SHAPE, "F": 32})
     r = evaluate(design, {**SHAPE, "F": np.array([64, 32])})
     assert list(r.feasible) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("spill", "words"),
+    [
+        ("spilling 0-3 to dram", "spilled share of 0 to 1 of Q, found -3"),
+        ("spilling 3 to dram", "spilled share of 0 to 1 of Q, found 3"),
+        ("spilling 1/2 to buffer", "goes to a level further out, not to buffer"),
+        ("spilling 1/2 to staging", "goes to a level further out, not to staging"),
+    ],
+)
+def test_a_spill_is_a_share_and_goes_outwards(spill: str, words: str) -> None:
+    def change(content: Any) -> None:
+        content["mapping"][2] = f"keep Q, RM, RD, RNV at buffer {spill}"
+
+    with pytest.raises(EinfuseError, match=words):
+        evaluate(_fusemax(change), SHAPE)
+
+
+@pytest.mark.parametrize("path", ["array_1d.lanes", "word_bytes", "array_1d.operations.exp.slots"])
+def test_a_design_cannot_set_a_needed_parameter_to_nothing(path: str) -> None:
+    def change(content: Any) -> None:
+        content["set"] = {path: None}
+
+    with pytest.raises(EinfuseError, match=f"{path}: expected a number, found None"):
+        evaluate(_fusemax(change), SHAPE)
+
+
+def test_registers_that_are_too_small_are_named() -> None:
+    with pytest.raises(EinfuseError, match="registers of a lane of array_2d have 1 bytes, and QK"):
+        evaluate(load_design("fusemax"), SHAPE, set={"array_2d.registers.bytes": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "words"),
+    [
+        ("spare", "nosuch * 2", "let.spare: unknown name 'nosuch'"),
+        ("clock_hz", 5, "let.clock_hz: the name stands for something else"),
+        ("B", 5, "let.B: the name stands for something else"),
+    ],
+)
+def test_a_definition_reads_known_names_and_hides_none(name: str, formula: Any, words: str) -> None:
+    def change(content: Any) -> None:
+        content["let"][name] = formula
+
+    with pytest.raises(EinfuseError, match=words):
+        _fusemax(change)
+
+
+def test_a_shape_does_not_overrule_a_definition() -> None:
+    with pytest.raises(EinfuseError, match="the design defines M0"):
+        evaluate(load_design("fusemax"), {**SHAPE, "M0": 7})
+
+
+def test_a_point_that_never_grows_enough_does_not_end_the_others() -> None:
+    shape = {**SHAPE, "P": np.array([1, 4096]), "M": 4096}
+    rows = {"array_2d.rows": np.array([512, 256])}
+    r = evaluate(load_design("fusemax-design-space"), shape, set=rows)
+    assert list(r.feasible) == [False, True]
+    assert np.isinf(r.seconds[0])
+
+
+def test_a_wide_layer_keeps_as_few_tokens_as_fit() -> None:
+    # facts/fusemax.md 6: the largest power of two mt with K*(mt + 256) words in the buffer
+    shape = {"B": 2, "P": 4096, "H": 64, "E": 128, "D": 8192, "S": 28672}
+    r = evaluate(load_design("layer-fusemax"), shape, accounting="published")
+    tokens, words = 2 * 4096, 16 * 2**20 // 2
+    traffic = 0
+    for k, n in [(8192, 8192)] * 4 + [(8192, 28672), (28672, 8192)]:
+        fits = [2**i for i in range(20) if k * (2**i + 256) <= words]
+        reads = 1 if k * (n + 256) <= words else tokens // fits[-1]
+        traffic += tokens * k + k * n * reads + tokens * n
+    assert r.dram_bytes == 2 * traffic
+
+
+def test_cycles_are_whole_where_the_work_is() -> None:
+    r = evaluate(load_design("fusemax"), SHAPE, accounting="published")
+    assert r.cycles == 2 * (2 * 138 + 64)
+    assert sum(size for _, size in r.holders_bytes["buffer"]) == r.peak_bytes["buffer"]

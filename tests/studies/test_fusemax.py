@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 
 from einfuse.einsum.errors import EinfuseError
 from einfuse.studies import fusemax, run_study
-from einfuse.studies.files import write_text
+from einfuse.studies.files import undisturbed, write_text
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +118,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EinfuseError, match="cannot write here"):
         write_text(tmp_path / "file" / "a.md", "text")
+
+
+def test_ctrl_c_waits_for_what_is_being_written() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        done.append("written")
+    assert done == ["written"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_part_of_the_study_claims_no_deviation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study("fusemax", tmp_path, models=["T5"], lengths=["1K"])
+    printed = capsys.readouterr().out
+    assert "A part of the paper's points" in printed
+    assert "times as fast" not in printed

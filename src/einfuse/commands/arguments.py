@@ -63,6 +63,8 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
             raise EinfuseError(f"--set: expected NAME=VALUE, found '{part}'")
+        if name in settings:
+            raise EinfuseError(f"--set: {name} is given twice")
         settings[name] = value
     return settings
 
