@@ -12,6 +12,7 @@ A mapping (`einfuse.mapper.structure`) is chosen in these steps; `count_space` c
 5. Homes: a tensor from outside feeds the units from any level, and may live at levels between,
    above all loops or right below a loop that it depends on. What a group exchanges lives right
    below the last loop that all who touch it depend on; a carried tensor above its iterative loop.
+   What an Einsum makes point by point takes over the room of an operand that it is last to read.
 6. Leaves: a unit that has the operations, at most one rank on each of its dimensions, as many
    lanes as share the extent evenly in as few waves as can be; the innermost loop in time is any,
    the others are in the order of the ranks.
@@ -266,9 +267,46 @@ class MapSpace:
                 deepest = depth
         return deepest
 
-    def home(self, tensor: str, places: tuple[tuple[str, int], ...]) -> Home:
+    def overlays(self, structure: Structure) -> dict[str, str]:
+        """Which tensors inside a group take over the room of one that they are made from.
+
+        That is so where an Einsum is the last to touch an operand, makes as many points of it as
+        it reads, and both live at the same place.
+        """
+        roles = self.roles(structure.einsums)
+        block_of = {n: b for b, block in enumerate(structure.blocks) for n in block}
+
+        def place(tensor: str) -> tuple[int | None, int]:
+            names = roles.touched_by[tensor]
+            blocks = {block_of[name] for name in names}
+            block = blocks.pop() if len(blocks) == 1 else None
+            inner = () if block is None else structure.inner[block]
+            return block, self.exchange_depth(tensor, (*structure.loops, *inner), names)
+
+        found: dict[str, str] = {}
+        for name in structure.einsums:
+            einsum = self.facts.einsums[name]
+            for output in einsum.outputs:
+                for operand in einsum.operands:
+                    made, read = output.tensor, operand.tensor
+                    if (
+                        made not in found
+                        and read not in found.values()
+                        and {made, read} <= set(roles.inside)
+                        and not {made, read} & (self.facts.carried | {*self.constraints.double})
+                        and roles.touched_by[read][-1] == name
+                        and roles.touched_by[made][0] == name
+                        and einsum.ranks == self.facts.ranks[made] == self.facts.ranks[read]
+                        and place(made) == place(read)
+                    ):
+                        found[made] = read
+        return found
+
+    def home(
+        self, tensor: str, places: tuple[tuple[str, int], ...], overlaying: str | None = None
+    ) -> Home:
         """A tensor at its places, twice if the constraints say so."""
-        return Home(tensor, places, tensor in self.constraints.double)
+        return Home(tensor, places, tensor in self.constraints.double, overlaying)
 
     def leaves(self, einsum: str, ranks: tuple[str, ...]) -> Iterator[Leaf]:
         """Yield the ways to run an Einsum over the ranks that the loops above leave it."""

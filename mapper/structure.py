@@ -40,6 +40,7 @@ class Home:
     tensor: str
     places: tuple[tuple[str, int], ...]  # level, depth
     double: bool = False
+    overlaying: str | None = None  # the tensor whose room it takes over
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,9 @@ def _loop_lines(
 
     def keeps(depth: int) -> list[str]:
         return [
-            f"keep {home.tensor} at {level}" + (" double" if home.double else "")
+            f"keep {home.tensor} at {level}"
+            + (" double" if home.double else "")
+            + (f" overlaying {home.overlaying}" if home.overlaying else "")
             for home in homes
             for level, at in home.places
             if at == depth and (own is None or home.tensor in own)

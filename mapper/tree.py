@@ -101,6 +101,7 @@ class GroupTree:
             top = top.extend(rank, points[rank].astype(float))
         self.top = top
         self.faces = dict(structure.faces)
+        self.overlays = self.space.overlays(structure)
         self.block_of = {n: b for b, block in enumerate(structure.blocks) for n in block}
 
     @property
@@ -130,6 +131,7 @@ class GroupTree:
                 block,
                 self.structure.inner[number],
                 self.structure.exchange,
+                tuple(self.overlays),
                 self._key(self.top),
             )
             out = out + self.pieces.keep(key, partial(self._block_rooms, number))
@@ -239,7 +241,8 @@ class GroupTree:
                 path = (*path, *self.structure.inner[block])
             depth = self.space.exchange_depth(tensor, path, self.roles.touched_by[tensor])
             level = self.space.memories[self.structure.exchange]
-            homes.append(self.space.home(tensor, ((level, depth),)))
+            places = ((level, depth),)
+            homes.append(self.space.home(tensor, places, self.overlays.get(tensor)))
         order = {name: n for n, name in enumerate(self.structure.einsums)}
         tensors = {name: n for n, name in enumerate(self.roles.touched_by)}
         return Group(
@@ -329,7 +332,8 @@ class GroupTree:
         if tensor in self.roles.through:
             return self._chain(tensor, ((level, depth),), path)
         out = self.pieces.stack(self.count)
-        out[self.pieces.rooms[level]] += self._room(tensor, path.tiles[depth])
+        if tensor not in self.overlays:
+            out[self.pieces.rooms[level]] += self._room(tensor, path.tiles[depth])
         return out
 
     def _room(self, tensor: str, tiles: Mapping[str, Values]) -> Values:
