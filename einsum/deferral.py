@@ -21,8 +21,6 @@ from .expression import (
     Binary,
     Call,
     Expression,
-    Negate,
-    Number,
     RankSize,
     accesses,
     variables,
@@ -262,7 +260,7 @@ def deferral_hazards(flow: Dataflow, reference: str, deferred: Cascade) -> tuple
         if (
             einsum.name in sums
             and any(isinstance(n, Binary) and n.operator in "+-" for n in walk(einsum.expression))
-            and _is_location(flow.cone(flow.producer[einsum.name]), reference)
+            and _is_location(flow, flow.producer[einsum.name], reference)
         ):
             found.append(f"{einsum.name} is a difference of sums, which may cancel")
     return tuple(found)
@@ -279,25 +277,23 @@ def _scales(flow: Dataflow, reference: str) -> list[str]:
     return [scale for name in names for scale in _scales(flow, name)]
 
 
-def _is_location(expression: Expression, reference: str) -> bool:
-    """Tell whether a reference is added to elements, or subtracted: without it they may cancel."""
+def _is_location(flow: Dataflow, fold: Einsum, reference: str) -> bool:
+    """Tell whether a reference, scaled or not, is added to elements of a fold, or subtracted.
+
+    Without it they may cancel.
+    """
+    reduced = reduced_variables(fold)
 
     def is_shift(node: Expression) -> bool:
-        match node:
-            case Access(tensor=tensor):
-                return tensor == reference
-            case Negate(operand=operand):
-                return is_shift(operand)
-            case Binary(operator="*" | "/", left=left, right=right):
-                scaled = isinstance(left, Number) or isinstance(right, Number)
-                return scaled and (is_shift(left) or is_shift(right))
-        return False
+        reads = any(access.tensor == reference for access in accesses(node))
+        return reads and not uses(node, reduced)
 
     return any(
         isinstance(node, Binary)
         and node.operator in ("+", "-")
+        and uses(node, reduced)
         and (is_shift(node.left) or is_shift(node.right))
-        for node in walk(expression)
+        for node in walk(flow.cone(fold))
     )
 
 

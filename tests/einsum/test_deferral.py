@@ -97,6 +97,10 @@ def test_calls_of_several_folds_are_made_once() -> None:
     ("lines", "hazard"),
     [
         ("S[] = X[m]\nY[] = sq(X[m] - S[]) :: +(m)", "difference of sums"),
+        ("S[] = X[m]\nY[] = sq(X[m] - S[] / M) :: +(m)", "difference of sums"),
+        ("S[] = X[m]\nY[n] = sq(X[m] - W[0,n] * S[] / M) :: +(m)", "difference of sums"),
+        ("S[] = X[m]\nD[m] = S[] / M - X[m]\nY[] = D[m] * D[m] / M :: +(m)", "difference of"),
+        ("S[] = abs(X[m]) :: +(m)\nY[n] = (X[m] / (S[] + 1) + 1) * W[m,n]", None),
         ("S[] = abs(X[m]) :: max(m)\nY[] = sq(X[m] / S[]) :: +(m)", "no longer scaled by S"),
         ("S[] = sq(X[m]) :: +(m)\nY[n] = X[m] / S[] * W[m,n]", None),
         ("S[] = sq(X[m]) :: +(m)\nY[n] = (X[m] / S[] + 1) * W[m,n]", None),
