@@ -1,6 +1,7 @@
 """A design: a cascade, an architecture, and the rule that maps the one on the other.
 
-The file is YAML, checked by pydantic. ``let`` defines sizes as formulas in the shape, the
+The file is YAML, checked by pydantic; it may say only what differs from one that it ``extends``.
+``let`` defines sizes as formulas in the shape, the
 architecture's parameters, rows of ``tables``, and what stands above; a name that is a rank of the
 cascade gives that rank its size. ``set`` changes architecture parameters likewise.
 """
@@ -202,6 +203,7 @@ def _read(path: Path) -> Design:
 
 def parse_design(content: Any, where: str, folder: Path | None = None) -> Design:
     """Return the design of a YAML file's content; names and files are looked up in ``folder``."""
+    content = _extended(content, where, folder)
     try:
         file = DesignFile.model_validate(content)
     except ValidationError as error:
@@ -267,6 +269,52 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
     except EinfuseError as error:
         raise MappingError(f"{where}: {error}") from None
     return design
+
+
+def _extended(content: Any, where: str, folder: Path | None) -> Any:
+    """Return a file's content over that of the design which it extends, if any.
+
+    A key replaces the other's, but for ``let`` and ``set``: their entries are added.
+    """
+    seen = [where]
+    while isinstance(content, dict) and "extends" in content:
+        name = content["extends"]
+        beside = None if folder is None else folder / str(name)
+        path = find_file(
+            beside if beside is not None and beside.is_file() else str(name),
+            "designs",
+            "design",
+            MappingError,
+        )
+        if str(path) in seen:
+            raise MappingError(f"{where}: {' extends '.join([*seen, str(path)])}, in a circle")
+        seen.append(str(path))
+        base = read_yaml(path)
+        if not isinstance(base, dict):
+            raise MappingError(f"{where}: extends {path}, which is no design")
+        base = _rooted(base, path.parent)
+        own = {key: value for key, value in content.items() if key != "extends"}
+        for key in ("let", "set"):
+            if isinstance(base.get(key), dict) and isinstance(own.get(key), dict):
+                own[key] = {**base[key], **own[key]}
+        content = {**base, **own}
+    return content
+
+
+def _rooted(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a file's content with the files beside it named by their whole path."""
+    rooted = dict(content)
+    for key in ("cascade", "architecture"):
+        if isinstance(rooted.get(key), str) and (folder / rooted[key]).is_file():
+            rooted[key] = str(folder / rooted[key])
+    if isinstance(rooted.get("tables"), dict):
+        rooted["tables"] = {
+            name: {**table, "file": str(folder / str(table.get("file", "")))}
+            if isinstance(table, dict)
+            else table
+            for name, table in rooted["tables"].items()
+        }
+    return rooted
 
 
 def _check_names(design: Design) -> None:

@@ -220,3 +220,29 @@ def test_a_wrong_design_names_the_path(change: Callable[[Any], None], words: str
     change(content)
     with pytest.raises(MappingError, match=words):
         parse_design(content, "my.yaml")
+
+
+def test_a_design_that_extends_another_says_only_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "schema: 1\nname: mine\nextends: fusemax\nset: {array_1d.lanes: 512}\n"
+    )
+    mine = load_design(tmp_path / "mine.yaml")
+    assert mine.nest == load_design("fusemax").nest
+    assert dict(mine.settings).keys() == {"array_1d.lanes"}
+    (tmp_path / "flat.yaml").write_text("schema: 1\nname: wide\nextends: flat\nedges: exact\n")
+    assert load_design(tmp_path / "flat.yaml").tables[0].columns.keys() >= {"rows", "output"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("extends: nothing", "no design 'nothing'"),
+        ("extends: circle.yaml", "in a circle"),
+        ("extends: list.yaml", "which is no design"),
+    ],
+)
+def test_a_design_extends_a_design(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "circle.yaml").write_text(f"schema: 1\nname: a\n{text}\n")
+    (tmp_path / "list.yaml").write_text("[1, 2]\n")
+    with pytest.raises(EinfuseError, match=words):
+        load_design(tmp_path / "circle.yaml")
