@@ -26,7 +26,7 @@ from .dataflow import Dataflow, Kind
 from .deferral import cancel, defer, deferral_hazards, redefined
 from .errors import EinfuseError
 from .localisation import localise
-from .movement import move_of
+from .movement import move_of, movement_hazards
 from .operations import count_operations, total_operations
 from .partition import partition
 from .passes import PassReport, count_passes
@@ -228,18 +228,15 @@ class _Search:
         for rewrite, how in ((stream, "running values"), (localise, "values of each tile, merged")):
             if self._is_late():
                 return
+            along = Dataflow(tiled.cascade, self._tile_variable(tiled))
             try:
-                found = rewrite(Dataflow(tiled.cascade, self._tile_variable(tiled)))
+                found = rewrite(along)
             except NotDerivableError:
                 continue
             vector = any(len(move.orbit.functions) > 1 for move in found.moves)
             explanation = f"{how}: {'; '.join(dict.fromkeys(map(str, found.moves)))}"
             streamed = tiled.then("V" if vector else "L", explanation, found.cascade)
-            hazards = tuple(
-                f"{move.fold.name} is corrected by division by {name}, which may be 0"
-                for move in found.moves
-                for name in move.divisors
-            )
+            hazards = [hazard for move in found.moves for hazard in movement_hazards(along, move)]
             self._add(replace(streamed, hazards=(*tiled.hazards, *hazards)), reasons)
 
     def _tile_variable(self, tiled: _Form) -> str:

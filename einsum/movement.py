@@ -13,6 +13,7 @@ import sympy as sp
 from .algebra import Function, Orbit, extreme_orbit, orbit, without
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, operator_of, reduced_variables, uses
+from .degree import degree
 from .equation import Einsum
 from .expression import Access, Expression, RankSize, variables
 from .formula import Formula, SymbolTable
@@ -46,6 +47,16 @@ class Move:
             reference.tensor
             for (old, _), reference in zip(self.moved, self.references, strict=True)
             if old in below.free_symbols and not old.is_positive
+        )
+
+    @property
+    def centres(self) -> tuple[Access, ...]:
+        """The references whose differences the corrections of a vector state are made of."""
+        held = [c.free_symbols for f in self.orbit.functions for _, c in f.coefficients]
+        return tuple(
+            reference
+            for (old, new), reference in zip(self.moved, self.references, strict=True)
+            if any({old, new} <= symbols for symbols in held)
         )
 
     def __str__(self) -> str:
@@ -145,6 +156,34 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
             f"{einsum.name} needs the number of points that it folds, and a filter culls some"
         )
     return Move(einsum, references, table, found, tuple(moved.items()), counted, operator)
+
+
+def movement_hazards(flow: Dataflow, move: Move) -> tuple[str, ...]:
+    """Return what a move costs in accuracy: divisors that may be 0, centres that are none.
+
+    A deviation keeps its digits if its centre is near the elements seen so far: a mean or an
+    extreme of them, not a sum that only all elements make a mean of.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> text = (
+    ...     "rank M = 8\\ninput X[M]\\noutput Y\\nS[] = X[m]\\nMU[] = S[] / 8\\n"
+    ...     "Y[] = sq(X[m] - MU[]) :: +(m)"
+    ... )
+    >>> flow = Dataflow(parse(text), "m")
+    >>> print(*movement_hazards(flow, move_of(flow, flow.folds[1])))
+    Y is centred on MU, which is no mean of the elements before the last
+    """
+    divided = (
+        f"{move.fold.name} is corrected by division by {name}, which may be 0"
+        for name in move.divisors
+    )
+    centred = (
+        f"{move.fold.name} is centred on {access.tensor}, which is no mean of the elements "
+        "before the last"
+        for access in move.centres
+        if degree(flow, access) != 0
+    )
+    return (*divided, *centred)
 
 
 def _check_all_counted(flow: Dataflow, einsum: Einsum, references: tuple[Access, ...]) -> None:

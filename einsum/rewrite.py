@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
+from .degree import degree, sizes_along
 from .equation import Einsum, Reduce
 from .errors import EinfuseError
 from .expression import Access, Binary, Call, Expression, Negate, RankSize, variables, walk
@@ -80,8 +81,8 @@ def normalise(cascade: Cascade, variable: str) -> Cascade:
 
     A chain of reductions becomes one Einsum each; a fold over more variables than its
     references allow is taken apart (rule S); a division by the rank's own size leaves the fold,
-    so that a mean is a sum and a count, and functions of references alone are computed once for
-    the rank (rule H).
+    so that a mean is a sum and a count, and functions and means of references alone are computed
+    once for the rank (rule H).
 
     >>> from einfuse.einsum.parser import parse
     >>> from einfuse.einsum.printer import render_einsum
@@ -216,8 +217,7 @@ def _swapped(flow: Dataflow) -> list[Einsum]:
 def _hoisted(flow: Dataflow) -> list[Einsum]:
     einsums = []
     taken = names_of(flow.cascade)
-    rank = flow.cascade.rank_of(flow.variable)
-    sizes = {rank} | {s.whole for s in flow.cascade.splits if s.outer == rank}
+    sizes = sizes_along(flow)
     for einsum in flow.einsums:
         match einsum.expression:
             case Binary("/", numerator, RankSize(rank=size)) if (
@@ -236,6 +236,13 @@ def _hoisted(flow: Dataflow) -> list[Einsum]:
     return einsums
 
 
+def _is_mean(flow: Dataflow, node: Expression) -> bool:
+    """Tell whether an expression divides what grows along the rank by the rank's size."""
+    sizes = sizes_along(flow)
+    counts = any(isinstance(part, RankSize) and part.rank in sizes for part in walk(node))
+    return counts and degree(flow, node) == 0
+
+
 def _hoisted_calls(flow: Dataflow) -> list[Einsum]:
     einsums: list[Einsum] = []
     taken = names_of(flow.cascade)
@@ -247,11 +254,11 @@ def _hoisted_calls(flow: Dataflow) -> list[Einsum]:
         along = {flow.variable, *reduced_variables(einsum)}
 
         def hoist(node: Expression, along: set[str] = along) -> Expression | None:
-            calls = any(isinstance(part, Call) for part in walk(node))
-            if not calls or uses(node, along) or is_filtered(node):
+            if not isinstance(node, Call | Binary) or uses(node, along) or is_filtered(node):
                 return None
             references = flow.references(node)
-            if not references or not isinstance(node, Call | Binary):
+            calls = any(isinstance(part, Call) for part in walk(node))
+            if not references or not (calls or _is_mean(flow, node)):
                 return None
             if node not in made:
                 name = fresh(f"{references[0].tensor}H", taken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.movement import Move, move_of
+from einfuse.einsum.movement import Move, move_of, movement_hazards
 from einfuse.einsum.parser import parse
 from einfuse.einsum.rewrite import NotDerivableError, normalise
 
@@ -47,6 +47,29 @@ def test_deviations_from_the_mean_of_the_same_elements_are_left_out() -> None:
 def test_the_number_of_points_is_a_count() -> None:
     move = last_move("S[p] = X[m,p] / M\nY[p] = sq(X[m,p] - S[p]) :: +(m)")
     assert move.counted == {1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "centre"),
+    [
+        ("S[p] = X[m,p]\nY[p] = sq(X[m,p] - S[p] / M) :: +(m)", None),
+        ("S[p] = X[m,p]\nY[p] = sq(W[0] * S[p] / M - X[m,p]) :: +(m)", None),
+        ("S[p] = X[m,p]\nD[p] = S[p] / 64\nY[p] = sq(X[m,p] - D[p]) :: +(m)", "D"),
+        ("S[p] = X[m,p]\nD[p] = 0.015625 * S[p]\nY[p] = sq(X[m,p] - D[p]) :: +(m)", "D"),
+        ("S[p] = X[m,p] :: max(m)\nY[p] = sq(X[m,p] - S[p]) :: +(m)", None),
+        (
+            "S[p] = exp(X[m,p]) :: +(m)\nC[p] = exp(X[m,p]) / S[p] * W[m]\n"
+            "Y[p] = exp(X[m,p]) / S[p] * sq(W[m] - C[p]) :: +(m)",
+            None,
+        ),
+    ],
+)
+def test_centres_are_means_of_the_elements_so_far(lines: str, centre: str | None) -> None:
+    flow = Dataflow(normalise(parse(HEAD + lines), "m"), "m")
+    hazards = movement_hazards(flow, move_of(flow, flow.folds[-1]))
+    assert [h.split(",")[0] for h in hazards] == (
+        [] if centre is None else [f"Y is centred on {centre}"]
+    )
 
 
 def test_divisors_that_may_be_zero_are_named() -> None:
