@@ -17,6 +17,7 @@ MODULES: tuple[str, ...] = (
     "passes",
     "run",
     "simulate",
+    "zoo",
 )
 
 

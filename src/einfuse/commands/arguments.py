@@ -7,7 +7,9 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from einfuse.einsum.errors import EinfuseError
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from einfuse.einsum.cascade import Cascade
 
 _SIZE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*([0-9]+)([KkMm]?)\s*")
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="parameters of the algorithm, such as window=512,sinks=4"),
+]
+
 _UNIT = {"": 1, "K": 1024, "M": 1024**2}
 
 
@@ -39,8 +46,13 @@ def parse_shape(text: str) -> dict[str, int]:
     return shape
 
 
-def load_cascade(name_or_path: str) -> Cascade:
-    """Return a cascade of the library or of a file; its warnings go to standard error."""
+def load_cascade(name_or_path: str, settings: Sequence[str] = ()) -> Cascade:
+    """Return a cascade of the library or of a file; its warnings go to standard error.
+
+    Args:
+        name_or_path: a name of the library, or a file.
+        settings: parameters of the algorithm, such as ``window=512,sinks=4``.
+    """
     from einfuse.einsum.library import load
 
     with warnings.catch_warnings(record=True) as caught:
@@ -49,7 +61,11 @@ def load_cascade(name_or_path: str) -> Cascade:
     for warning in caught:
         where = f"{warning.filename}:{warning.lineno}"
         print(f"warning: {where}: {warning.message}", file=sys.stderr)
-    return cascade
+    if not settings:
+        return cascade
+    from einfuse.einsum.zoo import with_parameters
+
+    return with_parameters(cascade, parse_numbers(settings))
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:

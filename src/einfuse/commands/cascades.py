@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import parse_shape, print_json
+from einfuse.commands.arguments import Parameters, load_cascade, parse_shape, print_json
 
 if TYPE_CHECKING:
     import sympy
@@ -30,19 +28,14 @@ def show(
     shape: Annotated[
         str, typer.Option(help="sizes of ranks, such as E=64,F=64,P=4K,M=4K,M0=256")
     ] = "",
+    settings: Parameters = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print the Einsums as LaTeX")] = False,
 ) -> None:
     """Show a cascade: its text, each Einsum's iteration space and operations."""
     from einfuse.einsum import printer
-    from einfuse.einsum.library import load
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        loaded = load(cascade)
-    for warning in caught:
-        where = f"{warning.filename}:{warning.lineno}"
-        print(f"warning: {where}: {warning.message}", file=sys.stderr)
+    loaded = load_cascade(cascade, settings or ())
     if latex:
         print(printer.latex(loaded), end="")
         return

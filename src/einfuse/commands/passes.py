@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import print_json
+from einfuse.commands.arguments import Parameters, load_cascade, print_json
 
 if TYPE_CHECKING:
     from einfuse.einsum.passes import PassReport
@@ -28,21 +26,16 @@ def passes(
         str, typer.Option(help="a rank or a level of its partition; by default the one that "
                                "is swept most often")
     ] = "",
+    settings: Parameters = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="draw the cascade, coloured by pass: a .png, .svg or .pdf")
     ] = None,
 ) -> None:  # fmt: skip
     """Prove how many passes a cascade needs over a rank, and what it must hold on chip."""
-    from einfuse.einsum.library import load
     from einfuse.einsum.passes import count_passes
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        loaded = load(cascade)
-    for warning in caught:
-        where = f"{warning.filename}:{warning.lineno}"
-        print(f"warning: {where}: {warning.message}", file=sys.stderr)
+    loaded = load_cascade(cascade, settings or ())
     report = count_passes(loaded, rank or None)
     if plot is not None:
         from einfuse.studies.pass_graph import draw_passes

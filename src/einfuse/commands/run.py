@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import load_cascade, parse_shape, print_json
+from einfuse.commands.arguments import (
+    Parameters,
+    load_cascade,
+    parse_numbers,
+    parse_shape,
+    print_json,
+)
 from einfuse.einsum.errors import EinfuseError
 
 if TYPE_CHECKING:
@@ -35,6 +41,7 @@ def run(
     shape: Annotated[
         str, typer.Option(help="sizes of ranks, such as E=64,F=64,P=1K,M=1K; B, H add a batch")
     ] = "",
+    settings: Parameters = None,
     inputs: Annotated[
         Path | None, typer.Option(help="an .npz keyed by tensor name; drawn if left out")
     ] = None,
@@ -58,8 +65,10 @@ def run(
     if dtype and dtype not in _DTYPES:
         raise EinfuseError(f"unknown dtype '{dtype}'; there is {', '.join(_DTYPES)}")
     sizes = parse_shape(shape)
-    loaded = _batched(load_cascade(cascade), sizes)
-    arrays = _drawn(loaded, sizes, seed, dtype) if inputs is None else _read(inputs)
+    given = None if inputs is None else _read(inputs)
+    chosen = _with_parameters(load_cascade(cascade), settings or (), sizes, given)
+    loaded = _batched(chosen, sizes)
+    arrays = _drawn(loaded, sizes, seed, dtype) if given is None else given
     fed = _converted(arrays, backend, device, dtype)
     results = execute(loaded, fed, sizes, backend)
     outputs = {name: _numpy(array) for name, array in results.items()}
@@ -79,6 +88,20 @@ def run(
         _print(report)
     if check and not all(row["agrees"] for row in report["check"]["pointwise"].values()):
         raise EinfuseError(f"{loaded.name}: the run differs from its point-by-point meaning")
+
+
+def _with_parameters(
+    cascade: Cascade, settings: Sequence[str], sizes: Mapping[str, int], inputs: Arrays | None
+) -> Cascade:
+    """Return the cascade with parameters as set, and defaults where nothing else says."""
+    from einfuse.einsum.zoo import defaults, with_parameters
+
+    known = {*sizes, *(inputs or ())}
+    known |= {r for t in cascade.input_tensors if t.name in (inputs or ()) for r in t.ranks}
+    for split in cascade.splits:
+        if len(known & {split.whole, split.outer, split.inner}) > 1:
+            known |= {split.whole, split.outer, split.inner}
+    return with_parameters(cascade, defaults(cascade, known) | parse_numbers(settings))
 
 
 def _batched(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:

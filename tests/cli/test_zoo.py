@@ -1,0 +1,54 @@
+"""``einfuse zoo``, and ``--set`` of an algorithm's parameters."""
+
+from __future__ import annotations
+
+import json
+
+from .conftest import Command
+
+
+def test_the_zoo_is_a_table_and_json(einfuse: Command) -> None:
+    done = einfuse("zoo", "--family", "dense")
+    assert done.returncode == 0, done.stderr
+    assert "attention/1-pass" in done.stdout
+    assert "attention/window" not in done.stdout
+    found = {facts["name"]: facts for facts in json.loads(einfuse("zoo", "--json").stdout)}
+    assert found["attention/3-pass"]["passes_over_keys"] == 3
+    assert found["attention/3-pass"]["passes_over_queries"] == 1
+    assert found["attention/window"]["parameters"]["window"]["default"] == 512
+    assert "StreamingLLM" in found["attention/window"]["implements"]
+
+
+def test_an_unknown_family_is_told_the_closest(einfuse: Command) -> None:
+    done = einfuse("zoo", "--family", "dens")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean 'dense'?" in done.stderr
+
+
+def test_show_and_passes_fix_parameters(einfuse: Command) -> None:
+    assert (
+        "W = 12, S = 3" in einfuse("show", "attention/window", "--set", "window=12,sinks=3").stdout
+    )
+    done = einfuse("passes", "attention/window", "--set", "window=12")
+    assert done.returncode == 0, done.stderr
+    assert "passes 2" in done.stdout
+
+
+def test_run_takes_parameters_and_defaults(einfuse: Command) -> None:
+    shape = ("--shape", "E=4,F=3,P=5,M=9")
+    ran = [
+        einfuse("run", "attention/window", *shape, *more).stdout
+        for more in ((), ("--set", "window=512,sinks=4"), ("--set", "window=1,sinks=1"))
+    ]
+    assert ran[0] == ran[1] != ran[2]
+
+
+def test_parameters_that_cannot_be_are_errors(einfuse: Command) -> None:
+    for command in ("show", "passes", "run"):
+        done = einfuse(command, "attention/window", "--set", "windw=4")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no parameter 'windw'; did you mean 'window'?" in done.stderr
+    shape = ("--shape", "E=4,F=3,P=5,M=9")
+    done = einfuse("run", "attention/1-pass", *shape, "--set", "tile=4")
+    assert done.returncode == 2
+    assert "M = 9 is no multiple of M0 = 4" in done.stderr

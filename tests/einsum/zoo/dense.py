@@ -1,0 +1,116 @@
+"""Dense attention, and its masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .case import Arrays, Case, Shape, Tensors, attend, positions
+
+DENSE = ({"E": 4, "F": 3, "P": 6, "M": 9}, {"E": 4, "F": 3, "P": 1, "M": 7})
+TILED = ({"E": 4, "F": 3, "P": 6, "M": 9, "M0": 3}, {"E": 4, "F": 3, "P": 1, "M": 7, "M0": 1})
+
+
+def dense(x: Tensors, n: Shape) -> Tensors:
+    return {"AV": attend(x["Q"], x["K"], x["V"])}
+
+
+def sigmoid(x: Tensors, n: Shape) -> Tensors:
+    return {"AV": x["V"] @ torch.sigmoid(x["Q"].T @ x["K"] + x["BIAS"]).T}
+
+
+def varlen(x: Tensors, n: Shape) -> Tensors:
+    rows = []
+    for s, length in enumerate(x["LEN"].tolist()):
+        keep = (torch.arange(n["P"])[:, None] < length) & (torch.arange(n["M"]) < length)
+        rows.append(attend(x["Q"][:, s], x["K"][:, s], x["V"][:, s], keep))
+    return {"AV": torch.stack(rows, 1)}
+
+
+def lengths(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    return x | {"LEN": np.array([5, 0, n["M"], 1])[: n["S"]]}
+
+
+def window(x: Tensors, n: Shape) -> Tensors:
+    p, m = positions(n["P"], n["M"])
+    keep = (m <= p) & ((m < n["S"]) | (m > p - n["W"]))
+    return {"AV": attend(x["Q"], x["K"], x["V"], keep)}
+
+
+def block_sparse(x: Tensors, n: Shape) -> Tensors:
+    keep = torch.zeros(n["P"], n["M"], dtype=torch.bool)
+    for block, count in enumerate(x["COUNT"].tolist()):
+        for key_block in x["IDX"][block, :count].tolist():
+            rows = slice(block * n["P0"], (block + 1) * n["P0"])
+            keep[rows, key_block * n["M0"] : (key_block + 1) * n["M0"]] = True
+    return {"AV": attend(x["Q"], x["K"], x["V"], keep).reshape(n["F"], -1, n["P0"])}
+
+
+def blocks(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    rows = [generator.permutation(n["M"] // n["M0"])[: n["S"]] for _ in range(n["P"] // n["P0"])]
+    counts = [0, n["S"], 1, 2][: n["P"] // n["P0"]]
+    return x | {"IDX": np.array(rows), "COUNT": np.array(counts)}
+
+
+def shared_prefix(x: Tensors, n: Shape) -> Tensors:
+    causal = torch.ones(n["P"], n["P"]).tril().bool()
+    keep = torch.cat([torch.ones(n["P"], n["M"]).bool(), causal], 1)
+    rows = []
+    for g in range(n["G"]):
+        k, v = (torch.cat([x[a + "P"], x[a][:, g]], 1) for a in "KV")
+        rows.append(attend(x["Q"][:, g], k, v, keep))
+    return {"AV": torch.stack(rows, 1)}
+
+
+def decay(x: Tensors, n: Shape) -> Tensors:
+    state, rows = x["H0"], []
+    for t in range(n["N"]):
+        state = torch.exp(x["LD"][t]) * state + torch.outer(x["K"][:, t], x["V"][:, t])
+        rows.append(state.T @ x["Q"][:, t])
+    return {"O": torch.stack(rows, 1).reshape(n["F"], -1, n["I"]), "HN": state}
+
+
+def decay_in_parallel(x: Tensors, n: Shape) -> Tensors:
+    sums = x["LD"].cumsum(0)
+    weights = (x["Q"].T @ x["K"]) * torch.exp(sums[:, None] - sums).tril()
+    state = torch.exp(sums[-1]) * x["H0"] + (x["K"] * torch.exp(sums[-1] - sums)) @ x["V"].T
+    out = x["V"] @ weights.T + (x["H0"].T @ x["Q"]) * torch.exp(sums)
+    return {"O": out.reshape(n["F"], -1, n["I"]), "HN": state}
+
+
+def decays(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    return x | {"LD": -np.abs(x["LD"])}
+
+
+CASES = (
+    Case("attention/3-pass", dense, DENSE),
+    Case("attention/3-pass-deferred", dense, DENSE),
+    Case("attention/2-pass", dense, TILED),
+    Case("attention/1-pass", dense, TILED),
+    Case("attention/split-decode", dense, TILED),
+    Case("attention/sigmoid", sigmoid, DENSE),
+    Case("attention/varlen", varlen, ({"E": 4, "F": 3, "S": 4, "P": 7, "M": 7},), lengths),
+    Case(
+        "attention/window",
+        window,
+        (
+            {"E": 4, "F": 3, "P": 9, "M": 9, "W": 3, "S": 2},
+            {"E": 4, "F": 3, "P": 1, "M": 7, "W": 2, "S": 1},
+            {"E": 4, "F": 3, "P": 8, "M": 5, "W": 3, "S": 1},  # rows before the first key
+        ),
+    ),
+    Case(
+        "attention/block-sparse",
+        block_sparse,
+        ({"E": 4, "F": 3, "P": 12, "M": 20, "P0": 3, "M0": 4, "S": 3},),
+        blocks,
+    ),
+    Case("attention/shared-prefix", shared_prefix, ({"E": 4, "F": 3, "G": 3, "P": 4, "M": 5},)),
+    Case(
+        "attention/linear-decay",
+        decay,
+        ({"E": 4, "F": 3, "N": 12, "I": 4}, {"E": 4, "F": 3, "N": 1, "I": 1}),
+        decays,
+        yardstick=decay_in_parallel,
+    ),
+)

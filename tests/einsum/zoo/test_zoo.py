@@ -1,0 +1,98 @@
+"""Facts of the cascades, and their parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.library import load
+from einfuse.einsum.parser import parse
+from einfuse.einsum.passes import count_passes
+from einfuse.einsum.shape import bind
+from einfuse.einsum.zoo import defaults, entries, families, with_parameters
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_facts_name_ranks_and_inputs_that_the_cascade_has(entry) -> None:  # type: ignore[no-untyped-def]
+    cascade = load(entry.name)
+    for rank in filter(None, (entry.keys, entry.queries)):
+        assert rank in cascade.rank_names
+    for parameter in entry.parameters.values():
+        if parameter.rank is not None:
+            assert parameter.rank in cascade.rank_names
+        else:
+            assert cascade.tensor(str(parameter.input)).ranks == ()
+            assert parameter.input in cascade.inputs
+    assert (entry.confidence == "sure") == (not entry.assumption)
+
+
+def test_families_have_members() -> None:
+    assert {entry.family for entry in entries()} <= set(families())
+    assert all(entry.family == "dense" for entry in entries("dense"))
+    with pytest.raises(EinfuseError, match="no family 'dens'; did you mean 'dense'"):
+        entries("dens")
+
+
+def test_a_parameter_fixes_a_rank() -> None:
+    fixed = with_parameters(load("attention/window"), {"window": 3, "sinks": 1})
+    shape = bind(fixed, {"E": 2, "F": 2, "P": 5, "M": 5})
+    assert (shape["W"], shape["S"]) == (3, 1)
+
+
+def test_a_parameter_fixes_a_scalar_input() -> None:
+    fixed = with_parameters(load("attention/sigmoid"), {"bias": -2.5})
+    assert fixed.inputs == ("Q", "K", "V")
+    assert defaults(load("attention/window")) == {"window": 512, "sinks": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("attention/window", {"windw": 3}, "has no parameter 'windw'; did you mean 'window'?"),
+        ("attention/3-pass", {"window": 3}, "has no parameter 'window'; there is none"),
+        ("attention/window", {"window": 2.5}, "a whole number of at least 1; found 2.5"),
+        ("attention/window", {"window": 0}, "a whole number of at least 1; found 0"),
+        ("attention/window", {"window": float("inf")}, "a whole number of at least 1"),
+        ("attention/sigmoid", {"bias": float("nan")}, "needs a finite number, found nan"),
+    ],
+)
+def test_parameters_that_cannot_be_are_named(
+    name: str, settings: dict[str, float], words: str
+) -> None:
+    with pytest.raises(EinfuseError) as caught:
+        with_parameters(load(name), settings)
+    assert words in str(caught.value)
+
+
+def test_a_tile_that_does_not_divide_is_an_error() -> None:
+    fixed = with_parameters(load("attention/1-pass"), {"tile": 4})
+    with pytest.raises(EinfuseError, match="M = 10 is no multiple of M0 = 4"):
+        bind(fixed, {"E": 2, "F": 2, "P": 5, "M": 10})
+
+
+def test_ranks_and_scalars_of_a_cascade_of_ones_own_are_its_parameters() -> None:
+    cascade = parse("rank M\ninput A[M], B[]\noutput Y\nY[m] = A[m] + B[]", "mine")
+    fixed = with_parameters(cascade, {"M": 4, "B": 0.5})
+    assert fixed.inputs == ("A",)
+    assert bind(fixed, {})["M"] == 4
+
+
+PASSES = {  # facts of the papers' analyses: passes over keys, passes over queries
+    "attention/3-pass": (3, 1),
+    "attention/3-pass-deferred": (2, 1),
+    "attention/2-pass": (2, 1),
+    "attention/1-pass": (1, 1),
+    "attention/split-decode": (1, 1),
+    "attention/sigmoid": (1, 1),
+    "attention/linear-decay": (1, None),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_passes_are_those_of_the_analysis(name: str) -> None:
+    entry = next(entry for entry in entries() if entry.name == name)
+    counted = tuple(
+        None if rank is None else count_passes(load(name), rank).passes
+        for rank in (entry.keys, entry.queries)
+    )
+    assert counted == PASSES[name]

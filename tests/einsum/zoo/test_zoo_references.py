@@ -1,0 +1,120 @@
+"""Every cascade of the zoo against its reference: exactly, and in half precision."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from einfuse.einsum.batch import with_batch
+from einfuse.einsum.execute import run
+from einfuse.einsum.library import load, names
+from einfuse.einsum.sampling import draw_inputs
+from einfuse.einsum.shape import bind
+from einfuse.einsum.zoo import entries, with_parameters
+
+from . import dense
+from .case import Arrays, Case, Tensors
+
+CASES: tuple[Case, ...] = dense.CASES
+KINDS = ("normal", "negative", "large")
+BY_SHAPE = [(case, k) for case in CASES for k in range(len(case.shapes))]
+SEEDS = range(6)
+ATOL = 1e-12
+
+torch.set_num_threads(1)
+
+
+def named(value: object) -> str | None:
+    return value.name if isinstance(value, Case) else None
+
+
+def drawn(case: Case, shape: Mapping[str, int], kind: str = "normal", seed: int = 7) -> Arrays:
+    """Return inputs: as drawn, with all scores negative, or with large scores."""
+    cascade = with_parameters(load(case.name), case.settings)
+    sizes = bind(cascade, shape)
+    inputs = draw_inputs(cascade, sizes, seed)
+    if case.amend is not None:
+        inputs = case.amend(inputs, sizes, np.random.default_rng(11))
+    left, right = case.scores
+    if kind == "negative":
+        inputs |= {left: np.abs(inputs[left]), right: -np.abs(inputs[right])}
+    if kind == "large":
+        inputs |= {left: inputs[left] * case.large, right: inputs[right] * case.large}
+    return inputs
+
+
+def truth(case: Case, shape: Mapping[str, int], inputs: Tensors) -> Tensors:
+    sizes = bind(with_parameters(load(case.name), case.settings), shape)
+    return case.reference(inputs, sizes)
+
+
+def tensors(inputs: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.as_tensor(array) for name, array in inputs.items()}
+
+
+@pytest.mark.parametrize(("case", "which", "kind"), [(*c, k) for c, k in product(BY_SHAPE, KINDS)],
+                         ids=named)  # fmt: skip
+def test_agrees_with_its_definition(case: Case, which: int, kind: str) -> None:
+    shape = case.shapes[which]
+    inputs = drawn(case, shape, kind)
+    found = run(with_parameters(load(case.name), case.settings), inputs, shape)
+    expected = truth(case, shape, tensors(inputs))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        scale = max(1.0, float(value.abs().max()))
+        np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-10, atol=1e-10 * scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("case", "which"), BY_SHAPE, ids=named)
+def test_half_precision_errs_no_more_than_twice_the_reference_in_it(
+    case: Case, which: int, dtype: torch.dtype
+) -> None:
+    """The rule of flash-attention's tests, with the reference in float64, over several draws."""
+    shape = case.shapes[which]
+    cascade = with_parameters(load(case.name), case.settings)
+    worst = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
+    for seed in SEEDS:
+        low = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in tensors(drawn(case, shape, seed=seed)).items()
+        }
+        high = {n: v.double() if v.is_floating_point() else v for n, v in low.items()}
+        found = run(cascade, low, shape, "torch")
+        exact = truth(case, shape, high)
+        yardstick = (case.yardstick or case.reference)(low, bind(cascade, shape))
+        for name, value in exact.items():
+            rounded = value.to(dtype)
+            errors = (found[name] - value, yardstick[name] - value, rounded + 0.3 - 0.3 - rounded)
+            here = torch.stack([error.double().abs().max() for error in errors])
+            worst[name] = torch.maximum(worst[name], here)
+    for name, (error, allowed, noise) in worst.items():
+        assert error <= 2 * allowed + 2 * noise, (name, error, allowed, noise)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "G" not in load(c.name).rank_names],
+                         ids=named)  # fmt: skip
+def test_groups_of_query_heads_share_keys(case: Case) -> None:
+    cascade = with_parameters(load(case.name), case.settings)
+    if not {"Q", "K", "V"} <= set(cascade.inputs):
+        pytest.skip("its queries, keys and values come from elsewhere")
+    inputs = drawn(case, case.shapes[0])
+    shared = set(cascade.inputs) - {"Q"}
+    grouped = with_batch(cascade, ["G"], shared=shared)
+    queries = np.stack([inputs["Q"], 2 * inputs["Q"][::-1]])
+    found = run(grouped, inputs | {"Q": queries}, case.shapes[0])
+    for g, q in enumerate(queries):
+        expected = truth(case, case.shapes[0], tensors(inputs | {"Q": np.ascontiguousarray(q)}))
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name][g], value.numpy(), rtol=1e-10, atol=ATOL)
+
+
+def test_every_cascade_of_attention_has_facts_and_a_reference() -> None:
+    shipped = {name for name in names() if not name.startswith("layer/")}
+    assert {entry.name for entry in entries()} == shipped
+    assert {case.name for case in CASES} == shipped
