@@ -39,24 +39,33 @@ def _by_model(
     *,
     line: float | None = None,
 ) -> None:
-    """A column of panels a model, a row a quantity."""
+    """A panel a model and quantity, two models beside each other, for a page 7 inches wide."""
     models, lengths = _order(table, "model"), _order(table, "length")
-    figure, axes = new_figure(len(columns), len(models), 3.0 * len(models) + 0.6,
-                              2.3 * len(columns) + 0.7)  # fmt: skip
-    for row, (column, title) in enumerate(columns):
-        for place, model in enumerate(models):
-            axis = axes[row][place]
-            _bars(axis, table[table["model"] == model], column, labels, lengths)
-            if line is not None:
-                axis.axhline(line, color="black", linewidth=0.7)
-            if row == 0:
-                axis.set_title(model)
-            if row == len(columns) - 1:
-                axis.set_xlabel("sequence length")
-        axes[row][0].set_ylabel(title)
-    handles, names = axes[0][0].get_legend_handles_labels()
+    panels = [(column, title, model) for column, title in columns for model in models]
+    axes, figure = _pairs_of_panels(len(panels), 1.75)
+    for place, (column, title, model) in enumerate(panels):
+        axis = axes[place]
+        _bars(axis, table[table["model"] == model], column, labels, lengths)
+        if line is not None:
+            axis.axhline(line, color="black", linewidth=0.7)
+        axis.set_title(model)
+        if place % 2 == 0:
+            axis.set_ylabel(title)
+        if place >= len(panels) - 2:
+            axis.set_xlabel("sequence length")
+    handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     save_figure(figure, folder, name)
+
+
+def _pairs_of_panels(count: int, height: float) -> tuple[list[Any], Any]:
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure, grid = new_figure(rows, columns, 3.5 * columns, height * rows + 0.6)
+    axes = [axis for row in grid for axis in row]
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return axes, figure
 
 
 def utilization(table: pd.DataFrame, labels: Mapping[str, str], folder: Path) -> None:
@@ -64,8 +73,8 @@ def utilization(table: pd.DataFrame, labels: Mapping[str, str], folder: Path) ->
     _by_model(
         table,
         [
-            ("utilization_array_2d", "utilization, 2D array"),
-            ("utilization_array_1d", "utilization, 1D array"),
+            ("utilization_array_2d", "2D utilization"),
+            ("utilization_array_1d", "1D utilization"),
         ],
         labels,
         "figure-6-utilization",
@@ -77,9 +86,9 @@ def time_by_einsum(table: pd.DataFrame, einsums: Sequence[str], folder: Path) ->
     """Figure 7: what the 2D array of FuseMax spends its time on."""
     own = table[table["design"] == "fusemax"]
     models, lengths = _order(own, "model"), _order(own, "length")
-    figure, axes = new_figure(1, len(models), 3.0 * len(models) + 0.6, 2.9)
+    axes, figure = _pairs_of_panels(len(models), 1.9)
     for place, model in enumerate(models):
-        axis, base = axes[0][place], np.zeros(len(lengths))
+        axis, base = axes[place], np.zeros(len(lengths))
         rows = own[own["model"] == model].set_index("length").reindex(lengths)
         for colour, einsum in zip((*PALETTE[4:6], *PALETTE[1:4], PALETTE[6]), einsums, strict=True):
             column = f"utilization_array_2d_{einsum}"
@@ -88,11 +97,13 @@ def time_by_einsum(table: pd.DataFrame, einsums: Sequence[str], folder: Path) ->
                 axis.bar(range(len(lengths)), share, 0.7, bottom=base, label=einsum, color=colour)
                 base = base + share
         axis.set_title(model)
-        axis.set_xlabel("sequence length")
         axis.set_xticks(range(len(lengths)), lengths)
-    axes[0][0].set_ylabel("share of the time, 2D array")
-    axes[0][0].set_ylim(0, 1)
-    handles, names = axes[0][0].get_legend_handles_labels()
+        axis.set_ylim(0, 1)
+        if place % 2 == 0:
+            axis.set_ylabel("share of the time")
+        if place >= len(models) - 2:
+            axis.set_xlabel("sequence length")
+    handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     save_figure(figure, folder, "figure-7-time-by-einsum")
 
@@ -103,7 +114,7 @@ def speedup(
     """Figures 8 and 10: speed-up over the unfused design."""
     _by_model(
         ratios[ratios["design"] != "unfused"],
-        [("speedup", f"{part}: speed-up over Unfused")],
+        [("speedup", "speed-up over Unfused")],
         labels,
         f"figure-{number}-{part}-speedup",
         folder,
@@ -117,7 +128,7 @@ def energy(
     """Figures 9 and 11: energy relative to the unfused design."""
     _by_model(
         ratios[ratios["design"] != "unfused"],
-        [("relative_energy", f"{part}: energy / Unfused")],
+        [("relative_energy", "energy / Unfused")],
         labels,
         f"figure-{number}-{part}-energy",
         folder,
