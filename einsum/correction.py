@@ -134,7 +134,8 @@ class Corrector:
 
     def _factor(self, move: Move, indices: tuple[str, ...]) -> Access:
         """Return the correction as a tensor of its own, its transcendental part as another."""
-        factor, sources = move.orbit.factor, tuple(a.tensor for a in move.references)
+        sources = tuple(a.tensor for a in move.references)
+        factor = self._in_ratios(move, indices)
         parts = sp.Mul.make_args(factor)
         easy = [p for p in parts if p.is_rational_function()]
         hard = [p for p in parts if p not in easy]
@@ -142,6 +143,32 @@ class Corrector:
             exponential = self._named(self.formula(move, sp.Mul(*hard)), indices, "C", sources)
             factor = move.table.symbol(exponential) * sp.Mul(*easy)
         return self._named(self.formula(move, factor), indices, "C", sources)
+
+    def _in_ratios(self, move: Move, indices: tuple[str, ...]) -> Formula:
+        """Return the factor of a move with powers of ratios for ratios of powers.
+
+        ``(old / new)^2`` is in range wherever the ratio is; ``old^2 / new^2`` is not.
+        """
+        powers = move.orbit.factor.as_powers_dict()
+        renewed = dict(move.moved)
+        sources = tuple(a.tensor for a in move.references)
+        ratios = []
+        for old, exponent in list(powers.items()):
+            new = old.subs(renewed, simultaneous=True)
+            if old == new or not exponent.is_Rational or abs(exponent) == 1:
+                continue
+            if powers.get(new) != -exponent:
+                continue
+            above, below = (old, new) if exponent.is_positive else (new, old)
+            ratio: Expression = Binary("/", self.formula(move, above), self.formula(move, below))
+            if abs(exponent) not in (2, sp.Rational(1, 2)):
+                ratio = self._named(ratio, indices, "C", sources)
+            ratios.append(move.table.symbol(ratio) ** abs(exponent))
+            del powers[old], powers[new]
+        if not ratios:
+            return move.orbit.factor
+        rest = sp.Mul(*(base**exponent for base, exponent in powers.items()))
+        return sp.Mul(rest, *ratios)
 
     def _named(
         self,
