@@ -11,6 +11,7 @@ MODULES: tuple[str, ...] = (
     "cascades",
     "derive",
     "designs",
+    "exchange",
     "kernels",
     "map",
     "measure",

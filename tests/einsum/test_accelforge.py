@@ -1,0 +1,172 @@
+"""AccelForge's workloads, both ways. The forms are those of its own example files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from einfuse.einsum import CascadeError, EinfuseError, bind, load, parse, run
+from einfuse.einsum.accelforge import read_accelforge, write_accelforge
+from einfuse.einsum.printer import render_einsum
+
+ATTENTION = """
+workload:
+  rank_sizes:
+    {% set N_TOKENS = N_TOKENS | default(2*3) %}
+    B: 1
+    M: {{N_TOKENS}}
+    P: {{N_TOKENS}}
+    H: 2
+    E: 4
+    F: 2*2
+  bits_per_value: {All: 8}
+  persistent_tensors: weight - Intermediates
+  einsums:
+  - {einsum: "I[b, m, h, e] = I_in[b, m, h, e]", is_copy_operation: True}
+  - einsum: "QK[b, m, p, h] = I[b, m, h, e] * K[b, M: p, h, e]"
+    renames: {input: I}
+  - "AV[b, m, h, f] = QK[b, m, p, h] * V[b, M: p, h, E: f]"
+"""
+
+
+def _workload(einsums: str, sizes: str = "{M: 4, N: 3}") -> str:
+    return f"workload:\n  rank_sizes: {sizes}\n  einsums:\n{einsums}\n"
+
+
+def _lines(text: str) -> list[str]:
+    return [render_einsum(e) for e in read_accelforge(text).cascade.einsums]
+
+
+def test_the_concise_form_is_read_with_sizes_and_bits() -> None:
+    workload = read_accelforge(ATTENTION)
+    assert [render_einsum(e) for e in workload.cascade.einsums] == [
+        "I[b,m,h,e] = I_in[b,m,h,e]",
+        "QK[b,m,p,h] = I[b,m,h,e] * K[b,p,h,e]",
+        "AV[b,m,h,f] = QK[b,m,p,h] * V[b,p,h,f]",
+    ]
+    assert bind(workload.cascade, {}) == {"B": 1, "M": 6, "P": 6, "H": 2, "E": 4, "F": 4}
+    assert workload.bits_per_value == (("All", 8),)
+
+
+def test_template_variables_take_settings() -> None:
+    workload = read_accelforge(ATTENTION, settings={"N_TOKENS": "7"})
+    assert bind(workload.cascade, {})["M"] == 7
+
+
+def test_what_is_read_is_written_and_read_back_equal() -> None:
+    cascade = read_accelforge(ATTENTION).cascade
+    written = write_accelforge(cascade, bits_per_value=8)
+    assert 'QK[b, m, p, h] = I[b, m, h, e] * K[b, M: p, h, e]"' in written
+    assert read_accelforge(written).cascade == cascade
+
+
+def test_a_layer_is_written_with_the_sizes_of_a_shape() -> None:
+    shape = {"B": 2, "P": 3, "H": 2, "E": 2, "S": 5, "D": 3}
+    back = read_accelforge(write_accelforge(load("layer/gemms"), shape)).cascade
+    assert [e.expression for e in back.einsums] == [
+        e.expression for e in load("layer/gemms").einsums
+    ]
+    assert bind(back, {})["T"] == 6
+
+
+def test_the_verbose_form_is_a_product_with_affine_projections() -> None:
+    text = _workload(
+        """
+  - name: Depthwise
+    tensor_accesses:
+    - {name: T, projection: {P0: p1 + r0, N: n}}
+    - {name: W, projection: [r0, n]}
+    - {name: O, projection: [p1, n], output: True}
+    iteration_space_shape: [0 <= r0 < 2]
+""",
+        "{P0: 5, P1: 4, N: 3}",
+    )
+    assert _lines(text) == ["O[p1,n] = T[p1+r0,n] * W[r0,n]"]
+    rng = np.random.default_rng(0)
+    t, w = rng.standard_normal((5, 3)), rng.standard_normal((2, 3))
+    found = run(read_accelforge(text).cascade, {"T": t, "W": w})["O"]
+    np.testing.assert_allclose(found, t[:4] * w[0] + t[1:] * w[1])
+
+
+def test_a_bound_that_is_no_rank_size_becomes_a_filter() -> None:
+    text = """
+workload:
+  einsums:
+  - einsum: "Y[n] = A[m, n]"
+    iteration_space_shape: [1 <= m < 4, 0 <= n < 3]
+"""
+    cascade = read_accelforge(text).cascade
+    a = np.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(run(cascade, {"A": a})["Y"], a[1:].sum(0))
+
+
+def test_other_operators_are_read() -> None:
+    text = _workload(
+        """
+  - name: Tropical
+    tensor_accesses:
+    - {name: B, projection: [m, n]}
+    - {name: C, projection: [n]}
+    - {name: A, projection: [m], output: True}
+    map_op: add
+    reduce_op: max
+"""
+    )
+    assert _lines(text) == ["A[m] = B[m,n] + C[n] :: max(n)"]
+
+
+def test_a_variable_may_run_over_a_part_of_a_rank() -> None:
+    text = _workload('  - "Y[n] = A[M: n]"')
+    found = run(read_accelforge(text).cascade, {"A": np.arange(4.0)})["Y"]
+    np.testing.assert_array_equal(found, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("einsums", "message"),
+    [
+        ('  - "Y[m] = "', "syntax|expected"),
+        ('  - "Y[m]"', "expected TENSOR"),
+        ('  - "Y[m] = A[m, 3 n]"', "expected 'm' or 'M: index', found '3 n'"),
+        ('  - "Y[m] = A[M: m^2]"', "expected an affine index"),
+        ('  - "Y[m] = A[m] $ B[m]"', "translated"),
+        ("  - {name: X, tensor_accesses: 3}", "expected a list under 'tensor_accesses'"),
+        ("  - {name: X, tensor_accesses: [3]}", "expected name and projection, found 3"),
+        ("  - {name: X, tensor_accesses: []}", "expected one output and some inputs"),
+        ('  - {einsum: "Y[m] = A[m]", n_instances: 3}', "cannot hold 'einsums: n_instances'"),
+        ('  - {einsum: "Y[m] = A[m]", reduce_op: xor}', "cannot hold reduce_op 'xor'"),
+        ('  - {einsum: "Y[m] = A[m]", iteration_space_shape: [m]}', "expected bounds such as"),
+        (
+            '  - {einsum: "Y[m] = A[m]", iteration_space_shape: ["1 <= q < 3"]}',
+            "bounds q, which no input has",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused(einsums: str, message: str) -> None:
+    with pytest.raises(EinfuseError, match=message):
+        read_accelforge(_workload(einsums), source="f.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {% for i in x %}", r"f\.yaml:1: cannot read the template tag \{% for i in x %\}"),
+        ("\na: {{N}}", r"f\.yaml:2: the template needs a value: --set N="),
+        ("workload: {einsums: [], layers: 3}", "cannot hold 'workload: layers'"),
+        (_workload('  - "Y[m] = A[m]"', "{M: x}"), "expected a whole size of M, found 'x'"),
+        (_workload('  - "Y[m] = A[m]"', "{M: 0}"), "expected a whole size of M, found 0"),
+    ],
+)
+def test_a_wrong_head_is_refused(text: str, message: str) -> None:
+    with pytest.raises(EinfuseError, match=message):
+        read_accelforge(text, source="f.yaml")
+
+
+def test_writing_needs_all_sizes_and_refuses_by_name() -> None:
+    with pytest.raises(EinfuseError, match="rank"):
+        write_accelforge(load("layer/gemms"))
+    with pytest.raises(CascadeError, match=r"AccelForge cannot express the function exp"):
+        write_accelforge(parse("rank M = 3\ninput A[M]\nY[m] = exp(A[m])"))
+    with pytest.raises(CascadeError, match=r"AccelForge cannot express the scalar Y\[\]"):
+        write_accelforge(parse("rank M = 3\ninput A[M]\nY[] = A[m]"))
+    with pytest.raises(EinfuseError, match="at least 1 bit"):
+        write_accelforge(parse("rank M = 3\ninput A[M]\nY[m] = A[m]"), bits_per_value=0)

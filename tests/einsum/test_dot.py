@@ -1,0 +1,28 @@
+"""Graphs of cascades."""
+
+from __future__ import annotations
+
+import re
+
+from einfuse.einsum import load, names
+from einfuse.einsum.dot import dot
+
+
+def test_every_edge_joins_two_nodes_that_are_there() -> None:
+    for name in names():
+        text = dot(load(name))
+        nodes = set(re.findall(r'^\s*"([^"]+)" \[', text, re.MULTILINE))
+        edges = re.findall(r'^\s*"([^"]+)" -> "([^"]+)"', text, re.MULTILINE)
+        assert edges and {end for edge in edges for end in edge} <= nodes
+        assert text.count("{") == text.count("}")
+
+
+def test_a_read_of_an_earlier_generation_is_dashed() -> None:
+    lines = dot(load("attention/1-pass")).splitlines()
+    dashed = [line for line in lines if "style=dashed" in line]
+    assert len(dashed) == 4  # RM in the running maximum and its correction, RD, RNV
+    assert all("RM[m1,p]" in line or "RD[m1,p]" in line or "RNV" in line for line in dashed)
+
+
+def test_a_gather_is_dotted() -> None:
+    assert 'label="IDX[p1,s]", style=dotted' in dot(load("attention/block-sparse"))
