@@ -241,6 +241,18 @@ def ratio(formula: Formula, moved: dict[Symbol, Symbol]) -> Formula:
     return sp.powsimp(sp.cancel(expanded_powers(quotient)) if quotient != 1 else quotient)
 
 
+def denominators(formula: Formula) -> tuple[Formula, ...]:
+    """Return what a formula divides by; the exponents of exponentials do not count.
+
+    >>> x, g = sp.symbols("x g", real=True)
+    >>> denominators(x * sp.exp(-g) / (2 * g**2))
+    (g,)
+    """
+    powers = formula.atoms(sp.Pow)
+    found = (p.base for p in powers if p.exp.is_negative and not p.base.is_number)
+    return tuple(sorted(found, key=str))
+
+
 def expanded(formula: Formula) -> Formula:
     """Return the formula multiplied out, exponentials and powers of products split."""
     return sp.expand(expanded_powers(_homogeneous(formula)), force=True)

@@ -16,6 +16,7 @@ from .movement import Move
 from .rewrite import fresh, names_of
 from .sign import is_magnitude, may_be_minus_infinity
 from .substitution import plain_access, plain_variables, rebuild, replace_accesses
+from .zero import divisors, opened
 
 
 class Corrector:
@@ -232,23 +233,34 @@ class Corrector:
         Filters and infinite literals need none of it: what they leave out is absent, and so is
         what is made of it. Data may be -inf, and magnitudes all 0.
         """
-        for tensor in sorted(set(sources) | {w for s in sources for w in self.flow.waits_for[s]}):
-            floor = self._floor(tensor, expression)
+        sources = tuple(dict.fromkeys(sources))
+        for tensor in sorted({*sources, *(w for s in sources for w in self.flow.waits_for[s])}):
+            floor = self._floor(tensor, expression, sources)
             if floor is not None:
                 seen = Call("gt", (read(self.flow.producer[tensor].output), floor))
                 expression = Call("where", (seen, expression, Number(0)))
         return expression
 
-    def _floor(self, tensor: str, expression: Expression) -> Number | None:
+    def _floor(self, tensor: str, expression: Expression, sources: Iterable[str]) -> Number | None:
         """Return the value of a maximum that has seen nothing, if the expression fails at it."""
         if may_be_minus_infinity(self.flow, tensor):
             return Number(-math.inf)
         if not is_magnitude(self.flow, tensor):
             return None
         quotients = (n for n in walk(expression) if isinstance(n, Binary) and n.operator == "/")
-        read = {access.tensor for q in quotients for access in accesses(q.right)}
-        access = self.flow.producer[tensor].output
-        return Number(0) if {self.old(access).tensor, self.new(access).tensor} & read else None
+        below = {access.tensor for q in quotients for access in accesses(q.right)}
+        read = {access.tensor for access in accesses(expression)}
+        for source in sources:
+            output = self.flow.producer[source].output
+            definition = opened(self.flow, output)
+            if not any(access.tensor == tensor for access in accesses(definition)):
+                continue
+            divided = any(
+                access.tensor == tensor for d in divisors(definition) for access in accesses(d)
+            )
+            if {self.old(output).tensor, self.new(output).tensor} & (read if divided else below):
+                return Number(0)
+        return None
 
 
 def without_variable(fold: Einsum, variable: str) -> tuple[Reduce, ...]:

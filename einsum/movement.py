@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from .algebra import Function, Orbit, extreme_orbit, orbit, without
+from .algebra import Function, Orbit, denominators, extreme_orbit, orbit, without
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, operator_of, reduced_variables, uses
 from .degree import degree
@@ -21,6 +21,7 @@ from .printer import render_einsum
 from .rewrite import NotDerivableError
 from .sign import is_positive
 from .substitution import inlined
+from .zero import zero_divisors
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,13 @@ class Move:
     operator: str
 
     @property
-    def divisors(self) -> tuple[str, ...]:
-        """The references that corrections divide by though they may be 0."""
-        _, below = sp.fraction(sp.together(self.orbit.factor))
-        return tuple(
-            reference.tensor
-            for (old, _), reference in zip(self.moved, self.references, strict=True)
-            if old in below.free_symbols and not old.is_positive
-        )
+    def divisors(self) -> tuple[Expression, ...]:
+        """What the corrections divide by, in terms of the references."""
+        back = {new: old for old, new in self.moved}
+        values = [self.orbit.factor]
+        values += [c for f in self.orbit.functions for _, c in f.coefficients]
+        bases = [base.subs(back) for value in values for base in denominators(value)]
+        return tuple(self.table.expression(base) for base in dict.fromkeys(bases))
 
     @property
     def centres(self) -> tuple[Access, ...]:
@@ -174,8 +174,8 @@ def movement_hazards(flow: Dataflow, move: Move) -> tuple[str, ...]:
     Y is centred on MU, which is no mean of the elements before the last
     """
     divided = (
-        f"{move.fold.name} is corrected by division by {name}, which may be 0"
-        for name in move.divisors
+        f"{move.fold.name} needs division by {divisor}, which may be 0 before the last element"
+        for divisor in zero_divisors(flow, move.fold, move.divisors)
     )
     centred = (
         f"{move.fold.name} is centred on {access.tensor}, which is no mean of the elements "

@@ -36,6 +36,37 @@ def is_positive(part: Expression, flow: Dataflow) -> bool:
     return False
 
 
+def is_never_zero(part: Expression, flow: Dataflow) -> bool:
+    """Tell whether a part is above 0 whatever has been seen, as exponentials and their sums are.
+
+    >>> from einfuse.einsum.parser import parse
+    >>> text = "rank M\\ninput X[M]\\noutput Y\\nS[] = sq(X[m]) :: +(m)\\nY[] = S[] + 0.1"
+    >>> flow = Dataflow(parse(text), "m")
+    >>> [is_never_zero(flow.producer[name].output, flow) for name in ("S", "Y")]
+    [False, True]
+    """
+    match part:
+        case RankSize():
+            return True
+        case Number(value=value):
+            return value > 0
+        case Call(function="exp" | "exp2" | "sigmoid" | "softplus"):
+            return True
+        case Call(function="abs" | "sq" | "sqrt" | "rsqrt" | "min" | "relu", arguments=arguments):
+            return all(is_never_zero(argument, flow) for argument in arguments)
+        case Call(function="max", arguments=arguments):
+            return any(is_never_zero(argument, flow) for argument in arguments)
+        case Binary(operator="*" | "/", left=left, right=right):
+            return is_never_zero(left, flow) and is_never_zero(right, flow)
+        case Binary(operator="+", left=left, right=right):
+            both = is_positive(left, flow) and is_positive(right, flow)
+            return both and (is_never_zero(left, flow) or is_never_zero(right, flow))
+        case Access(tensor=tensor):
+            producer = flow.producer.get(tensor)
+            return producer is not None and is_never_zero(producer.expression, flow)
+    return False
+
+
 def is_magnitude(flow: Dataflow, tensor: str) -> bool:
     """Tell whether a tensor is a maximum of what is never negative: 0 before anything is seen."""
     producer = flow.producer[tensor]

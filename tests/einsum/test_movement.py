@@ -72,9 +72,26 @@ def test_centres_are_means_of_the_elements_so_far(lines: str, centre: str | None
     )
 
 
-def test_divisors_that_may_be_zero_are_named() -> None:
-    assert last_move("S[p] = X[m,p]\nY[p] = X[m,p] * S[p]").divisors == ("S",)
-    assert last_move("S[p] = sq(X[m,p]) :: +(m)\nY[p] = X[m,p] * S[p]").divisors == ()
+@pytest.mark.parametrize(
+    ("lines", "divisor"),
+    [
+        ("S[p] = X[m,p]\nY[p] = X[m,p] * S[p]", "S[p]"),
+        ("S[p] = X[m,p]\nY[p] = X[m,p] / S[p] * W[m]", "S[p]"),
+        ("S[p] = sq(X[m,p]) :: +(m)\nY[p] = X[m,p] * S[p]", "S[p]"),
+        ("S[p] = sq(X[m,p]) :: +(m)\nR[p] = rsqrt(S[p] / M)\nY[p] = X[m,p] * R[p]", "S[p]"),
+        ("S[p] = sq(X[m,p]) :: +(m)\nY[p] = X[m,p] * rsqrt(S[p] / M + 0.001)", None),
+        ("S[p] = exp(X[m,p]) :: +(m)\nY[p] = X[m,p] / S[p] * W[m]", None),
+        ("S[p] = abs(X[m,p]) :: max(m)\nY[p] = X[m,p] / S[p] * W[m]", None),
+        ("S[p] = abs(X[m,p]) :: max(m)\nR[p] = 127 / S[p]\nY[p] = X[m,p] * R[p]", None),
+        ("S[p] = abs(X[m,p]) :: max(m)\nY[p] = W[m] / S[p]", "S[p]"),
+        ("S[p] = abs(X[m,p]) :: max(m)\nY[p] = W[m] * S[p]", "S[p]"),
+    ],
+)
+def test_divisors_that_may_be_zero_are_named(lines: str, divisor: str | None) -> None:
+    flow = Dataflow(normalise(parse(HEAD + lines), "m"), "m")
+    hazards = movement_hazards(flow, move_of(flow, flow.folds[-1]))
+    expected = () if divisor is None else (f"Y needs division by {divisor}, which",)
+    assert [h.split(" may")[0] for h in hazards] == list(expected)
 
 
 @pytest.mark.parametrize(

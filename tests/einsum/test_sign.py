@@ -6,7 +6,7 @@ import pytest
 
 from einfuse.einsum.dataflow import Dataflow
 from einfuse.einsum.parser import parse
-from einfuse.einsum.sign import is_magnitude, is_positive, may_be_minus_infinity
+from einfuse.einsum.sign import is_magnitude, is_never_zero, is_positive, may_be_minus_infinity
 
 HEAD = "rank M, E\ninput X[M], B[M], Q[E], K[E,M]\noutput Y\n"
 
@@ -34,6 +34,26 @@ def flow(lines: str) -> Dataflow:
 def test_signs_follow_from_definitions(expression: str, positive: bool) -> None:
     found = flow(f"Y[] = {expression} :: +(m)")
     assert is_positive(found.producer["Y"].output, found) == positive
+
+
+@pytest.mark.parametrize(
+    ("expression", "never"),
+    [
+        ("exp(X[m])", True),
+        ("exp(X[m]) / (sq(B[m]) + 1)", True),
+        ("sqrt(sq(X[m]) + 0.1)", True),
+        ("max(abs(X[m]), 0.1)", True),
+        ("min(abs(X[m]), 0.1)", False),
+        ("sq(X[m])", False),
+        ("exp(X[m]) * abs(B[m])", False),
+        ("X[m] + 1", False),
+        ("exp(X[m]) - 1", False),
+        ("sigmoid(X[m]) * M", True),
+    ],
+)
+def test_what_is_never_zero_follows_from_definitions(expression: str, never: bool) -> None:
+    found = flow(f"Y[] = {expression} :: +(m)")
+    assert is_never_zero(found.producer["Y"].output, found) == never
 
 
 @pytest.mark.parametrize(
