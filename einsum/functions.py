@@ -377,7 +377,12 @@ def _register_defaults() -> None:
     )
     f("sin", np.sin, torch=on(lambda t: t.sin))
     f("cos", np.cos, torch=on(lambda t: t.cos))
-    f("sign", np.sign, operation="compare", torch=on(lambda t: t.sign))
+    f(
+        "sign",
+        np.sign,
+        operation="compare",
+        torch=on(lambda t: lambda x: t.where(t.isnan(x), x, t.sign(x))),
+    )
     f("clamp", np.clip, arity=3, torch=on(lambda t: t.clamp))
     f("floor", np.floor, torch=on(lambda t: t.floor))
     f(

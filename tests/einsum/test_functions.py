@@ -113,6 +113,14 @@ def test_a_masked_value_meets_the_limit_and_never_nan(name: str, limit: float) -
     assert function(name).torch(torch.tensor([-math.inf]))[0].item() == limit
 
 
+@pytest.mark.parametrize("name", [n for n in LANGUAGE if function(n).arity == 1])
+def test_nan_is_passed_through_alike(name: str) -> None:
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(function(name).numpy(np.array([np.nan]))[0])
+    torch = pytest.importorskip("torch")
+    assert math.isnan(function(name).torch(torch.tensor([math.nan]))[0].item())
+
+
 @pytest.mark.parametrize("name", ["sigmoid", "silu", "softplus", "elu1", "gelu"])
 def test_large_values_do_not_overflow(name: str) -> None:
     with np.errstate(over="raise", invalid="raise"):
