@@ -173,12 +173,20 @@ class _Footprint:
         self.last = max((self.sweep[i] for i in dependence.sweepers), default=0)
         self.reads = [r for r in dependence.reads if r.einsum not in self.views]
         self.reference = self._reference()
+        self.ranks = {t.name: t.ranks for t in self.cascade.tensors}
+        self.states = self._states()
+        self.makers = self._makers()
+        self.reads_of = self._readers()
+        self.known_swept: dict[str, bool] = {}
+        self.known_words: dict[tuple[str, tuple[str, ...]], Words] = {}
+        self.known_numbers: dict[Words, int] = {}
 
     def run(self) -> Footprint:
         boundaries = tuple(self._boundary(b) for b in range(1, self.last))
         crossing = [_no_words(), *(b.words for b in boundaries), _no_words()]
+        within = self._within()
         sweeps = tuple(
-            self._within(s) + max(crossing[s - 1], crossing[s], key=self._number)
+            within[s] + max(crossing[s - 1], crossing[s], key=self._number)
             for s in range(1, self.last + 1)
         )
         name = self.family.levels[self.level]
@@ -220,31 +228,40 @@ class _Footprint:
             and not names & set(self.cascade.outputs)
         )
 
-    def _within(self, sweep: int) -> Words:
-        """Return the words that a sweep needs beside what crosses its boundaries."""
-        words = _no_words()
+    def _within(self) -> list[Words]:
+        """Return the words that each sweep, from 0, needs beside what crosses its boundaries."""
+        words = [_no_words() for _ in range(self.last + 1)]
         for tensor in dict.fromkeys(self._root(t.name) for t in self.cascade.tensors):
             first, last = self._lifetime(tensor)
-            if not first <= sweep <= last:
-                continue
             if not self._swept(tensor):
-                words += self._words(tensor, ())
-            elif self._is_state(tensor):
-                words += self._words(tensor, self._fixed())
-            elif any(self._holds_fiber(r) for r in self._reads_of(tensor, sweep)):
-                words += self._words(tensor, self._fixed()[:-1])
-            elif tensor in self.cascade.inputs and self._reads_of(tensor, sweep):
-                words += self._words(tensor, self._fixed())
+                needed = dict.fromkeys(range(first, last + 1), self._words(tensor, ()))
+            elif tensor in self.states:
+                needed = dict.fromkeys(range(first, last + 1), self._words(tensor, self._fixed()))
+            else:
+                needed = self._streamed(tensor)
+            for sweep, more in needed.items():
+                if first <= sweep <= last:
+                    words[sweep] += more
         return words
+
+    def _streamed(self, tensor: str) -> dict[int, Words]:
+        """Return the words that a tensor with the level takes in the sweeps that read it."""
+        reads: dict[int, list[Read]] = {}
+        for read in self.reads_of.get(tensor, ()):
+            if self._sweeping(read):
+                reads.setdefault(self.sweep[read.einsum], []).append(read)
+        needed = {}
+        for sweep, found in reads.items():
+            if any(self._holds_fiber(read) for read in found):
+                needed[sweep] = self._words(tensor, self._fixed()[:-1])
+            elif tensor in self.cascade.inputs:
+                needed[sweep] = self._words(tensor, self._fixed())
+        return needed
 
     def _lifetime(self, tensor: str) -> tuple[int, int]:
         """Return the sweeps between which a tensor without the level is alive."""
-        made = [
-            i
-            for i, e in enumerate(self.cascade.einsums)
-            if any(o.tensor == tensor for o in e.outputs) and e.operands
-        ]
-        used = [r.einsum for r in self.reads if self._root(r.tensor) == tensor]
+        made = self.makers.get(tensor, [])
+        used = [read.einsum for read in self.reads_of.get(tensor, ())]
         swept = [i for i in used if self.dependence.indexed[i]]
         folded = [i for i in made if self.dependence.indexed[i]]
         if not swept and not folded:
@@ -252,14 +269,21 @@ class _Footprint:
         starts = [max(1, self.sweep[i]) for i in (made or swept)]
         return min(starts), max(self.sweep[i] for i in (*swept, *folded, *used))
 
-    def _reads_of(self, tensor: str, sweep: int) -> list[Read]:
-        return [
-            r
-            for r in self.reads
-            if self._root(r.tensor) == tensor
-            and self._sweeping(r)
-            and self.sweep[r.einsum] == sweep
-        ]
+    def _makers(self) -> dict[str, list[int]]:
+        """Map every tensor to the Einsums that compute it from others."""
+        found: dict[str, list[int]] = {}
+        for i, einsum in enumerate(self.cascade.einsums):
+            if einsum.operands:
+                for name in dict.fromkeys(output.tensor for output in einsum.outputs):
+                    found.setdefault(name, []).append(i)
+        return found
+
+    def _readers(self) -> dict[str, list[Read]]:
+        """Map every tensor to the reads of it, by way of views too."""
+        found: dict[str, list[Read]] = {}
+        for read in self.reads:
+            found.setdefault(self._root(read.tensor), []).append(read)
+        return found
 
     def _sweeping(self, read: Read) -> bool:
         return self.dependence.indexed[read.einsum] and read.kind not in (
@@ -283,21 +307,24 @@ class _Footprint:
 
     def _swept(self, tensor: str) -> bool:
         """Tell whether a tensor has the level."""
-        ranks = self.cascade.tensor(tensor).ranks
-        return any(self.family.covers_level(r, self.level) for r in ranks)
+        if tensor not in self.known_swept:
+            self.known_swept[tensor] = any(
+                self.family.covers_level(r, self.level) for r in self.ranks[tensor]
+            )
+        return self.known_swept[tensor]
 
-    def _is_state(self, tensor: str) -> bool:
-        """Tell whether a tensor is carried from coordinate to coordinate of the level."""
-        return any(
-            self.cascade.rank_of(v) in self.family.covers
+    def _states(self) -> set[str]:
+        """Return the tensors that are carried from coordinate to coordinate of the level."""
+        iterating = {iteration.variable for iteration in self.cascade.iterations}
+        return {
+            o.tensor
             for e in self.cascade.loop
             for o in e.outputs
-            if o.tensor == tensor
             for index in o.indices
             if isinstance(index.expression, Binary)
             for v in variables(index.expression)
-            if v in {iteration.variable for iteration in self.cascade.iterations}
-        )
+            if v in iterating and self.cascade.rank_of(v) in self.family.covers
+        }
 
     def _fixed(self) -> tuple[str, ...]:
         """Return the levels at one coordinate in a step of the sweep, the swept one last."""
@@ -305,9 +332,15 @@ class _Footprint:
 
     def _words(self, tensor: str, fixed: tuple[str, ...]) -> Words:
         """Return the words of a tensor, with some levels at one coordinate."""
+        key = tensor, fixed
+        if key not in self.known_words:
+            self.known_words[key] = self._counted_words(tensor, fixed)
+        return self.known_words[key]
+
+    def _counted_words(self, tensor: str, fixed: tuple[str, ...]) -> Words:
         import sympy
 
-        leaves = [leaf for r in self.cascade.tensor(tensor).ranks for leaf in self.finest[r]]
+        leaves = [leaf for r in self.ranks[tensor] for leaf in self.finest[r]]
         outside = fixed or self.family.levels[: self.level]
         size = sympy.Mul(
             *(self.sizes[leaf] for leaf in leaves if leaf not in {*self.outer, *outside})
@@ -374,8 +407,11 @@ class _Footprint:
         return arcs, early, late
 
     def _number(self, words: Words) -> int:
-        total = words.total()
-        return int(total.subs({s: self.reference[s.name] for s in total.free_symbols}))
+        if words not in self.known_numbers:
+            total = words.total()
+            sizes = {s: self.reference[s.name] for s in total.free_symbols}
+            self.known_numbers[words] = int(total.subs(sizes))
+        return self.known_numbers[words]
 
     def _reference(self) -> dict[str, int]:
         sizes = {s.name: _LARGE["other"] for e in self.sizes.values() for s in e.free_symbols}
@@ -420,12 +456,14 @@ def _common(totals: list[sympy.Expr]) -> sympy.Expr:
 
 
 def _upstream(arcs: Iterable[tuple[str, str]], tensors: Iterable[str]) -> set[str]:
-    found = set(tensors)
-    grown = True
-    while grown:
-        more = {source for source, target in arcs if target in found} - found
-        grown = bool(more)
+    sources: dict[str, list[str]] = {}
+    for source, target in arcs:
+        sources.setdefault(target, []).append(source)
+    found, pending = set(tensors), list(tensors)
+    while pending:
+        more = set(sources.get(pending.pop(), ())) - found
         found |= more
+        pending += more
     return found
 
 

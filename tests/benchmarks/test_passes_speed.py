@@ -65,3 +65,7 @@ def test_the_analysis_is_linear_in_the_cascade() -> None:
     assert (analyse(short), analyse(long)) == (11, 81)
     ratio = least_cpu_seconds(analyse, long, repeats=3) / least_cpu_seconds(analyse, short)
     assert ratio < 8 * 2
+
+
+def test_the_report_of_a_long_chain_takes_less_than_two_seconds() -> None:
+    assert least_cpu_seconds(count_passes, chain(400), "M", repeats=2) < 2
