@@ -83,3 +83,18 @@ def test_what_is_wrong_is_said(einfuse: Any, more: list[str], words: str) -> Non
     done = einfuse(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_functional_prints_the_largest_error(einfuse: Any) -> None:
+    small = (
+        "simulate", "--design", "fusemax", "--shape", "B=1,H=2,M=16,P=8,E=4,F=4",
+        "--set", "array_2d.rows=4", "--set", "array_2d.columns=4", "--functional",
+    )  # fmt: skip
+    found = json.loads(einfuse(*small, "--json").stdout)
+    assert found["max_error"] < 1e-12
+    # while the last tiles of a head are worked on, the first ones of the next are there as well
+    assert found["live_bytes"]["buffer"] > found["peak_bytes"]["buffer"]
+    assert "max error" in einfuse(*small).stdout
+    done = einfuse("simulate", "--design", "fusemax", "--shape", SHAPE, "--functional")
+    assert done.returncode == 2
+    assert "choose a smaller shape" in done.stderr

@@ -29,6 +29,12 @@ def simulate(
     strict: Annotated[
         bool, typer.Option("--strict", help="A broken dependency is a deadlock, not a wait.")
     ] = False,
+    functional: Annotated[
+        bool,
+        typer.Option(
+            "--functional", help="Let the tasks carry numbers: small shapes; the largest error."
+        ),
+    ] = False,
     trace: Annotated[
         Path | None, typer.Option(help="Write a Chrome trace, which Perfetto opens.")
     ] = None,
@@ -41,6 +47,7 @@ def simulate(
     """Run a design in time, tile by tile: cycles, stalls by cause, beside the analytic model."""
     from einfuse.mapper.design import load_design
     from einfuse.simulator.events import Recording
+    from einfuse.simulator.functional import simulate_functional
     from einfuse.simulator.overheads import find_overheads
     from einfuse.simulator.simulation import simulate as run
     from einfuse.simulator.waterfall import EPOCHS, draw_waterfall
@@ -67,10 +74,15 @@ def simulate(
             trace.write_text(encoder.dumps(render_trace(result)), encoding="utf-8")
         except OSError as error:
             raise EinfuseError(f"{trace}: cannot write the trace: {error.strerror}") from None
+    carried = (
+        simulate_functional(found, sizes, set=numbers, repair=not strict) if functional else None
+    )
     if json:
-        print_json(result.to_json())
+        print_json({**result.to_json(), **(carried.to_json() if carried else {})})
     else:
         print(result)
+        if carried:
+            print(carried)
 
 
 def register(app: typer.Typer) -> None:
