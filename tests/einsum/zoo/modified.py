@@ -77,8 +77,9 @@ def convolved(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
 
 def relative(x: Tensors, n: Shape) -> Tensors:
     q, k, v = (convolved(x[a + "I"], x["W" + a]) for a in "QKV")
-    place = torch.arange(n["P"])[:, None] - torch.arange(n["M"]) + n["M"] - 1
-    encodings = x["REL"][:, place]
+    apart = torch.arange(n["P"])[:, None] - torch.arange(n["M"])
+    behind, ahead = x["RP"][:, apart.clamp(min=0)], x["RN"][:, (-apart).clamp(min=0)]
+    encodings = torch.where(apart >= 0, behind, ahead)
     bias = torch.einsum("ep,epm->pm", q + x["W"][:, None], encodings)
     return {"AV": attend(q + x["U"][:, None], k, v, bias=bias)}
 
@@ -146,7 +147,7 @@ def partial(x: Tensors, n: Shape) -> Tensors:
 
 
 MANY = tuple(d | {"B": 2} for d in DENSE)
-RELATIVE = ({"E": 4, "F": 3, "P": 6, "M": 8, "T": 3, "R": 13},)
+RELATIVE = ({"E": 4, "F": 3, "P": 6, "M": 8, "T": 3},)
 BOXES = ({"E": 4, "F": 3, "P": 4, "M": 5, "N": 3}, {"E": 4, "F": 3, "P": 1, "M": 6, "N": 2})
 
 CASES = (

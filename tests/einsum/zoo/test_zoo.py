@@ -89,6 +89,15 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/elu-similarity": (1, 1),
     "attention/ring": (1, 1),
     "attention/ring-self": (3, 1),
+    "attention/linear": (1, 1),
+    "attention/linear-causal": (1, None),
+    "attention/performer": (2, 1),
+    "attention/flow": (2, 2),
+    "attention/agent": (1, 2),
+    "attention/gathered-states": (1, 1),
+    "attention/recurrent-query": (1, None),
+    "attention/state-space": (1, None),
+    "attention/neural-memory": (1, None),
     "attention/calibrated": (5, 2),  # 4 without the exemption of the first sink, see below
 }
 

@@ -17,13 +17,17 @@ from einfuse.einsum.sampling import draw_inputs
 from einfuse.einsum.shape import bind
 from einfuse.einsum.zoo import entries, with_parameters
 
-from . import dense, modified
+from . import dense, linear, modified
 from .case import Arrays, Case, Tensors
 
-CASES: tuple[Case, ...] = dense.CASES + modified.CASES
+CASES: tuple[Case, ...] = dense.CASES + modified.CASES + linear.CASES
 KINDS = ("normal", "negative", "large")
 BY_SHAPE = [(case, k) for case in CASES for k in range(len(case.shapes))]
 SEEDS = range(6)
+MOST_SLOW = [
+    pytest.param(case, k, marks=[pytest.mark.slow] if k else [], id=f"{case.name}-{k}")
+    for case, k in BY_SHAPE
+]
 ATOL = 1e-12
 
 torch.set_num_threads(1)
@@ -71,7 +75,7 @@ def test_agrees_with_its_definition(case: Case, which: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("case", "which"), BY_SHAPE, ids=named)
+@pytest.mark.parametrize(("case", "which"), MOST_SLOW, ids=named)
 def test_half_precision_errs_no_more_than_twice_the_reference_in_it(
     case: Case, which: int, dtype: torch.dtype
 ) -> None:

@@ -1,0 +1,173 @@
+"""Linear attention, and recurrences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from .case import Arrays, Case, Shape, Tensors, attend, softmax
+from .dense import DENSE
+
+TOKENS = ({"E": 4, "F": 3, "N": 8}, {"E": 4, "F": 3, "N": 1})
+CHUNKS = ({"E": 4, "F": 3, "N": 12, "I": 4}, {"E": 4, "F": 3, "N": 1, "I": 1})
+
+
+def elu1(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x > 0, x + 1, torch.exp(x.clamp(max=0)))
+
+
+def weighted(weights: torch.Tensor, v: torch.Tensor, floor: float = 0.0) -> torch.Tensor:
+    """Return v [f,m] averaged with weights [p,m]."""
+    return v @ (weights / weights.sum(-1, keepdim=True).clamp(min=floor)).T
+
+
+def linear(x: Tensors, n: Shape) -> Tensors:
+    return {"AV": weighted(elu1(x["Q"]).T @ elu1(x["K"]), x["V"])}
+
+
+def linear_causal(x: Tensors, n: Shape) -> Tensors:
+    return {"AV": weighted((elu1(x["Q"]).T @ elu1(x["K"])).tril(), x["V"])}
+
+
+def linear_causal_by_states(x: Tensors, n: Shape) -> Tensors:
+    q, k = elu1(x["Q"]), elu1(x["K"])
+    states = torch.einsum("en,fn->efn", k, x["V"]).cumsum(-1)
+    return {"AV": torch.einsum("en,efn->fn", q, states) / (q * k.cumsum(-1)).sum(0)}
+
+
+def performer(x: Tensors, n: Shape) -> Tensors:
+    def features(data: torch.Tensor, stabiliser: torch.Tensor) -> torch.Tensor:
+        scores = x["W"].T @ data - (data**2).sum(0) / 2 - stabiliser
+        return (torch.exp(scores) + x["EPS"]) / math.sqrt(n["R"])
+
+    queries = features(x["Q"], (x["W"].T @ x["Q"]).amax(0))
+    keys = features(x["K"], (x["W"].T @ x["K"]).max())
+    return {"AV": weighted(queries.T @ keys, x["V"], float(x["FLOOR"]))}
+
+
+def performer_constants(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    kind = x["Q"].dtype
+    return x | {"EPS": np.array(1e-3, kind), "FLOOR": np.array(0.1, kind)}
+
+
+def cosformer(x: Tensors, n: Shape) -> Tensors:
+    apart = torch.arange(n["P"])[:, None] - torch.arange(n["M"])
+    cosines = torch.cos(math.pi / 2 * apart.double() / max(n["P"], n["M"])).to(x["Q"].dtype)
+    weights = (torch.relu(x["Q"]).T @ torch.relu(x["K"])) * cosines
+    return {"AV": weighted(weights, x["V"], 1e-6)}
+
+
+def cosformer_split(x: Tensors, n: Shape) -> Tensors:
+    size = max(n["P"], n["M"])
+    out, total = 0, 0
+    for wave in (torch.cos, torch.sin):
+        q, k = (
+            torch.relu(x[a]) * wave(math.pi / 2 * torch.arange(1, n[r] + 1) / size).to(x[a].dtype)
+            for a, r in ("QP", "KM")
+        )
+        out = out + (x["V"] @ k.T) @ q
+        total = total + k.sum(1) @ q
+    return {"AV": out / torch.as_tensor(total).clamp(min=1e-6)}
+
+
+def flow(x: Tensors, n: Shape) -> Tensors:
+    q, k = torch.sigmoid(x["Q"]), torch.sigmoid(x["K"])
+    capacity = q.T @ k  # [p, m]
+    incoming, outgoing = capacity.sum(1), capacity.sum(0)
+    conserved_sink = (capacity / outgoing).sum(1)
+    conserved_source = (capacity / incoming[:, None]).sum(0).clamp(-1, 1)
+    competing = softmax(conserved_source) * n["M"]
+    allocation = torch.sigmoid(conserved_sink * n["P"] / n["M"])
+    weights = capacity / incoming[:, None] * competing
+    return {"AV": (x["V"] @ weights.T) * allocation}
+
+
+def flow_by_states(x: Tensors, n: Shape) -> Tensors:
+    q, k = torch.sigmoid(x["Q"]), torch.sigmoid(x["K"])
+    incoming, outgoing = 1 / (q.T @ k.sum(1)), 1 / (k.T @ q.sum(1))
+    conserved_sink = q.T @ (k * outgoing).sum(1)
+    conserved_source = (k.T @ (q * incoming).sum(1)).clamp(-1, 1)
+    competing = torch.exp(conserved_source)
+    gate = torch.sigmoid(conserved_sink * n["P"] / n["M"]) * incoming * n["M"] / competing.sum()
+    return {"AV": (x["V"] @ (k * competing).T) @ q * gate}
+
+
+def agent(x: Tensors, n: Shape) -> Tensors:
+    agents = x["Q"].reshape(n["E"], n["U"], n["T"]).mean(-1)
+    values = attend(agents, x["K"], x["V"], bias=x["B1"])
+    return {"AV": attend(x["Q"], agents, values, bias=x["B2"])}
+
+
+def gathered_states(x: Tensors, n: Shape) -> Tensors:
+    return {"O": x["V"] @ (x["Q"].T @ x["K"]).tril().T}
+
+
+def recurrent_query(x: Tensors, n: Shape) -> Tensors:
+    prefixes = [attend(x["Q"][:, None], x["K"][:, :i], x["V"][:, :i]) for i in range(1, n["N"] + 1)]
+    return {"O": torch.cat(prefixes, 1)}
+
+
+def state_space(x: Tensors, n: Shape) -> Tensors:
+    state, rows = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0]), []
+    for t in range(n["N"]):
+        entering = torch.outer(x["K"][:, t], x["V"][:, t]) * x["DT"][t]
+        state = torch.exp(x["A"] * x["DT"][t]) * state + entering
+        rows.append(state.T @ x["Q"][:, t] + x["D"] * x["V"][:, t])
+    return {"O": torch.stack(rows, 1).reshape(n["F"], -1, n["I"])}
+
+
+def state_space_in_parallel(x: Tensors, n: Shape) -> Tensors:
+    sums = (x["A"] * x["DT"]).cumsum(0)
+    weights = (x["Q"].T @ x["K"]) * torch.exp(sums[:, None] - sums).tril()
+    out = (x["V"] * x["DT"]) @ weights.T + x["D"] * x["V"]
+    return {"O": out.reshape(n["F"], -1, n["I"])}
+
+
+def steps(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    return x | {"DT": np.abs(x["DT"]), "A": -np.abs(x["A"])}
+
+
+def neural_memory(x: Tensors, n: Shape) -> Tensors:
+    memory = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0])
+    surprise, rows = torch.zeros_like(memory), []
+    for t in range(n["N"]):
+        if t % n["I"] == 0:
+            start = memory
+        k, v = x["K"][:, t], x["V"][:, t]
+        gradient = 2 * torch.outer(k, start.T @ k - v)
+        surprise = torch.exp(x["LE"][t]) * surprise - x["TH"][t] * gradient
+        memory = torch.exp(x["LA"][t]) * memory + surprise
+        rows.append(memory.T @ x["Q"][:, t])
+    return {"Y": torch.stack(rows, 1).reshape(n["F"], -1, n["I"])}
+
+
+def rates(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    small = {"TH": 0.05 * np.abs(x["TH"])}
+    return x | small | {name: -np.abs(x[name]) for name in ("LA", "LE")}
+
+
+AGENTS = (
+    {"E": 4, "F": 3, "P": 6, "M": 9, "U": 2, "M0": 3},
+    {"E": 4, "F": 3, "P": 1, "M": 7, "U": 1, "M0": 1},
+)
+
+CASES = (
+    Case("attention/linear", linear, DENSE),
+    Case("attention/linear-causal", linear_causal, TOKENS, yardstick=linear_causal_by_states),
+    Case(
+        "attention/performer",
+        performer,
+        tuple(d | {"R": 5} for d in DENSE),
+        performer_constants,
+        large=3,
+    ),
+    Case("attention/cosformer", cosformer, DENSE, yardstick=cosformer_split),
+    Case("attention/flow", flow, tuple(d | {"F": 32} for d in DENSE), yardstick=flow_by_states),
+    Case("attention/agent", agent, AGENTS),
+    Case("attention/gathered-states", gathered_states, ({"E": 4, "F": 3, "M": 12, "W": 3},)),
+    Case("attention/recurrent-query", recurrent_query, TOKENS),
+    Case("attention/state-space", state_space, CHUNKS, steps, yardstick=state_space_in_parallel),
+    Case("attention/neural-memory", neural_memory, CHUNKS, rates, large=1.5),
+)
