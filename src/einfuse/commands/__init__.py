@@ -12,6 +12,7 @@ MODULES: tuple[str, ...] = (
     "derive",
     "designs",
     "exchange",
+    "gradient",
     "kernels",
     "map",
     "measure",
