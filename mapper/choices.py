@@ -4,12 +4,13 @@ A `Choice` has alternatives; an alternative has a cost in every column (they add
 further choices. The bound of a choice is the columnwise least of its alternatives, so partial
 sums plus the bounds of the open choices never exceed any completion. `solve` walks the choices
 depth first, with all points (tile sizes) of a structure as arrays, and drops points whose bound
-cannot improve the front, and those that overflow a capacity.
+cannot improve the front, those that overflow a capacity, and those at which a sum no higher was
+seen with the same choices open.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -19,6 +20,8 @@ import numpy as np
 
 from .front import Front
 from .objective import Numbers
+
+_REMEMBERED = 32  # sums that are remembered for each set of open choices
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +159,7 @@ class _Walk:
         describe: Callable[[int, tuple[Hashable, ...]], Any],
     ) -> None:
         self.rules, self.front, self.tally, self.describe = rules, front, tally, describe
+        self.seen: dict[_Open, deque[tuple[Numbers, Numbers]]] = {}
 
     def descend(
         self, pending: _Open, total: Numbers, alive: Numbers, labels: tuple[Hashable, ...]
@@ -167,6 +171,11 @@ class _Walk:
             return
         if self.rules.expired():
             raise Interrupted
+        fresh = self.fresh(pending, total, alive)
+        if not fresh.all():
+            if not fresh.any():
+                return
+            total, alive = total.compress(fresh, axis=1), alive[fresh]
         ways: list[tuple[float, int, Numbers, Numbers]] = []
         choice, rest = following
         known = rest.plus_bound(total, alive)
@@ -191,6 +200,25 @@ class _Walk:
                     kept,
                     (*labels, way.label),
                 )
+
+    def fresh(self, pending: _Open, total: Numbers, alive: Numbers) -> Numbers:
+        """Tell at which points no sum that was here before, with the same choices open, is as low.
+
+        Whatever completes a sum completes a lower one to something lower.
+        """
+        fresh = np.ones(len(alive), dtype=bool)
+        before = self.seen.setdefault(pending, deque(maxlen=_REMEMBERED))
+        for points, sums in before:
+            if len(points) == len(alive) and (points == alive).all():
+                fresh &= (sums > total).any(axis=0)
+            else:
+                at = np.minimum(points.searchsorted(alive), len(points) - 1)
+                known = points[at] == alive
+                fresh &= ~known | (sums.take(at, axis=1) > total).any(axis=0)
+            if not fresh.any():
+                return fresh
+        before.append((alive, total))
+        return fresh
 
     def judge(self, sums: Numbers, alive: Numbers) -> tuple[Numbers, Numbers]:
         """Whether sums fit every level, and their figures."""

@@ -96,28 +96,38 @@ class GroupSearch:
                 for rank, column in zip(structure.loops, grid, strict=True)
             }
             tree = GroupTree(self.pieces, structure, sizes, points)
-            fits = self._fitting(tree)
+            spare = self._spare(tree)
+            fits = spare >= 0
             if fits.any():
-                floor = self._floor(tree)[:, fits]
+                floor = self._floor(tree, spare)[:, fits]
                 points = {rank: column[fits] for rank, column in points.items()}
                 found.append(Candidate(structure, sizes, points, floor))
         return found
 
-    def _fitting(self, tree: GroupTree) -> Numbers:
-        """Which points have room for what the group makes and reads."""
+    def _spare(self, tree: GroupTree) -> Numbers:
+        """The words that the largest room has left at most; below 0 where a group does not fit."""
         taken = tree.least_rooms()
+        spare = np.zeros(tree.count)
         fits = np.ones(tree.count, dtype=bool)
-        for row, level, words in self.rooms:
-            fits &= self.tally.check(level, taken[row - len(self.pieces.rows)], words)
-        return fits
+        limited = {level: words for _, level, words in self.rooms}
+        for level, row in self.pieces.rooms.items():
+            words = limited.get(level, np.inf)
+            used = taken[row - len(self.pieces.rows)]
+            fits &= self.tally.check(level, used, words)
+            spare = np.maximum(spare, words - used)
+        return np.where(fits, spare, -1.0)
 
-    def _floor(self, tree: GroupTree) -> Numbers:
-        """Figures that no leaves and no assignment of Einsums to units go below, at every point."""
-        out = np.zeros((len(self.objective.figures), tree.count))
+    def _floor(self, tree: GroupTree, spare: Numbers) -> Numbers:
+        """Figures that nothing goes below at a point: traffic, and leaves wherever they run."""
+        rows = len(self.objective.columns)
+        columns = tree.least_traffic(spare)[:rows]
         if self.objective.times:
             busy = tree.least_times()
             serial: Any = sum(reduce(np.minimum, task.values()) for task in busy)
             side_by_side = assignment_floor(self.pieces, busy)
+            floor = np.where(tree.overlapped, side_by_side, serial)
+        out = self.objective.close(columns, np.zeros(tree.count), tree.overlapped)
+        if self.objective.times:
             place = self.objective.figures.index(self.objective.timed)
-            out[place] = np.where(tree.overlapped, side_by_side, serial)
-        return out
+            out[place] = np.maximum(out[place], floor)
+        return np.asarray(out)

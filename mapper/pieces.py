@@ -117,6 +117,7 @@ def count_home(
     ranks: Collection[str],
     written: bool,
     retention: str,
+    beneath: Loop | None = None,
 ) -> HomeCounts:
     """Return what a home exchanges with the one above it.
 
@@ -126,8 +127,11 @@ def count_home(
         ranks: those that what lives there depends on.
         written: whether an Einsum below makes it.
         retention: see `einfuse.mapper.counts`.
+        beneath: a loop over a part of what lives there, if that part is all that stays.
     """
-    cross = whole_crossing(above, tiles, ranks, moving_loops(above, ranks, retention))
+    loops = above if beneath is None else (*above, beneath)
+    moving = moving_loops(loops, ranks, retention)[: len(above)]
+    cross = whole_crossing(above, tiles, ranks, moving)
     if written:
         again = cross.words - cross.once
         return HomeCounts(Traffic(0.0, again), Traffic(again, cross.words))

@@ -158,6 +158,54 @@ class GroupTree:
         for chosen in product(*tiles):
             yield self._inner_path(ranks, chosen)
 
+    def least_traffic(self, spare_words: Values) -> Numbers:
+        """The columns of what has to cross the outermost memory, a tensor's best home each.
+
+        Args:
+            spare_words: the words that a home may take at most, at every point.
+        """
+        out = self.pieces.stack(self.count)
+        for tensor in (*self.roles.outside, *self.roles.through):
+            block = self._block_local(tensor)
+            paths = [self.top] if block is None else self._inner_paths(block)
+            out += reduce(np.minimum, (self._least_crossing(tensor, p, spare_words) for p in paths))
+        return out
+
+    def _least_crossing(self, tensor: str, path: Path, spare_words: Values) -> Numbers:
+        """What a tensor's best home that has room, or the registers beneath, bring in or out.
+
+        Registers stand beneath all loops, and hold a word each.
+        """
+        depths = self.space.depths(tensor, path.ranks)
+        every = [self.space.facts.einsums[name] for name in self.roles.touched_by[tensor]]
+        made = self._made(tensor)
+        read = {o.ranks for e in every for o in e.operands if o.tensor == tensor}
+        whole = self._home_ranks(tensor)
+
+        def crossing(depth: int, ranks: frozenset[str], beneath: Loop | None = None) -> Numbers:
+            retention = self.space.constraints.retention
+            above, tiles = path.loops[:depth], path.tiles[depth]
+            moved = count_home(above, tiles, ranks, made, retention, beneath)
+            columns = self.pieces.objective.access(self.space.memories[0], moved.parent)
+            return self.pieces.stack(self.count, columns)
+
+        def registers(ranks: frozenset[str]) -> Numbers:
+            # What has more words than there are lanes passes through the registers in turns.
+            words: Values = 1.0
+            for rank in sorted(ranks):
+                words = words * path.tiles[-1][rank]
+            turns = np.where(words > lanes, 2.0, 1.0)
+            part = Loop(min(ranks), turns, False, 1) if ranks else None
+            return crossing(len(path.loops), ranks, part)
+
+        units = {unit for e in every for unit in self.space.units_of[e.name]}
+        lanes = max(np.prod([*self.space.lanes[unit].values()]) for unit in units)
+        found = [reduce(np.maximum, map(registers, {whole} if made else read))]
+        for depth in depths:
+            fits = self._room(tensor, path.tiles[depth]) <= spare_words
+            found.append(np.where(fits, crossing(depth, whole), np.inf))
+        return reduce(np.minimum, found)
+
     def least_times(self) -> list[dict[str, Numbers]]:
         """The least time of each Einsum on each unit, whatever its leaf and its block's tiles."""
         found: list[dict[str, Numbers]] = []
