@@ -23,6 +23,7 @@ from itertools import product
 
 import sympy as sp
 
+from .deadline import check_time
 from .formula import Formula, Symbol
 
 HOMOGENEOUS = frozenset({"relu", "abs"})
@@ -53,6 +54,7 @@ def separate(formula: Formula, elements: frozenset[Symbol]) -> tuple[Term, ...] 
     """
     grouped: dict[Formula, Formula] = {}
     for term in sp.Add.make_args(expanded(formula)):
+        check_time()
         element, reference, mixed = _factors(term, elements)
         if mixed != 1:
             return None
@@ -135,6 +137,7 @@ def orbit(
     kept = [k for k in orders if parts[k][1] != 0]
     functions = []
     for k in kept:
+        check_time()
         coefficients = []
         for position, j in enumerate(kept):
             above = tuple(high - low for high, low in zip(j, k, strict=True))

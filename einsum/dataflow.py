@@ -130,13 +130,19 @@ class Dataflow:
 
     def culls(self, expression: Expression) -> bool:
         """Tell whether a filter culls points of an expression, here or in a map that it reads."""
-        if is_filtered(expression):
-            return True
-        return any(
-            self.kinds.get(access.tensor) is Kind.MAP
-            and self.culls(self.producer[access.tensor].expression)
-            for access in accesses(expression)
+        return is_filtered(expression) or any(
+            access.tensor in self._culling_maps for access in accesses(expression)
         )
+
+    @functools.cached_property
+    def _culling_maps(self) -> frozenset[str]:
+        """The maps over the rank some of whose points are culled."""
+        found: set[str] = set()
+        for einsum in self.einsums:
+            if is_filtered(einsum.expression) or any(o.tensor in found for o in einsum.operands):
+                maps = (o.tensor for o in einsum.outputs if self.kinds[o.tensor] is Kind.MAP)
+                found.update(maps)
+        return frozenset(found)
 
     def barriers(self) -> tuple[tuple[Einsum, tuple[Access, ...]], ...]:
         """Return the folds and long outputs that read references, with what they read."""

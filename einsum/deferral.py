@@ -15,6 +15,7 @@ import sympy as sp
 from .algebra import Term, additive, separate, simplified
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
+from .deadline import check_time
 from .equation import Einsum, Reduce
 from .expression import (
     Access,
@@ -87,6 +88,7 @@ def cancel(flow: Dataflow) -> Cascade | None:
 def _deferred(
     flow: Dataflow, einsum: Einsum, reference: str, taken: set[str]
 ) -> list[Einsum] | None:
+    check_time()
     if len(einsum.reductions) != 1:
         return None
     cone = flow.cone(einsum, reference)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
@@ -23,6 +24,7 @@ import sympy as sp
 
 from .cascade import Cascade, Rank
 from .dataflow import Dataflow, Kind
+from .deadline import LateError, check_time, time_limit
 from .deferral import cancel, defer, deferral_hazards, redefined
 from .errors import EinfuseError
 from .localisation import localise
@@ -37,6 +39,9 @@ from .streaming import stream
 from .tiling import size_of, tile, tile_size
 from .validate import validated
 from .verification import Verification, without_sizes
+
+_SEARCH = 0.6
+"""The part of a time limit that the search may take; the rest is for verification."""
 
 
 class Step(NamedTuple):
@@ -126,9 +131,8 @@ def derive(
     >>> sorted({(d.passes, d.sweeps) for d in found if d.stable})
     [(1, 1), (1, 2), (2, 2)]
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
-    search = _Search(_with_sizes(cascade, sizes or {}), rank, dict(sizes or {}), deadline)
-    return search.run()
+    search = _Search(_with_sizes(cascade, sizes or {}), rank, dict(sizes or {}))
+    return search.run(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,34 +151,39 @@ class _Form:
 class _Search:
     """The state of one `derive`."""
 
-    def __init__(
-        self, cascade: Cascade, rank: str, sizes: dict[str, int], deadline: float | None
-    ) -> None:
+    def __init__(self, cascade: Cascade, rank: str, sizes: dict[str, int]) -> None:
         self.origin = cascade
         self.rank = rank
         self.sizes = sizes
-        self.deadline = deadline
         partition(cascade, rank)  # refuses an unknown rank
         self.level = _level(cascade, rank)
         self.variable = self.level.lower()
         self.verification = Verification(cascade, rank)
         self.found: dict[str, Derived] = {}
 
-    def run(self) -> tuple[Derived, ...]:
-        reasons: tuple[str, ...] = ()
+    def run(self, seconds: float | None) -> tuple[Derived, ...]:
+        """Search and verify within a time, of which verification keeps its share."""
+        start = time.monotonic()
+        ends = [None if seconds is None else start + seconds * part for part in (_SEARCH, 1)]
+        with time_limit(ends[0]):
+            self._search()
+        with time_limit(ends[1]):
+            return self._verified()
+
+    def _search(self) -> None:
         if self.origin.loop or self.origin.iterations:
-            reasons = (f"{self.origin.name} is iterative already; its loop is left as it is",)
-        else:
+            self._add(_Form(self.origin, ()), _of_loop(self.origin))
+            return
+        late = "the time was over before all barriers had been looked at"
+        try:
             normal = normalise(self.origin, self.variable)
             reasons = obstacles(Dataflow(normal, self.variable))
+        except LateError:
+            reasons = (late,)
         self._add(_Form(self.origin, ()), reasons)
-        if not self.origin.loop and not self.origin.iterations:
+        with suppress(LateError):
             for form in self._straight_forms():
                 self._add_all(form)
-        return self._verified()
-
-    def _is_late(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
 
     def _straight_forms(self) -> Iterable[_Form]:
         """Yield the closure of the normal form under deferral, nearest first."""
@@ -184,7 +193,8 @@ class _Search:
             explanation = "every fold has one operator; sums are taken before their division"
             first = first.then("H", explanation, normal)
         pending, seen = [first], {render(normal)}
-        while pending and not self._is_late():
+        while pending:
+            check_time()
             form = pending.pop(0)
             yield form
             for other in (*self._interchanges(form), *self._deferrals(form)):
@@ -226,8 +236,7 @@ class _Search:
             return
         tiled = self._tiled(form)
         for rewrite, how in ((stream, "running values"), (localise, "values of each tile, merged")):
-            if self._is_late():
-                return
+            check_time()
             along = Dataflow(tiled.cascade, self._tile_variable(tiled))
             try:
                 found = rewrite(along)
@@ -288,8 +297,15 @@ class _Search:
             pending = [d for d in best if d.text not in checked]
             if not pending:
                 return _explained(best)
-            checked |= {d.text for d in pending}
-            verdicts = {d.text: self._verdict(d) for d in pending}
+            verdicts: dict[str, Derived | None] = {}
+            try:
+                for derived in pending:
+                    verdicts[derived.text] = self._verdict(derived)
+            except LateError:
+                for derived in found:
+                    if derived.text not in checked:
+                        verdicts.setdefault(derived.text, None)
+            checked |= set(verdicts)
             found = tuple(v for d in found if (v := verdicts.get(d.text, d)) is not None)
 
     def _verdict(self, derived: Derived) -> Derived | None:
@@ -335,6 +351,10 @@ def obstacles(flow: Dataflow) -> tuple[str, ...]:
                 "of sorted lists, which no factor or sum expresses"
             )
     return tuple(dict.fromkeys(found))
+
+
+def _of_loop(cascade: Cascade) -> tuple[str, ...]:
+    return (f"{cascade.name} is iterative already; its loop is left as it is",)
 
 
 def _level(cascade: Cascade, rank: str) -> str:

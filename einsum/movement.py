@@ -13,6 +13,7 @@ import sympy as sp
 from .algebra import Function, Orbit, denominators, extreme_orbit, orbit, without
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, operator_of, reduced_variables, uses
+from .deadline import check_time
 from .degree import degree
 from .equation import Einsum
 from .expression import Access, Expression, RankSize, variables
@@ -116,6 +117,7 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
     Raises:
         NotDerivableError: there is no correction that leaves the elements out; the text says why.
     """
+    check_time()
     cone = flow.cone(einsum)
     blocking = flow.blocking_maps(cone)
     if blocking:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from .cascade import Cascade
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
+from .deadline import check_time
 from .degree import degree, sizes_along
 from .equation import Einsum, Reduce
 from .errors import EinfuseError
@@ -48,6 +49,7 @@ def names_of(cascade: Cascade) -> set[str]:
 
 def straight(cascade: Cascade, einsums: Iterable[Einsum]) -> Cascade:
     """Return the cascade with other Einsums, what no output needs left out."""
+    check_time()
     return validated(prune(replace(cascade, init=tuple(einsums))))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .cascade import Cascade, Rank
+from .deadline import check_time
 from .errors import EinfuseError
 from .execute import run
 from .expression import Access, Call, Index, accesses, walk
@@ -108,6 +109,7 @@ class Verification:
 def _outputs(
     cascade: Cascade, inputs: Mapping[str, Array], shape: Mapping[str, int]
 ) -> dict[str, Array] | None:
+    check_time()
     sizes = {rank: size for rank, size in shape.items() if rank in cascade.rank_names}
     for split in cascade.splits:
         if split.inner not in sizes and split.whole in sizes:

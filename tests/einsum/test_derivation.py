@@ -842,6 +842,25 @@ def test_no_time_gives_the_origin_at_once() -> None:
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.parametrize("seconds", [0.2, 0.6])
+def test_a_time_limit_holds_in_the_first_step_too(seconds: float) -> None:
+    lines, last = ["rank M", "input X[M]", "output Y"], "X[m]"
+    for n in range(30):
+        lines += [f"G{n}[] = {last} :: max(m)", f"Z{n}[m] = exp({last} - G{n}[])"]
+        last = f"Z{n}[m]"
+    cascade = parse("\n".join([*lines, f"Y[] = {last}"]))
+    derive(cascade, "M", seconds=0)  # what is imported at the first call
+    start = time.process_time()
+    found = derive(cascade, "M", seconds=seconds)
+    assert time.process_time() - start < seconds + 0.7  # the report of the origin is always made
+    assert found[0].cascade == cascade
+
+
+def test_what_is_found_in_time_is_verified_and_kept() -> None:
+    found = derive(load("attention/3-pass-deferred"), "M", seconds=60)
+    assert {(d.passes, d.sweeps) for d in found} >= {(1, 1), (1, 2), (2, 2)}
+
+
 def test_results_are_immutable(textbook: tuple[Derived, ...]) -> None:
     with pytest.raises(AttributeError):
         textbook[0].exact = False  # type: ignore[misc]
