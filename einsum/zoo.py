@@ -165,7 +165,7 @@ def with_parameters(cascade: Cascade, settings: Mapping[str, float]) -> Cascade:
         elif parameter.input is not None:
             if not math.isfinite(value):
                 raise EinfuseError(f"{cascade.name}: {name} needs a finite number, found {value}")
-            values[parameter.input] = value
+            values[parameter.input] = int(value) if value == int(value) else value
     return _fixed(cascade, sizes, values) if settings else cascade
 
 

@@ -8,6 +8,7 @@ from einfuse.einsum.errors import EinfuseError
 from einfuse.einsum.library import load
 from einfuse.einsum.parser import parse
 from einfuse.einsum.passes import count_passes
+from einfuse.einsum.printer import render
 from einfuse.einsum.shape import bind
 from einfuse.einsum.zoo import defaults, entries, families, with_parameters
 
@@ -43,6 +44,12 @@ def test_a_parameter_fixes_a_scalar_input() -> None:
     fixed = with_parameters(load("attention/sigmoid"), {"bias": -2.5})
     assert fixed.inputs == ("Q", "K", "V")
     assert defaults(load("attention/window")) == {"window": 512, "sinks": 4}
+
+
+def test_a_parameter_may_stand_in_a_filter() -> None:
+    fixed = with_parameters(load("attention/grid"), {"phase": 1, "stride": 4})
+    assert "PH" not in fixed.inputs
+    assert "p%T==1" in render(fixed)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +105,8 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/recurrent-query": (1, None),
     "attention/state-space": (1, None),
     "attention/neural-memory": (1, None),
+    "mixer/monarch": (1, None),
+    "mixer/long-convolution": (2, None),
     "attention/calibrated": (5, 2),  # 4 without the exemption of the first sink, see below
 }
 
