@@ -228,6 +228,8 @@ def _loop_problems(
 ) -> Iterator[str]:
     if not loops and function not in unmodelled_functions():
         yield f"no model: add {function} to kernels/data/loops.yaml"
+    if not loops and any(compiled.operations.get(name) for name in SPILLS):
+        yield f"spills registers: {spill_bytes(compiled.resources)} bytes a thread"
     expected = {name for loop in loops for name in loop.expects(compiled.architecture)}
     for name in sorted(expected):
         if not compiled.operations.get(name):
@@ -242,7 +244,8 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _loops_of(function: str, launch: Launch) -> tuple[LoopModel, ...]:
-    return tuple(loop for loop in loop_models() if loop.serves(function, launch.arguments))
+    constants = {**launch.arguments, "dtype": _dtype(launch)}
+    return tuple(loop for loop in loop_models() if loop.serves(function, constants))
 
 
 def _function_name(launch: Launch) -> str:
@@ -262,8 +265,16 @@ def _tile(launch: Launch) -> dict[str, int]:
 
 def _element_bytes(launch: Launch) -> int:
     """Return the bytes of an element of the first tensor, which is an operand of the products."""
-    sizes = (getattr(value, "element_size", None) for value in launch.arguments.values())
-    return next((int(size()) for size in sizes if size is not None), 2)
+    return next((int(t.element_size()) for t in _tensors(launch)), 2)
+
+
+def _dtype(launch: Launch) -> str:
+    """Return the name of the data type of that tensor."""
+    return next((str(t.dtype).removeprefix("torch.") for t in _tensors(launch)), "")
+
+
+def _tensors(launch: Launch) -> Iterator[Any]:
+    return (value for value in launch.arguments.values() if hasattr(value, "element_size"))
 
 
 @functools.cache

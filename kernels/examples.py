@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Example:
 
 
 def list_examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
-    """Yield a launch for each shipped configuration of a kernel, data type and causal mask.
+    """Yield a launch for each shipped configuration of a kernel, data type, mask and bias.
 
     A kernel whose calls are not a :class:`Problem` makes them itself, in ``examples`` of its
     module; one without launches yields nothing.
@@ -44,7 +45,9 @@ def list_examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
         yield from own(kernel, architecture)
 
 
-def example_problem(kernel: Kernel, head_size: int, dtype: torch.dtype, causal: bool) -> Problem:
+def example_problem(
+    kernel: Kernel, head_size: int, dtype: torch.dtype, causal: bool, bias: float = 0.0
+) -> Problem:
     """Return a call with all that the kernel requires, large enough for every tile."""
     asked = kernel.requires
     key_heads = _KEY_HEADS if "gqa" in kernel.features else _HEADS
@@ -62,6 +65,7 @@ def example_problem(kernel: Kernel, head_size: int, dtype: torch.dtype, causal: 
             window=1024 if "window" in asked else None,
             sinks=4 if "sinks" in asked else 0,
             similarity="sigmoid" if "sigmoid" in asked else "softmax",
+            bias=bias,
         ),
         starts_q=starts,
         starts_k=starts,
@@ -95,14 +99,15 @@ def sizes_and_dtypes(kernel: Kernel, architecture: str) -> Iterator[tuple[int, t
 def _examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
     seen: set[tuple[object, ...]] = set()
     rows = [row for row in kernel.configurations if row.architecture == architecture]
-    for row, causal in itertools.product(rows, (False, True)):
-        if causal and "causal" not in kernel.features:
-            continue
+    masks = (False, True) if "causal" in kernel.features else (False,)
+    biases = (0.0, -math.log(_LENGTH)) if "bias" in kernel.features else (0.0,)
+    for row, causal, bias in itertools.product(rows, masks, biases):
         for dtype in _dtypes(kernel, row):
             problem = example_problem(
-                kernel, dict(row.when).get("head_size", _HEAD_SIZE), dtype, causal
+                kernel, dict(row.when).get("head_size", _HEAD_SIZE), dtype, causal, bias
             )
             label = f"head_size={problem.head_size} {_name(dtype)}{' causal' * causal}"
+            label += " bias" * bool(bias)
             for launch in list_launches(kernel, problem, architecture):
                 key = (launch.function, label)
                 if key not in seen:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
+from .configuration import Configuration
 from .examples import Example, sizes_and_dtypes
 from .fallback import find_or_fall_back
 from .launch import Launch
@@ -192,29 +194,10 @@ def plan_forward(
 ) -> tuple[Launch, ...]:
     """Return the launches that fill ``out [B, H, N, F]`` and the final ``state [B, H, E, F]``."""
     row = kernel.configuration("output", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    carry, states = _plan_states(kernel, problem, state, architecture, tiles["block_n"])
-    chunks = triton.cdiv(problem.tokens, tiles["block_n"])
-    output = Launch(
-        function=output_kernel,
-        grid=(
-            chunks * out.shape[0] * problem.heads,
-            triton.cdiv(problem.value_size, tiles["block_f"]),
-        ),
-        arguments={
-            "q_ptr": problem.q,
-            "k_ptr": problem.k,
-            "v_ptr": problem.v,
-            "states_ptr": states,
-            "out_ptr": out,
-            **strides(q=problem.q, k=problem.k, v=problem.v, out=out),
-            **_shared_arguments(problem),
-            **tiles,
-        },
-        options=row.options,
-        tile=_loop_tile(problem, tiles),
-    )  # fmt: skip
-    return (carry, output)
+    chunk = dict(row.tiles)["block_n"]
+    carry, states = _plan_states(kernel, problem, state, architecture, chunk)
+    operands = {"q": problem.q, "k": problem.k, "v": problem.v, "out": out}
+    return (carry, _plan_rows(output_kernel, row, problem, operands, {"states_ptr": states}))
 
 
 def plan_backward(
@@ -235,64 +218,38 @@ def plan_backward(
     ``reads`` and ``writes [B, H, N]`` take ``q . grad_q`` and ``k . grad_k``. The states are
     computed again rather than kept.
     """
-    rows = {
-        name: kernel.configuration(name, architecture, **problem.sizes)
-        for name in ("backward_q", "backward_kv")
-    }
-    tiles = {name: dict(row.tiles) for name, row in rows.items()}
+    row = kernel.configuration("backward", architecture, **problem.sizes)
+    chunk = dict(row.tiles)["block_n"]
+    output_row = kernel.configuration("output", architecture, **problem.sizes)
+    output_row = replace(output_row, tiles=(*output_row.tiles, ("block_n", chunk)))
     grad_out = grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous()
     final = grad_initial.new_empty(grad_initial.shape)
-    carry, states = _plan_states(
-        kernel, problem, final, architecture, tiles["backward_q"]["block_n"]
-    )
+    carry, states = _plan_states(kernel, problem, final, architecture, chunk)
     carry_back, grad_states = _plan_grad_states(
-        kernel, problem, grad_out, grad_state, grad_initial, architecture,
-        tiles["backward_kv"]["block_n"],
+        kernel, problem, grad_out, grad_state, grad_initial, architecture, chunk
+    )
+    q, k, v = problem.q, problem.k, problem.v
+    return (
+        carry,
+        carry_back,
+        _plan_rows(
+            gradient_kernel, row, problem,
+            {"q": q, "k": k, "v": v, "grad_out": grad_out, "grad_q": grad_q},
+            {"states_ptr": states, "reads_ptr": reads},
+        ),
+        _plan_rows(
+            gradient_kernel, row, problem,
+            {"q": k, "k": q, "v": grad_out, "grad_out": v, "grad_q": grad_k},
+            {"states_ptr": grad_states, "reads_ptr": writes},
+            reverse=True,
+        ),
+        _plan_rows(
+            output_kernel, output_row, problem,
+            {"q": k, "k": q, "v": grad_out, "out": grad_v},
+            {"states_ptr": grad_states},
+            reverse=True,
+        ),
     )  # fmt: skip
-    shared = {
-        "q_ptr": problem.q,
-        "k_ptr": problem.k,
-        "v_ptr": problem.v,
-        "grad_out_ptr": grad_out,
-        **strides(q=problem.q, k=problem.k, v=problem.v, grad_out=grad_out),
-        **_shared_arguments(problem),
-    }
-    outputs: dict[str, tuple[Any, dict[str, Any]]] = {
-        "backward_q": (
-            grad_q_kernel,
-            {
-                "states_ptr": states,
-                "grad_q_ptr": grad_q,
-                "reads_ptr": reads,
-                **strides(grad_q=grad_q),
-            },
-        ),
-        "backward_kv": (
-            grad_kv_kernel,
-            {
-                "grad_states_ptr": grad_states,
-                "grad_k_ptr": grad_k,
-                "grad_v_ptr": grad_v,
-                "writes_ptr": writes,
-                **strides(grad_k=grad_k, grad_v=grad_v),
-            },
-        ),
-    }
-    launches = [
-        Launch(
-            function=function,
-            grid=(
-                triton.cdiv(problem.tokens, tiles[name]["block_n"])
-                * grad_out.shape[0]
-                * problem.heads,
-            ),
-            arguments={**shared, **own, **tiles[name]},
-            options=rows[name].options,
-            tile=_loop_tile(problem, tiles[name]),
-        )
-        for name, (function, own) in outputs.items()
-    ]
-    return (carry, carry_back, *launches)
 
 
 def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
@@ -311,7 +268,46 @@ def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
             ],
         )
         for launch in launches:
-            yield Example(f"{launch.function.__name__} {label}", launch)
+            way = " reverse" if launch.arguments.get("reverse") else ""
+            yield Example(f"{launch.function.__name__} {label}{way}", launch)
+
+
+def _plan_rows(
+    function: Any,
+    row: Configuration,
+    problem: RecurrenceProblem,
+    operands: Mapping[str, Tensor],
+    others: Mapping[str, Tensor],
+    *,
+    reverse: bool = False,
+) -> Launch:
+    """The launch that computes rows of tokens, chunk by chunk, all chunks at once.
+
+    With ``reverse`` tokens meet those after them, and the states are gradients of those after
+    each chunk.
+    """
+    tiles = dict(row.tiles)
+    sequences = problem.v.shape[0] * problem.heads
+    parts = triton.cdiv(problem.value_size, tiles["block_f"]) if function is output_kernel else 1
+    return Launch(
+        function=function,
+        grid=(triton.cdiv(problem.tokens, tiles["block_n"]) * sequences, parts),
+        arguments={
+            **{f"{name}_ptr": tensor for name, tensor in operands.items()},
+            **others,
+            **strides(**operands),
+            **_shared_arguments(problem),
+            **tiles,
+            "reverse": reverse,
+        },
+        options=row.options,
+        tile={
+            "P": tiles["block_n"],
+            "M": tiles["block_n"],
+            "E": padded(problem.key_size),
+            "F": tiles["block_f"],
+        },
+    )
 
 
 def _plan_states(
@@ -381,15 +377,6 @@ def _plan_grad_states(
         tile={"M": chunk, "E": tiles["block_e"], "F": tiles["block_f"]},
     )
     return launch, grad_states
-
-
-def _loop_tile(problem: RecurrenceProblem, tiles: Mapping[str, int]) -> dict[str, int]:
-    return {
-        "P": tiles["block_n"],
-        "M": tiles["block_n"],
-        "E": padded(problem.key_size),
-        "F": tiles["block_f"],
-    }
 
 
 def _new_states(problem: RecurrenceProblem, like: Tensor, chunk: int) -> Tensor:
@@ -522,8 +509,13 @@ def output_kernel(
     block_f: tl.constexpr,
     block_n: tl.constexpr,
     accumulator: tl.constexpr,
+    reverse: tl.constexpr,
 ) -> None:
-    """The outputs of one chunk of one head, ``block_f`` columns of them."""
+    """The outputs of one chunk of one head, ``block_f`` columns of them.
+
+    With ``reverse`` it is the gradient of v that k (given as q) reads from q (given as k), the
+    gradients of the outputs (as v) and those of the states.
+    """
     chunks = tl.cdiv(tokens, block_n)
     chunk = tl.program_id(0) % chunks
     sequence = (tl.program_id(0) // chunks).to(tl.int64)
@@ -539,19 +531,20 @@ def output_kernel(
     states_ptr += (sequence * chunks + chunk) * head_f * head_e
 
     n = start + tl.arange(0, block_n)
-    total, _ = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
+    total, last = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
     q = load_tile(q_ptr, start, tokens, q_row, block_n, block_e, head_e, True)  # [n, e]
     k = load_tile(k_ptr, start, tokens, k_row, block_n, block_e, head_e, True)  # [n, e]
     v = _load_columns(v_ptr, n, tokens, v_row, first_f, head_f, block_f)  # [n, f]
     state = load_tile(states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True)
+    reach = _reach(total, last, scale, reverse)
+    before = _times_state(q, tl.trans(state), accumulator) * reach[:, None]
     scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")  # [n, n]
-    weights = (scores * _between(n, total)).to(v.dtype)
-    before = _times_state(q, tl.trans(state), accumulator) * tl.math.exp2(total)[:, None]
-    out = tl.dot(weights, v, before, input_precision="ieee", out_dtype=accumulator)
+    weights = (scores * _between(n, total, reverse)).to(v.dtype)
+    out = tl.dot(weights, v, input_precision="ieee", out_dtype=accumulator) * scale + before
     f = first_f + tl.arange(0, block_f)
     tl.store(
         out_ptr + n[:, None].to(tl.int64) * out_row + f[None, :],
-        (out * scale).to(out_ptr.dtype.element_ty),
+        out.to(out_ptr.dtype.element_ty),
         mask=(n < tokens)[:, None] & (f < head_f)[None, :],
     )
 
@@ -633,13 +626,13 @@ def grad_state_kernel(
 
 
 @triton.jit
-def grad_q_kernel(
+def gradient_kernel(
     q_ptr: tl.tensor,
     k_ptr: tl.tensor,
     v_ptr: tl.tensor,
     grad_out_ptr: tl.tensor,
     log_decay_ptr: tl.tensor,
-    states_ptr: tl.tensor,  # [batch, heads, chunks, f, e], before each chunk
+    states_ptr: tl.tensor,  # [batch, heads, chunks, f, e]
     grad_q_ptr: tl.tensor,
     reads_ptr: tl.tensor,  # [batch, heads, tokens]
     q_batch: tl.tensor,
@@ -670,11 +663,14 @@ def grad_q_kernel(
     block_f: tl.constexpr,
     block_n: tl.constexpr,
     accumulator: tl.constexpr,
+    reverse: tl.constexpr,
 ) -> None:
     """The gradient of q in one chunk of one head, and what it says of the decay a token reads by.
 
     The cumulative decay of a token multiplies all that the token reads, so that its gradient has
-    ``q . grad_q`` in it.
+    ``q . grad_q`` in it. With ``reverse`` it is the gradient of k: q and k, v and grad_out are
+    exchanged, the states are gradients of those after each chunk; the cumulative decay of a token
+    divides all that the token writes.
     """
     chunks = tl.cdiv(tokens, block_n)
     chunk = tl.program_id(0) % chunks
@@ -691,7 +687,7 @@ def grad_q_kernel(
     states_ptr += (sequence * chunks + chunk) * head_f * head_e
 
     n = start + tl.arange(0, block_n)
-    total, _ = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
+    total, last = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
     grad_weights = tl.zeros([block_n, block_n], accumulator)
     grad_q = tl.zeros([block_n, block_e], accumulator)
     for first_f in range(0, head_f, block_f):
@@ -704,121 +700,17 @@ def grad_q_kernel(
         grad_q += _times_state(grad_out, state, accumulator)
     q = load_tile(q_ptr, start, tokens, q_row, block_n, block_e, head_e, True)  # [n, e]
     k = load_tile(k_ptr, start, tokens, k_row, block_n, block_e, head_e, True)  # [n, e]
-    grad_scores = (grad_weights * _between(n, total) * scale).to(k.dtype)
+    grad_scores = (grad_weights * _between(n, total, reverse) * scale).to(k.dtype)
     grad_q = tl.dot(
         grad_scores,
         k,
-        grad_q * (tl.math.exp2(total) * scale)[:, None],
+        grad_q * _reach(total, last, scale, reverse)[:, None],
         input_precision="ieee",
         out_dtype=accumulator,
     )
     reads = tl.sum(q.to(accumulator) * grad_q, 1)
     tl.store(reads_ptr + sequence * tokens + n, reads, mask=n < tokens)
     store_tile(grad_q_ptr, grad_q, start, tokens, grad_q_row, block_n, block_e, head_e)
-
-
-@triton.jit
-def grad_kv_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    grad_out_ptr: tl.tensor,
-    log_decay_ptr: tl.tensor,
-    grad_states_ptr: tl.tensor,  # [batch, heads, chunks, f, e], after each chunk
-    grad_k_ptr: tl.tensor,
-    grad_v_ptr: tl.tensor,
-    writes_ptr: tl.tensor,  # [batch, heads, tokens]
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    grad_out_batch: tl.tensor,
-    grad_out_head: tl.tensor,
-    grad_out_row: tl.tensor,
-    grad_k_batch: tl.tensor,
-    grad_k_head: tl.tensor,
-    grad_k_row: tl.tensor,
-    grad_v_batch: tl.tensor,
-    grad_v_head: tl.tensor,
-    grad_v_row: tl.tensor,
-    decay_batch: tl.tensor,
-    decay_head: tl.tensor,
-    decay_row: tl.tensor,
-    tokens: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale: tl.tensor,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_n: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
-    """The gradients of k and v in one chunk of one head, and ``k . grad_k``.
-
-    The cumulative decay of a token divides all that the token writes.
-    """
-    chunks = tl.cdiv(tokens, block_n)
-    chunk = tl.program_id(0) % chunks
-    sequence = (tl.program_id(0) // chunks).to(tl.int64)
-    batch = sequence // heads
-    head = sequence % heads
-    start = chunk * block_n
-    log_decay_ptr += batch * decay_batch + head * decay_head
-    q_ptr += batch * q_batch + head // group * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head * v_head
-    grad_out_ptr += batch * grad_out_batch + head * grad_out_head
-    grad_k_ptr += batch * grad_k_batch + head * grad_k_head
-    grad_v_ptr += batch * grad_v_batch + head * grad_v_head
-    grad_states_ptr += (sequence * chunks + chunk) * head_f * head_e
-
-    n = start + tl.arange(0, block_n)
-    total, last = _decays(log_decay_ptr, n, tokens, decay_row, accumulator)
-    between = _between(n, total) * scale
-    to_end = tl.math.exp2(last - total)
-    q = load_tile(q_ptr, start, tokens, q_row, block_n, block_e, head_e, True)  # [n, e]
-    k = load_tile(k_ptr, start, tokens, k_row, block_n, block_e, head_e, True)  # [n, e]
-    scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
-    weights = (scores * between).to(q.dtype)  # [n, n]
-    grad_weights = tl.zeros([block_n, block_n], accumulator)
-    grad_k = tl.zeros([block_n, block_e], accumulator)
-    for first_f in range(0, head_f, block_f):
-        v = _load_columns(v_ptr, n, tokens, v_row, first_f, head_f, block_f)  # [n, f]
-        grad_out = _load_columns(grad_out_ptr, n, tokens, grad_out_row, first_f, head_f, block_f)
-        grad_state = load_tile(
-            grad_states_ptr, first_f, head_f, head_e, block_f, block_e, head_e, True
-        )  # [f, e]
-        grad_weights = tl.dot(
-            grad_out, tl.trans(v), grad_weights, input_precision="ieee", out_dtype=accumulator
-        )
-        grad_k += _times_state(v, grad_state, accumulator)
-        grad_v = _times_state(k, tl.trans(grad_state), accumulator) * to_end[:, None]
-        grad_v = tl.dot(
-            tl.trans(weights), grad_out, grad_v, input_precision="ieee", out_dtype=accumulator
-        )
-        f = first_f + tl.arange(0, block_f)
-        tl.store(
-            grad_v_ptr + n[:, None].to(tl.int64) * grad_v_row + f[None, :],
-            grad_v.to(grad_v_ptr.dtype.element_ty),
-            mask=(n < tokens)[:, None] & (f < head_f)[None, :],
-        )
-    grad_k = tl.dot(
-        tl.trans((grad_weights * between).to(q.dtype)),
-        q,
-        grad_k * to_end[:, None],
-        input_precision="ieee",
-        out_dtype=accumulator,
-    )
-    writes = tl.sum(k.to(accumulator) * grad_k, 1)
-    tl.store(writes_ptr + sequence * tokens + n, writes, mask=n < tokens)
-    store_tile(grad_k_ptr, grad_k, start, tokens, grad_k_row, block_n, block_e, head_e)
 
 
 @triton.jit
@@ -836,11 +728,27 @@ def _decays(
 
 
 @triton.jit
-def _between(n: tl.tensor, total: tl.tensor) -> tl.tensor:
-    """Return the decay from token j to token i as [i, j]; 0 where j comes after i."""
-    earlier = n[:, None] >= n[None, :]
-    since = tl.where(earlier, total[:, None] - total[None, :], float("-inf"))
-    return tl.math.exp2(since)
+def _between(n: tl.tensor, total: tl.tensor, reverse: tl.constexpr) -> tl.tensor:
+    """Return the decay from token j to token i as [i, j], 0 where j comes after i.
+
+    With ``reverse`` it is the decay from i to j, 0 where j comes before i.
+    """
+    if reverse:
+        seen = n[:, None] <= n[None, :]
+        since = total[None, :] - total[:, None]
+    else:
+        seen = n[:, None] >= n[None, :]
+        since = total[:, None] - total[None, :]
+    return tl.math.exp2(tl.where(seen, since, float("-inf")))
+
+
+@triton.jit
+def _reach(total: tl.tensor, last: tl.tensor, scale: tl.tensor, reverse: tl.constexpr) -> tl.tensor:
+    """Return what a token makes of the state before its chunk (after it, if ``reverse``).
+
+    The scale is in a gradient of the state already.
+    """
+    return tl.math.exp2(last - total) if reverse else tl.math.exp2(total) * scale
 
 
 @triton.jit

@@ -46,7 +46,8 @@ class LoopModel:
 
     ``cascade`` is None where it is the kernel's own; without ``einsums`` a turn computes the
     cascade's ``loop:``. The loop runs ``over`` tiles of a rank; ``row_ranks`` are those along the
-    rows of the tiles. ``when`` names compile-time constants that select this model. Values over
+    rows of the tiles. ``when`` names compile-time constants (and ``dtype``, that of the operands)
+    with the values of each that select this model. Values over
     one of ``flat_ranks`` alone are computed as they are loaded, one by a thread. With
     ``late_folds`` reductions are kept per element of a tile, and folded behind the loop.
 
@@ -62,7 +63,7 @@ class LoopModel:
     einsums: tuple[str, ...] = ()
     over: str = "M"
     row_ranks: tuple[str, ...] = ("P",)
-    when: tuple[tuple[str, Any], ...] = ()
+    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     flat_ranks: tuple[str, ...] = ()
     late_folds: bool = False
     is_program: bool = False
@@ -78,7 +79,9 @@ class LoopModel:
 
     def serves(self, function: str, constants: Mapping[str, Any]) -> bool:
         """Whether this is a loop of a function with these compile-time constants."""
-        return function == self.function and all(constants.get(n) == v for n, v in self.when)
+        return function == self.function and all(
+            constants.get(name) in values for name, values in self.when
+        )
 
     def count(
         self, cascade: str, tile: Mapping[str, int], compiled: Compiled, dtype_bytes: int
@@ -161,7 +164,10 @@ def _loop_model(function: str, entry: Mapping[str, Any]) -> LoopModel:
         einsums=tuple(entry.get("einsums", ())),
         over=entry.get("over", "M"),
         row_ranks=tuple(entry.get("rows", ("P",))),
-        when=tuple(entry.get("when", {}).items()),
+        when=tuple(
+            (name, tuple(asked) if isinstance(asked, list) else (asked,))
+            for name, asked in entry.get("when", {}).items()
+        ),
         functions=tuple((name, function_lowering(how)) for name, how in functions.items()),
         flat_ranks=tuple(entry.get("flat", ())),
         late_folds=entry.get("late_folds", False),

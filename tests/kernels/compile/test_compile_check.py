@@ -64,6 +64,30 @@ def test_specialised_warps_load_by_the_tensor_memory_accelerator(
     assert any(c.threads == 384 for c in hopper)  # a producer and two consumer groups
 
 
+def test_the_sigmoid_has_one_special_function_a_score_by_every_method(
+    every_check: tuple[Check, ...],
+) -> None:
+    sigmoid = [c for c in every_check if c.kernel == "flash-sigmoid" and "float16" in c.label]
+    assert {"bias" in c.label for c in sigmoid} == {True, False}
+    for found in sigmoid:
+        used = {name for name in ("TANH", "EX2", "RCP") if found.compiled.get(name)}
+        assert used == ({"EX2"} if "bias" in found.label else {"TANH"}), found.label
+
+
+def test_a_spill_without_a_loop_is_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 columns of a head of 256 do not fit into the registers of 8 warps."""
+    task = next(
+        t
+        for t in list_tasks(("sm_80",), "linear-decay")
+        if "output_kernel head_size=256" in t.label
+    )
+    example = compile_check._examples(task.kernel, task.architecture)[task.place]
+    wide = replace(example.launch, arguments={**example.launch.arguments, "block_f": 64})
+    monkeypatch.setattr(compile_check, "_examples", lambda *_: (replace(example, launch=wide),))
+    (problem,) = check(replace(task, place=0), cache).problems
+    assert problem.startswith("spills registers: ")
+
+
 def test_registers_and_shared_memory_are_within_the_hardware(
     every_check: tuple[Check, ...],
 ) -> None:
