@@ -172,18 +172,43 @@ class _Search:
 
     def _search(self) -> None:
         if self.origin.loop or self.origin.iterations:
-            self._add(_Form(self.origin, ()), _of_loop(self.origin))
+            self._add(_Form(self.origin, ()), self._of_loop())
             return
         late = "the time was over before all barriers had been looked at"
         try:
             normal = normalise(self.origin, self.variable)
-            reasons = obstacles(Dataflow(normal, self.variable))
+            reasons = self._obstacles(Dataflow(normal, self.variable))
         except LateError:
             reasons = (late,)
         self._add(_Form(self.origin, ()), reasons)
         with suppress(LateError):
             for form in self._straight_forms():
                 self._add_all(form)
+
+    def _of_loop(self) -> tuple[str, ...]:
+        """Return why an iterative origin keeps its barriers."""
+        report = self._report(self.origin)
+        when = " in every generation" if report.per_iteration else ""
+        return (
+            f"{self.origin.name} is iterative already; its loop is left as it is",
+            *(f"{b.consumer} reads {b.tensor}{when}: {b.reason}" for b in report.barriers),
+        )
+
+    def _obstacles(self, flow: Dataflow) -> tuple[str, ...]:
+        """Return why barriers stay: those of folds, and those of the order in which maps are read.
+
+        No algebra removes the latter: what is read elsewhere has to be there first.
+        """
+        maps = {name for name, kind in flow.kinds.items() if kind is Kind.MAP}
+        misaligned = (
+            f"{b.consumer} reads {b.tensor} out of the order of {self.level}: {b.reason}"
+            for b in self._report(flow.cascade).barriers
+            if b.producer in maps
+        )
+        return tuple(dict.fromkeys((*obstacles(flow), *misaligned)))
+
+    def _report(self, cascade: Cascade) -> PassReport:
+        return count_passes(cascade, self.rank if self._knows(cascade) else self.level)
 
     def _straight_forms(self) -> Iterable[_Form]:
         """Yield the closure of the normal form under deferral, nearest first."""
@@ -229,7 +254,7 @@ class _Search:
 
     def _add_all(self, form: _Form) -> None:
         flow = Dataflow(form.cascade, self.variable)
-        reasons = obstacles(flow)
+        reasons = self._obstacles(flow)
         if form.steps and form.cascade != self.origin:
             self._add(form, reasons)
         if not flow.barriers():
@@ -275,7 +300,7 @@ class _Search:
         if form.steps:
             rules = ", ".join(step.rule for step in form.steps)
             cascade = replace(cascade, name=f"{self.origin.name} ({rules})")
-        report = count_passes(cascade, self.rank if self._knows(cascade) else self.level)
+        report = self._report(cascade)
         counts = total_operations(count_operations(cascade).values())
         hazards = tuple(dict.fromkeys((*form.hazards, *overflows(cascade))))
         self.found[text] = Derived(
@@ -353,10 +378,6 @@ def obstacles(flow: Dataflow) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _of_loop(cascade: Cascade) -> tuple[str, ...]:
-    return (f"{cascade.name} is iterative already; its loop is left as it is",)
-
-
 def _level(cascade: Cascade, rank: str) -> str:
     """Return the level that is rewritten: the outer one where Einsums run over it already."""
     used = {v for e in cascade.einsums for v in e.variables}
@@ -396,7 +417,10 @@ def _explained(found: tuple[Derived, ...]) -> tuple[Derived, ...]:
     """Return the cascades with obstacles on those of the fewest passes only, if more than one."""
     fewest = min(d.passes for d in found)
     return tuple(
-        d if fewest > 1 and d.passes == fewest else replace(d, obstacles=()) for d in found
+        d
+        if d.passes == fewest and (fewest > 1 or d.report.per_iteration)
+        else replace(d, obstacles=())
+        for d in found
     )
 
 

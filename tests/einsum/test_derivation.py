@@ -861,6 +861,25 @@ def test_what_is_found_in_time_is_verified_and_kept() -> None:
     assert {(d.passes, d.sweeps) for d in found} >= {(1, 1), (1, 2), (2, 2)}
 
 
+@pytest.mark.parametrize(
+    ("index", "order"), [("IX[m]", "where coordinates say"), ("M-1-m", "in reversed order")]
+)
+def test_reads_out_of_order_are_obstacles(index: str, order: str) -> None:
+    text = f"rank M\ninput X[M], IX[M]\noutput Y\nG[m] = sq(X[m])\nY[] = G[{index}] * X[m] + IX[m]"
+    found = derive(parse(text), "M")
+    assert all(d.passes == 2 and order in d.obstacles[0] for d in found)
+
+
+def test_the_barrier_of_every_generation_is_an_obstacle() -> None:
+    sinkhorn = (
+        "rank T = 3, I, J\niter t over T\ninput C[I,J]\noutput Y\ninit:\nX[0,i,j] = exp(C[i,j])\n"
+        "loop:\nR[t,i] = X[t,i,j] :: +(j)\nZ[t,i,j] = X[t,i,j] / R[t,i]\n"
+        "L[t,j] = Z[t,i,j] :: +(i)\nX[t+1,i,j] = Z[t,i,j] / L[t,j]\nfinal:\nY[i,j] = X[T,i,j]"
+    )
+    (found,) = derive(parse(sinkhorn), "J")
+    assert any("Z reads R in every generation" in reason for reason in found.obstacles)
+
+
 def test_results_are_immutable(textbook: tuple[Derived, ...]) -> None:
     with pytest.raises(AttributeError):
         textbook[0].exact = False  # type: ignore[misc]
