@@ -9,6 +9,7 @@ from pathlib import Path
 from einfuse.einsum.errors import EinfuseError, closest
 
 STUDIES = {
+    "analytic-vs-simulated": "einfuse.studies.analytic_vs_simulated",
     "footprint": "einfuse.studies.footprint",
     "fusemax": "einfuse.studies.fusemax",
     "model-vs-compiled": "einfuse.studies.model_vs_compiled",

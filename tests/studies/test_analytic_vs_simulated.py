@@ -1,0 +1,81 @@
+"""What the simulation charges beyond the analytic model, against figures by hand."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from einfuse.einsum.errors import EinfuseError
+from einfuse.mapper.design import load_design
+from einfuse.simulator.functional import simulate_functional
+from einfuse.studies.analytic_vs_simulated import (
+    DESIGNS,
+    bandwidth_table,
+    distance_table,
+    overhead_table,
+    run,
+    stretched,
+)
+
+LENGTH = 2**16
+
+
+def test_nothing_charged_is_the_analytic_model_and_every_step_costs_no_less() -> None:
+    table = overhead_table([4096, LENGTH])
+    assert len(table) == len(DESIGNS) * 2 * 5
+    for _, rows in table.groupby(["design", "length"]):
+        ratios = rows["ratio"].tolist()
+        assert ratios[0] == 1
+        assert all(later >= before - 1e-9 for before, later in pairwise(ratios))
+        parts = [c for c in rows if c.endswith("_array_2d") and not c.startswith("utilization")]
+        assert rows[parts].sum(axis=1).tolist() == pytest.approx([1.0] * 5)
+
+
+def test_the_drain_takes_an_epoch_of_fusemax_from_138_to_393_cycles() -> None:
+    table = overhead_table([2**20]).set_index(["design", "charged"])
+    assert table.ratio["fusemax", "drain"] == pytest.approx(393 / 138, rel=1e-3)
+    assert table.ratio["fusemax-architecture", "drain"] == pytest.approx(
+        (458 + 192) / 458, rel=1e-3
+    )
+
+
+def test_fusemax_needs_some_lines_of_its_buffer_a_cycle() -> None:
+    # an epoch moves 256 x 64 words of each of Q, K and V, and the numerator twice: at one line of
+    # 256 words a cycle more than twice its 138 cycles
+    table = bandwidth_table(LENGTH).set_index(["design", "lines_per_cycle"])
+    used = table.utilization_array_2d["fusemax"]
+    assert used.is_monotonic_increasing
+    assert used[1] < 0.5 < 0.9 < used[8]
+    assert used[0.25] == pytest.approx(2 * used[0.125], rel=0.02)  # bound by the port
+
+
+def test_three_epochs_between_the_stages_hide_the_drain() -> None:
+    # values and their use lie 393 cycles apart: shared by two epochs, and by three of 138
+    table = distance_table(LENGTH).set_index("stretch")
+    assert table.ratio[1] > 2.8
+    assert table.ratio[2] == pytest.approx(393 / 2 / 138, rel=0.01)
+    assert table.ratio[3] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_stretched_pipeline_still_makes_what_its_cascade_says(times: int) -> None:
+    tiny = {"array_2d.rows": 4, "array_2d.columns": 4, "array_1d.lanes": 4}
+    shape = {"B": 1, "H": 2, "M": 16, "P": 16, "E": 4, "F": 4}
+    found = simulate_functional(stretched(load_design("fusemax"), times), shape, set=tiny)
+    assert found.max_error < 1e-12
+
+
+def test_a_run_writes_tables_figures_and_report(tmp_path: Path) -> None:
+    report = run(tmp_path, lengths=["4K"])
+    stems = {path.stem for path in tmp_path.iterdir()}
+    assert stems == {"overheads", "buffer-bandwidth", "distance", "report"}
+    assert "| fusemax | 1.0000 | 1.0000 | 2.79" in report.read_text()
+
+
+def test_what_the_study_cannot_do_is_said(tmp_path: Path) -> None:
+    with pytest.raises(EinfuseError, match="has no --model"):
+        run(tmp_path, models=["BERT"])
+    with pytest.raises(EinfuseError, match="multiple of 256"):
+        run(tmp_path, lengths=["100"])
