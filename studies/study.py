@@ -13,6 +13,7 @@ STUDIES = {
     "footprint": "einfuse.studies.footprint",
     "fusemax": "einfuse.studies.fusemax",
     "model-vs-compiled": "einfuse.studies.model_vs_compiled",
+    "taxonomy": "einfuse.studies.taxonomy",
 }
 
 

@@ -1,0 +1,94 @@
+"""The taxonomy of the zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.library import load
+from einfuse.einsum.parser import parse
+from einfuse.einsum.zoo import entries
+from einfuse.studies import run_study
+from einfuse.studies.kept import kept_operations
+from einfuse.studies.taxonomy import order_of_growth, taxonomy_table
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return taxonomy_table().set_index("cascade")
+
+
+def test_the_dense_corner_is_fusemax_table_1(table: pd.DataFrame) -> None:
+    """Classes, and that only the 1-pass class holds no fiber of the sequence (section III)."""
+    for name, passes, words in (("3-pass", 3, 1.0), ("2-pass", 2, 1.0), ("1-pass", 1, 0.0)):
+        row = table.loc[f"attention/{name}"]
+        assert (row.passes_over_keys, row.words_prefill) == (passes, words)
+        assert (row.passes_over_queries, row.operations_prefill) == (1, 2.0)
+
+
+def test_every_cascade_has_a_row(table: pd.DataFrame) -> None:
+    assert list(table.index) == [entry.name for entry in entries()]
+
+
+@pytest.mark.parametrize(
+    ("name", "prefill", "decode"),
+    [  # orders of the work that the papers state
+        ("attention/causal", 2.0, 1.0),
+        ("attention/window", 1.0, 0.0),
+        ("attention/linear-causal", 1.0, 0.0),
+        ("attention/linear-decay", 1.0, 0.0),
+        ("attention/latent", 2.0, 1.0),
+    ],
+)
+def test_work_grows_as_the_papers_say(
+    table: pd.DataFrame, name: str, prefill: float, decode: float
+) -> None:
+    row = table.loc[name]
+    assert (row.operations_prefill, row.operations_decode) == (prefill, decode)
+
+
+def test_kept_operations_are_those_of_the_whole_where_nothing_is_masked() -> None:
+    """Dense attention by hand: E+F products, a maximum, exp and its difference, a sum; F/query."""
+    n = {"E": 4, "F": 3, "P": 5, "M": 7}
+    by_hand = 5 * 7 * (4 + 3 + 1 + 2 + 1) + 3 * 5
+    assert kept_operations(load("attention/3-pass-deferred"), n) == by_hand
+
+
+def test_what_is_behind_a_masked_score_is_not_counted() -> None:
+    """Causal, 4 x 4: ten scores, each with E+F products, maximum, difference, exp and sum."""
+    n = {"E": 2, "F": 3, "P": 4, "M": 4}
+    assert kept_operations(load("attention/causal"), n) == 10 * (2 + 3 + 1 + 2 + 1) + 3 * 4
+
+
+def test_disjoint_masks_add_up() -> None:
+    text = """
+    rank M, P
+    input A[M,P]
+    output D
+    B[m,p] = exp(A[m: m<p, p])
+    C[m,p] = exp(A[m: m>p, p])
+    D[m,p] = B[m,p] + C[m,p]
+    """
+    assert kept_operations(parse(text), {"M": 4, "P": 4}) == 6 + 6 + 12
+
+
+def test_orders_of_growth() -> None:
+    assert order_of_growth(100, 283) == 1.5
+    assert order_of_growth(0, 5) == 0
+
+
+def test_the_study_writes_table_figure_and_report(tmp_path: Path) -> None:
+    report = run_study("taxonomy", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.md", "taxonomy.csv", "taxonomy.png", "taxonomy.svg",
+    }  # fmt: skip
+    assert "| 1 pass | attention/1-pass | `E*M0 + E + F*M0 + F + 2` |" in report.read_text()
+    assert len(pd.read_csv(tmp_path / "taxonomy.csv")) == len(entries())
+
+
+def test_it_has_no_models_and_no_lengths(tmp_path: Path) -> None:
+    with pytest.raises(EinfuseError, match="neither --model nor --length"):
+        run_study("taxonomy", tmp_path, lengths=["4K"])
