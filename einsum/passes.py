@@ -21,6 +21,7 @@ from .interval import guarding_maxima
 from .lineage import Dependence, trace
 from .partition import partition
 from .placement import Barrier, Count, fewest_passes, positions
+from .shape import check_own_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,8 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
         rank: a rank, whole or a level of a partition; `choose_rank` picks one if None.
 
     Raises:
-        EinfuseError: the cascade has no such rank, or waits within a sweep for its own end.
+        EinfuseError: the cascade has no such rank, or waits within a sweep for its own end;
+            CascadeError where an index leaves its tensor at the sizes of the text.
 
     >>> from einfuse.einsum.parser import parse
     >>> text = "rank M\\ninput A[M]\\noutput Y\\nS[] = A[m] :: +(m)\\nY[m] = A[m] / S[]"
@@ -163,6 +165,7 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
     >>> [(barrier.producer, barrier.consumer) for barrier in report.barriers]
     [('S', 'Y')]
     """
+    check_own_ranges(cascade)
     if rank is None:
         rank = choose_rank(cascade)
     family = partition(cascade, rank)

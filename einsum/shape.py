@@ -209,6 +209,14 @@ def check_ranges(cascade: Cascade, sizes: Mapping[str, int]) -> None:
             _check_access(cascade, einsum, access, extents[access.tensor], sizes)
 
 
+def check_own_ranges(cascade: Cascade) -> None:
+    """Raise a `CascadeError` if an index leaves its tensor at the sizes of the text, if all are."""
+    with located(cascade):
+        sizes = bind_known(cascade)
+        if all(name in sizes for name in cascade.rank_names):
+            check_ranges(cascade, sizes)
+
+
 def filters(einsum: Einsum) -> tuple[Comparison, ...]:
     """Return all comparisons that cull the iteration space of an Einsum."""
     roots = (*einsum.outputs, einsum.expression)

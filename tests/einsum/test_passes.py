@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 
 from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.errors import CascadeError, EinfuseError
 from einfuse.einsum.library import load, names
 from einfuse.einsum.lineage import Direction, Kind, trace
 from einfuse.einsum.parser import parse
@@ -1718,3 +1718,10 @@ def test_every_cascade_of_the_library_has_a_report_for_every_rank(name: str) -> 
         assert report.passes <= report.sweeps
         assert report.exact
         assert set(report.footprint) == set(report.levels)
+
+
+def test_an_index_outside_of_the_sizes_in_the_text_is_refused() -> None:
+    with pytest.raises(CascadeError, match="index 7 of X reaches 7, outside 0..3"):
+        count_passes(parse("rank M = 4\ninput X[M]\noutput Y\nY[] = X[7]"), "M")
+    open_size = parse("rank M\ninput X[M]\noutput Y\nY[] = X[7]")
+    assert count_passes(open_size, "M").passes == 1
