@@ -70,7 +70,13 @@ class GroupSearch:
             return
         self.structures += 1
         points = {rank: column[stay] for rank, column in candidate.points.items()}
-        floor = candidate.floor[:, stay]
+        tree = GroupTree(self.pieces, candidate.structure, candidate.sizes, points)
+        floor = np.maximum(candidate.floor[:, stay], self._traffic(tree, self._spare(tree)))
+        stay = np.asarray(front.improves(floor))
+        if not stay.any():
+            return
+        points = {rank: column[stay] for rank, column in points.items()}
+        floor = floor[:, stay]
         tree = GroupTree(self.pieces, candidate.structure, candidate.sizes, points)
         overlapped = np.broadcast_to(tree.overlapped, (tree.count,))
         rows = len(self.objective.columns)
@@ -96,10 +102,9 @@ class GroupSearch:
                 for rank, column in zip(structure.loops, grid, strict=True)
             }
             tree = GroupTree(self.pieces, structure, sizes, points)
-            spare = self._spare(tree)
-            fits = spare >= 0
+            fits = self._spare(tree) >= 0
             if fits.any():
-                floor = self._floor(tree, spare)[:, fits]
+                floor = self._floor(tree)[:, fits]
                 points = {rank: column[fits] for rank, column in points.items()}
                 found.append(Candidate(structure, sizes, points, floor))
         return found
@@ -117,17 +122,19 @@ class GroupSearch:
             spare = np.maximum(spare, words - used)
         return np.where(fits, spare, -1.0)
 
-    def _floor(self, tree: GroupTree, spare: Numbers) -> Numbers:
-        """Figures that nothing goes below at a point: traffic, and leaves wherever they run."""
+    def _traffic(self, tree: GroupTree, spare: Numbers) -> Numbers:
+        """Figures that the traffic of the outermost memory alone does not go below."""
         rows = len(self.objective.columns)
         columns = tree.least_traffic(spare)[:rows]
+        return self.objective.close(columns, np.zeros(tree.count), tree.overlapped)
+
+    def _floor(self, tree: GroupTree) -> Numbers:
+        """Figures that no leaves and no assignment of Einsums to units go below, at every point."""
+        out = np.zeros((len(self.objective.figures), tree.count))
         if self.objective.times:
             busy = tree.least_times()
             serial: Any = sum(reduce(np.minimum, task.values()) for task in busy)
             side_by_side = assignment_floor(self.pieces, busy)
-            floor = np.where(tree.overlapped, side_by_side, serial)
-        out = self.objective.close(columns, np.zeros(tree.count), tree.overlapped)
-        if self.objective.times:
             place = self.objective.figures.index(self.objective.timed)
-            out[place] = np.maximum(out[place], floor)
-        return np.asarray(out)
+            out[place] = np.where(tree.overlapped, side_by_side, serial)
+        return out

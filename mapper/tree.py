@@ -167,9 +167,21 @@ class GroupTree:
         out = self.pieces.stack(self.count)
         for tensor in (*self.roles.outside, *self.roles.through):
             block = self._block_local(tensor)
-            paths = [self.top] if block is None else self._inner_paths(block)
-            out += reduce(np.minimum, (self._least_crossing(tensor, p, spare_words) for p in paths))
+            key = (
+                "traffic",
+                tensor,
+                self.roles.touched_by[tensor],
+                None if block is None else self.structure.blocks[block],
+                None if block is None else self.structure.inner[block],
+                self._key(self.top),
+                np.asarray(spare_words).tobytes(),
+            )
+            out += self.pieces.keep(key, partial(self._tensor_traffic, tensor, block, spare_words))
         return out
+
+    def _tensor_traffic(self, tensor: str, block: int | None, spare_words: Values) -> Numbers:
+        paths = [self.top] if block is None else self._inner_paths(block)
+        return reduce(np.minimum, (self._least_crossing(tensor, p, spare_words) for p in paths))
 
     def _least_crossing(self, tensor: str, path: Path, spare_words: Values) -> Numbers:
         """What a tensor's best home that has room, or the registers beneath, bring in or out.
