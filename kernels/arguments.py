@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from einfuse.einsum.functions import closest
+
 from .errors import KernelError
 from .options import SIMILARITIES, Options
 from .problem import Problem
 
 _TENSOR = (Tensor, "a tensor")
+_NUMBER = (int, float)
 _KINDS: dict[str, tuple[Any, str]] = {
     "causal": (bool, "True or False"),
     "window": (int, "a whole number of keys"),
     "sinks": (int, "a whole number of keys"),
     "similarity": (str, "a name"),
-    "scale": ((int, float), "a number"),
-    "bias": ((int, float), "a number"),
-    "softcap": ((int, float), "a number"),
+    "scale": (_NUMBER, "a number"),
+    "bias": (_NUMBER, "a number"),
+    "softcap": (_NUMBER, "a number"),
     "cu_seqlens": _TENSOR,
     "cu_seqlens_k": _TENSOR,
     "block_mask": _TENSOR,
     "block_size": (int, "a whole number"),
     "full_heads": _TENSOR,
     "kernel": (str, "a kernel's name"),
+    "lengths": _TENSOR,
+    "page_table": _TENSOR,
+    "initial_state": _TENSOR,
+    "splits": (int, "a whole number of programs"),
+    "validate": (bool, "True or False"),
 }
 _OPTIONAL = frozenset(
-    ("window", "sinks", "scale", "cu_seqlens", "cu_seqlens_k", "block_mask", "full_heads", "kernel")
-)
+    ("window", "sinks", "scale", "cu_seqlens", "cu_seqlens_k", "block_mask", "full_heads",
+     "kernel", "lengths", "page_table", "initial_state", "splits")
+)  # fmt: skip
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -50,13 +60,27 @@ def check_problem(problem: Problem) -> None:
         _check_full_heads(problem, problem.full_heads)
 
 
+def check_tensors(**tensors: object) -> None:
+    """Raise a KernelError unless every argument is a dense tensor with dimensions."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.dim() == 0:
+            found = "a scalar tensor" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise KernelError(f"{name}: expected a torch tensor with dimensions, found {found}")
+        if tensor.layout != torch.strided:
+            raise KernelError(f"{name}: expected a dense tensor, found {tensor.layout}")
+
+
 def check_values(choices: Mapping[str, Any]) -> None:
-    """Raise a KernelError unless every keyword of a call has a value of its kind, or None."""
+    """Raise a KernelError unless every keyword of a call is known and has a value of its kind."""
     for name, value in choices.items():
+        if name not in _KINDS:
+            raise KernelError(f"{name}: there is no such keyword{closest(name, _KINDS)}")
         kind, accepted = _KINDS[name]
         right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not right and (value is not None or name not in _OPTIONAL):
             raise KernelError(f"{name}: expected {accepted}, found {_shown(value)}")
+        if kind == _NUMBER and isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise KernelError(f"{name}: expected a finite number, found one beyond 1e308")
 
 
 def _check_tensors(problem: Problem) -> None:

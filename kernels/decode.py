@@ -20,13 +20,15 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
+from .arguments import check_tensors, check_values
 from .cache import CacheProblem, attend_cache, check_cache_problem
+from .errors import KernelError
 from .examples import Example, sizes_and_dtypes
 from .fallback import find_or_fall_back
 from .launch import Launch
 from .online import absorb, finish_softmax, start_softmax
 from .problem import Problem
-from .registry import Kernel
+from .registry import Kernel, find_kernel, kernels
 from .tiles import LOG2_E, accumulator, padded, strides
 
 _NAME = "split-kv-decode"
@@ -62,7 +64,14 @@ def decode_attention(
 
     Raises KernelError (a ValueError) on bad arguments.
     """
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    check_tensors(q=q, k=k, v=v)
+    check_values(
+        {"lengths": lengths, "page_table": page_table, "causal": causal, "scale": scale,
+         "splits": splits, "kernel": kernel, "validate": validate}
+    )  # fmt: skip
+    if splits is not None and splits < 1:
+        raise KernelError(f"splits: expected at least 1, found {splits}")
+    factor = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
     out, lse = _decode(
         q, k, v, lengths, page_table, causal, factor, splits or 0, kernel or "", validate
     )
@@ -86,6 +95,7 @@ def _decode(
     problem = CacheProblem(q, k, v, scale, causal, lengths, page_table)
     check_cache_problem(problem, read_values=validate)
     architecture = find_architecture(q.device)
+    _check_kernel(kernel or _NAME)
     found = find_or_fall_back(kernel or _NAME, problem.traits(architecture), asked=bool(kernel))
     out, lse = _empty_outputs(q, v)
     if found is None:
@@ -95,6 +105,14 @@ def _decode(
     for launch in plan(found, problem, out, lse, architecture, splits or None):
         launch.run()
     return out, lse
+
+
+def _check_kernel(name: str) -> None:
+    """Raise a KernelError unless a kernel decodes: all that do implement one cascade."""
+    cascade = find_kernel(_NAME).cascade
+    if find_kernel(name).cascade != cascade:
+        names = (kernel.name for kernel in kernels() if kernel.cascade == cascade)
+        raise KernelError(f"kernel: expected one of {', '.join(names)}, found '{name}'")
 
 
 @_decode.register_fake

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from .arguments import check_values
+from .arguments import check_tensors, check_values
 from .errors import KernelError
 from .operators import attention_operator
 from .options import Similarity
@@ -87,14 +87,12 @@ def attention_with_lse(
     >>> attention_with_lse(q, k, v)[1].exp().round().tolist()
     [[[8.0]]]
     """
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(tensor, Tensor) or tensor.dim() == 0:
-            raise KernelError(
-                f"{name}: expected a torch tensor [B, H, P, E], found {_kind(tensor)}"
-            )
+    check_tensors(q=q, k=k, v=v)
     check_values(choices)
     starts_q = choices.get("cu_seqlens")
     starts_k = choices.get("cu_seqlens_k")
+    if starts_q is None and starts_k is not None:
+        raise KernelError("cu_seqlens_k: expected with cu_seqlens, found it alone")
     block_mask = choices.get("block_mask")
     scale = choices.get("scale")
     result: tuple[Tensor, Tensor] = attention_operator(
@@ -117,7 +115,3 @@ def attention_with_lse(
         torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)),
     )
     return result
-
-
-def _kind(value: object) -> str:
-    return "a scalar tensor" if isinstance(value, Tensor) else type(value).__name__

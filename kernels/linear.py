@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
+from .arguments import check_tensors, check_values
 from .configuration import Configuration
 from .examples import Example, sizes_and_dtypes
 from .fallback import find_or_fall_back
@@ -45,11 +46,13 @@ def linear_attention(
 
     ``q`` and ``k`` are ``[B, G, N, E]``, ``v [B, H, N, F]`` with H a multiple of G. ``log_decay``
     is ``[H]``, one decay per head (Lightning attention), or ``[B, H, N]``, one per token
-    (Mamba-2), in float32. The state (float32) can be handed to the next call as
+    (Mamba-2), finite and in float32. The state (float32) can be handed to the next call as
     ``initial_state``. Every tensor argument has a gradient.
 
     Raises KernelError (a ValueError) on bad arguments.
     """
+    check_tensors(q=q, k=k, v=v, log_decay=log_decay)
+    check_values({"scale": scale, "initial_state": initial_state})
     if log_decay.dim() == 1 and v.dim() == 4 and log_decay.shape[0] == v.shape[1]:
         log_decay = log_decay[None, :, None].expand(v.shape[:3])
     out, state = _attend(q, k, v, log_decay, initial_state, scale)

@@ -114,6 +114,11 @@ def check_recurrence(problem: RecurrenceProblem) -> None:
             raise KernelError(
                 f"{name}: expected {exact} {list(shape)}, found {extra.dtype} {list(extra.shape)}"
             )
+        if extra is not None and extra.device != q.device:
+            raise KernelError(f"{name}: expected it on {q.device} as q, found {extra.device}")
+    # Reading a GPU's values would wait for it.
+    if q.device.type == "cpu" and not bool(torch.isfinite(problem.log_decay).all()):
+        raise KernelError("log_decay: expected finite numbers, found an infinity or NaN")
     if not math.isfinite(problem.scale):
         raise KernelError(f"scale: expected a finite number, found {problem.scale}")
 

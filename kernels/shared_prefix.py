@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
+from .arguments import check_tensors, check_values
 from .errors import KernelError
 from .examples import Example, sizes_and_dtypes
 from .fallback import find_or_fall_back
@@ -56,7 +57,9 @@ def shared_prefix_attention(
 
     Raises KernelError (a ValueError) on bad arguments.
     """
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    check_tensors(q=q, k=k, v=v, prefix_k=prefix_k, prefix_v=prefix_v)
+    check_values({"lengths": lengths, "scale": scale})
+    factor = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
     out, lse = _attend(q, k, v, prefix_k, prefix_v, lengths, factor)
     return out, lse
 

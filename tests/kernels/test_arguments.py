@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from einfuse.einsum.errors import EinfuseError  # noqa: E402
-from einfuse.kernels.dispatch import attention  # noqa: E402
+from einfuse.kernels.dispatch import attention, attention_with_lse  # noqa: E402
 
 
 def call(**changes: Any) -> torch.Tensor:
@@ -28,6 +28,12 @@ def starts(*rows: int) -> torch.Tensor:
 PACKED = {name: torch.randn(10, 4, 16) for name in "qkv"}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"q": [1.0]}, r"q: expected a torch tensor .*, found list"),
+    (
+        {"q": torch.randn(2, 4, 10, 16).to_sparse()},
+        "q: expected a dense tensor, found torch.sparse",
+    ),
+    ({"scale": 10**400}, "scale: expected a finite number, found one beyond 1e308"),
+    ({"cu_seqlens_k": starts(0, 10)}, "cu_seqlens_k: expected with cu_seqlens, found it alone"),
     ({"q": torch.randn(10, 16)}, r"q: expected 4 dimensions \[B, H, P, E\], found \[10, 16\]"),
     ({"k": torch.randn(2, 4, 10, 16).half()}, "k: expected float32 as q, found float16"),
     (
@@ -104,3 +110,9 @@ def test_what_is_wrong_is_a_value_error() -> None:
 def test_a_kernel_asked_for_by_name_does_not_run_where_it_cannot() -> None:
     with pytest.raises(EinfuseError, match=r"kernel 'one-pass' runs on .*, not on cpu"):
         call(kernel="one-pass")
+
+
+def test_an_unknown_keyword_is_answered_with_the_closest() -> None:
+    q = torch.randn(1, 1, 4, 16)
+    with pytest.raises(EinfuseError, match="windows: there is no such keyword; did you mean 'wind"):
+        attention_with_lse(q, q, q, windows=3)  # type: ignore[call-arg]
