@@ -340,6 +340,9 @@ class _Search:
         if derived.stable and not self.verification.stays_finite(derived.cascade):
             hazard = "not finite in float32 on scores of 1e4, where the origin is"
             return replace(derived, hazards=(hazard,))
+        if derived.stable and not self.verification.keeps_digits(derived.cascade):
+            hazard = "loses digits in float32 that the origin keeps, on inputs far from 0 or from 1"
+            return replace(derived, hazards=(hazard,))
         return derived
 
     def _knows(self, cascade: Cascade) -> bool:

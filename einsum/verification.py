@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,17 @@ TOLERANCE = 1e-10
 LARGE_SCALES = (1e2, 1e4)
 """Factors of the inputs that make scores, which are values or products of two, about 1e4."""
 
+OFFSET = 1e4
+"""What is added to numbers of deviation 1, so that deviations are small beside means."""
+
+SCALES = (1e25, 1e-30)
+"""Factors of one input whose squares leave the range of float32."""
+
+LOST = 32.0
+"""The largest error in float32, beside what rounding does to inputs or in the origin, that is
+none of the algebra's."""
+
+_ROUNDING = float(np.finfo(np.float32).eps)
 _SEEDS = (1, 2)
 _ATTEMPTS = 12
 
@@ -41,6 +52,16 @@ class Trial:
     def is_finite(self) -> bool:
         """Tell whether the origin's outputs are all finite."""
         return self.expected is not None and _all_finite(self.expected)
+
+
+@dataclass(frozen=True, slots=True)
+class Strained:
+    """Inputs in float32 that strain it, what they mean in float64, and an error to allow for."""
+
+    inputs: Mapping[str, Array]
+    shape: Mapping[str, int]
+    exact: Mapping[str, Array]
+    error: float
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,32 @@ class Verification:
                 found.append(Trial(inputs, trial.shape, expected))
         return tuple(found)
 
+    @functools.cached_property
+    def strained_trials(self) -> tuple[Strained, ...]:
+        """Trials in float32, one input at a time far from zero, very large, very small, half 0."""
+        found = []
+        for trial in self.trials[:1]:
+            single = {
+                name: values.astype(np.float32) if values.dtype.kind == "f" else values
+                for name, values in trial.inputs.items()
+            }
+            for tensor in self.origin.input_tensors:
+                if single[tensor.name].dtype.kind != "f":
+                    continue
+                for strained in _strained(single[tensor.name], tensor.ranks, self.rank):
+                    inputs = single | {tensor.name: strained}
+                    expected = _outputs(self.origin, inputs, trial.shape)
+                    exact = _outputs(self.origin, _widened(inputs), trial.shape)
+                    if expected is None or exact is None:
+                        continue
+                    rounded = _outputs(self.origin, _rounded(inputs), trial.shape)
+                    if rounded is None or not (_all_finite(expected) and _all_finite(exact)):
+                        continue
+                    error = max(_error(exact, expected), _error(exact, rounded))
+                    if error * LOST < 1:  # else the origin itself has no digits there
+                        found.append(Strained(inputs, trial.shape, exact, error))
+        return tuple(found)
+
     def agrees(self, derived: Cascade, tolerance: float = TOLERANCE) -> bool:
         """Tell whether a cascade gives the origin's outputs; one trial must be finite.
 
@@ -104,6 +151,63 @@ class Verification:
                 if found is None or not _all_finite(found):
                     return False
         return True
+
+    def keeps_digits(self, derived: Cascade) -> bool:
+        """Tell whether a cascade is as near to the numbers meant as the origin, in float32.
+
+        The largest error of an output may be `LOST` times that of the origin, or of the origin
+        in float64 on inputs that are rounded once: no algorithm can be held to more.
+
+        >>> from einfuse.einsum.parser import parse
+        >>> head = "rank M\\ninput X[M]\\noutput Y\\nS[] = X[m]\\n"
+        >>> origin = parse(head + "D[m] = X[m] - S[] / M\\nY[] = sq(D[m]) :: +(m)")
+        >>> squares = parse(head + "Q[] = sq(X[m]) :: +(m)\\nY[] = Q[] - sq(S[]) / M")
+        >>> Verification(origin, "M").keeps_digits(squares)
+        False
+        """
+        for trial in self.strained_trials:
+            found = _outputs(derived, trial.inputs, trial.shape)
+            if found is None or not _all_finite(found):
+                return False
+            if _error(trial.exact, found) > LOST * max(trial.error, _ROUNDING):
+                return False
+        return True
+
+
+def _strained(values: Array, ranks: Sequence[str], rank: str) -> Iterator[Array]:
+    """Yield an input far from zero, very large, very small, and 0 in the first half of a rank."""
+    yield values + np.float32(OFFSET)
+    for scale in SCALES:
+        yield values * np.float32(scale)
+    if rank in ranks:
+        axis = ranks.index(rank)
+        half = np.arange(values.shape[axis]) >= values.shape[axis] // 2
+        yield values * np.expand_dims(half, tuple(n for n in range(values.ndim) if n != axis))
+
+
+def _widened(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in inputs.items()}
+
+
+def _rounded(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return inputs in float64, each number off by one rounding of float32 up or down."""
+    random = np.random.default_rng(0)
+    return {
+        name: values.astype(np.float64) * (1 + _ROUNDING * random.choice([-1, 1], values.shape))
+        if values.dtype.kind == "f"
+        else values
+        for name, values in inputs.items()
+    }
+
+
+def _error(exact: Mapping[str, Array], found: Mapping[str, Array]) -> float:
+    """Return the largest error of an output, relative to its largest value."""
+    errors = [0.0]
+    for name, values in exact.items():
+        scale = float(np.max(np.abs(values), initial=0.0))
+        error = float(np.max(np.abs(found[name].astype(np.float64) - values), initial=0.0))
+        errors.append(error / scale if scale else error)
+    return max(errors)
 
 
 def _outputs(

@@ -62,3 +62,29 @@ def test_sizes_of_the_text_are_left_aside() -> None:
     text = "rank M = 1048576\ninput X[M]\noutput Y\nY[] = X[m]"
     trial = Verification(parse(text), "M").trials[0]
     assert trial.shape["M"] <= 6
+
+
+CENTRED = "rank M\ninput X[M]\noutput Y\nS[] = X[m]\nD[m] = X[m] - S[] / M\nY[] = sq(D[m]) :: +(m)"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ("S[] = X[m]\nQ[] = sq(X[m]) :: +(m)\nY[] = Q[] - sq(S[]) / M", False),
+        ("D[m] = X[m] - X[0]\nS[] = D[m]\nQ[] = sq(D[m]) :: +(m)\nY[] = Q[] - sq(S[]) / M", True),
+    ],
+    ids=["about zero", "about the first"],
+)
+def test_digits_that_cancel_far_from_zero_are_noticed(lines: str, kept: bool) -> None:
+    other = parse(f"rank M\ninput X[M]\noutput Y\n{lines}")
+    verification = Verification(parse(CENTRED), "M")
+    assert verification.agrees(other)
+    assert verification.keeps_digits(other) == kept
+
+
+def test_squares_that_leave_the_range_are_noticed() -> None:
+    scaled = "G[] = abs(X[m]) :: max(m)\nS[] = sq(X[m] / G[]) :: +(m)\nY[] = G[] * sqrt(S[])"
+    head = "rank M\ninput X[M]\noutput Y\n"
+    plain = parse(head + "S[] = sq(X[m]) :: +(m)\nY[] = sqrt(S[])")
+    assert not Verification(parse(head + scaled), "M").keeps_digits(plain)
+    assert Verification(plain, "M").keeps_digits(parse(head + scaled))
