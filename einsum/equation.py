@@ -43,6 +43,7 @@ class Einsum:
     actions: tuple[Action, ...] = ()
     merge: str | None = None
     span: Span | None = field(default=None, compare=False, repr=False)
+    merge_span: Span | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:

@@ -106,6 +106,12 @@ class _Section:
 
 
 @dataclass(frozen=True, slots=True)
+class _Merge:
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     condition: Condition
     span: Span
@@ -196,12 +202,14 @@ class _Builder:
         outputs, expression = c[0], c[2]
         actions: tuple[Action, ...] = ()
         merge: str | None = None
+        marked: Span | None = None
         for part in c[3:]:
-            if isinstance(part, str):
-                merge = str(part)
+            if isinstance(part, _Merge):
+                merge, marked = part.name, part.span
             else:
                 actions = part
-        return Einsum(outputs.accesses, expression, actions, merge, _span([outputs, expression]))
+        span = _span([outputs, expression])
+        return Einsum(outputs.accesses, expression, actions, merge, span, marked)
 
     def left(self, c: list[Any]) -> _Left:
         return _Left(_only(Access, c), _span(c))
@@ -218,8 +226,8 @@ class _Builder:
     def populate(self, c: list[Any]) -> list[Any]:
         return c
 
-    def merge(self, c: list[Any]) -> Any:
-        return c[1]
+    def merge(self, c: list[Any]) -> _Merge:
+        return _Merge(str(c[1]), _span(c))
 
     def sum(self, c: list[Any]) -> Binary:
         return Binary(str(c[1]), c[0], c[2], _span(c))

@@ -313,7 +313,8 @@ def _merges_are_sound(cascade: Cascade) -> None:
             continue
         if einsum.merge not in MERGES:
             raise CascadeError(
-                f"unknown merge '{einsum.merge}'{closest(einsum.merge, MERGES)}", einsum.span
+                f"unknown merge '{einsum.merge}'{closest(einsum.merge, MERGES)}",
+                einsum.merge_span or einsum.span,
             )
         match einsum.expression:
             case Binary(operator=operator) if operator in DEFAULT_MERGES:

@@ -91,7 +91,7 @@ BROKEN = {
         "unknown coordinate operator 'topkk'; did you mean 'topk'?",
     ),
     "an unknown merge": (
-        "^Y[m] = A[m] + A[m]^ @ uni",
+        "Y[m] = A[m] + A[m] ^@ uni^",
         "unknown merge 'uni'; did you mean 'union'?",
     ),
     "a merge of nothing": ("^Y[m] = A[m]^ @ union", "'@ union' says which coordinates"),
