@@ -252,13 +252,23 @@ def _write(path: Path, outputs: Arrays) -> None:
     """Write an .npz in one step: a reader sees the old file or the new one."""
     import numpy as np
 
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    if path.is_dir():
+        raise EinfuseError(f"{path}: cannot be written: it is a folder; name a file in it")
+    try:
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+        )
+    except OSError as error:
+        raise EinfuseError(f"{path}: cannot be written: {error.strerror}") from None
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             np.savez(file, **outputs)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise EinfuseError(f"{path}: cannot be written: {error.strerror}") from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
