@@ -107,6 +107,11 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/neural-memory": (1, None),
     "mixer/monarch": (1, None),
     "mixer/long-convolution": (2, None),
+    "attention/product-codes": (1, 1),
+    "attention/bilevel": (1, 1),
+    "attention/routing": (1, 1),
+    "attention/recycled": (2, 1),
+    "attention/landmark-retrieval": (0, 1),  # the pass over landmarks is none over the keys
     "attention/calibrated": (5, 2),  # 4 without the exemption of the first sink, see below
 }
 

@@ -17,10 +17,16 @@ from einfuse.einsum.sampling import draw_inputs
 from einfuse.einsum.shape import bind
 from einfuse.einsum.zoo import entries, with_parameters
 
-from . import dense, linear, modified, sparse
+from . import dense, dynamic, linear, modified, sparse
 from .case import Arrays, Case, Tensors
 
-CASES: tuple[Case, ...] = dense.CASES + modified.CASES + linear.CASES + sparse.CASES
+CASES: tuple[Case, ...] = (
+    *dense.CASES,
+    *modified.CASES,
+    *linear.CASES,
+    *sparse.CASES,
+    *dynamic.CASES,
+)
 KINDS = ("normal", "negative", "large")
 BY_SHAPE = [(case, k) for case in CASES for k in range(len(case.shapes))]
 SEEDS = range(6)

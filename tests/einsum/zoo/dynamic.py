@@ -1,0 +1,171 @@
+"""Keys that the data select: estimated, selected, attended to; pooled or clustered."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .case import Arrays, Case, Shape, Tensors, attend, softmax
+
+
+def best(scores: torch.Tensor, count: int, largest: bool = True) -> torch.Tensor:
+    """Return the coordinates of the best along the first axis, ties by coordinate."""
+    return torch.sort(scores, dim=0, descending=largest, stable=True).indices[:count]
+
+
+def heavy_hitters(x: Tensors, n: Shape) -> Tensors:
+    recent = torch.arange(n["M"] - n["R"], n["M"])
+    kept = torch.cat([best(x["ACC"][: n["M"] - n["R"]], n["T"]), recent])
+    weights = softmax(x["Q"].T @ x["K"][:, kept])
+    sums = weights.sum(0)
+    return {"AV": x["V"][:, kept] @ weights.T, "CH": sums[: n["T"]], "CR": sums[n["T"] :]}
+
+
+def recycled(x: Tensors, n: Shape) -> Tensors:
+    kept = best(softmax(x["QF"].T @ x["K"]).sum(0), n["T"])
+    keys = torch.cat([x["K"][:, kept], x["KN"]], 1)
+    return {"AV": attend(x["Q"], keys, torch.cat([x["V"][:, kept], x["VN"]], 1))}
+
+
+def vertical_slash(x: Tensors, n: Shape) -> Tensors:
+    size = n["P"]
+    causal = torch.ones(size, size).tril().bool()
+    estimate = softmax(x["Q"].T @ x["K"], causal)[size - n["L"] :]
+    diagonals = torch.zeros(size, dtype=estimate.dtype)
+    for row, weights in enumerate(estimate):
+        place = size - n["L"] + row
+        for m in range(place + 1):
+            diagonals[place - m] += weights[m]
+    keep = torch.zeros(size, size, dtype=torch.bool)
+    keep[:, best(estimate.sum(0), n["T"])] = True
+    apart = torch.arange(size)[:, None] - torch.arange(size)
+    for diagonal in best(diagonals, n["U"]).tolist():
+        keep |= apart == diagonal
+    return {"AV": attend(x["Q"], x["K"], x["V"], keep & causal)}
+
+
+def product_codes(x: Tensors, n: Shape) -> Tensors:
+    def codes(data: torch.Tensor) -> torch.Tensor:
+        apart = (data[:, None] - x["CB"][..., None]).abs().sum(2)  # [s, c, n]
+        return apart.argmin(1)
+
+    shared = (codes(x["Q"])[:, :, None] == codes(x["K"])[:, None, :]).sum(0)  # [p, m]
+    classes = (shared // 2).clamp(max=2)
+    q, k = x["Q"].flatten(0, 1), x["K"].flatten(0, 1)
+    columns = []
+    for p in range(n["P"]):
+        kept = best(classes[p], n["T"])
+        weights = torch.exp((q[:, p] @ k[:, kept]).clamp(-10, 10))
+        columns.append(x["V"][:, kept] @ (weights / weights.sum()))
+    return {"AV": torch.stack(columns, 1)}
+
+
+def landmark(x: Tensors, n: Shape) -> Tensors:
+    block, columns = n["M0"], []
+    for p in range(n["P"]):
+        own = p // block
+        local = slice(own * block, p + 1)
+        landmarks = x["Q"][:, p] @ x["KL"][:, :own]
+        shares = softmax(torch.cat([landmarks, x["Q"][:, p] @ x["K"][:, local]]))
+        column = x["V"][:, local] @ shares[own:]
+        for past in range(own):
+            inside = slice(past * block, (past + 1) * block)
+            within = softmax(x["Q"][:, p] @ x["K"][:, inside])
+            column = column + shares[past] * (x["V"][:, inside] @ within)
+        columns.append(column)
+    return {"AV": torch.stack(columns, 1)}
+
+
+def landmark_retrieval(x: Tensors, n: Shape) -> Tensors:
+    block, columns = n["M0"], []
+    for p in range(n["P"]):
+        landmarks = x["Q"][:, p] @ x["KL"]
+        fetched = best(landmarks, n["T"])
+        shares = softmax(torch.cat([landmarks[fetched], x["Q"][:, p] @ x["KC"]]))
+        column = x["VC"] @ shares[n["T"] :]
+        for share, past in zip(shares, fetched.tolist(), strict=False):
+            inside = slice(past * block, (past + 1) * block)
+            within = softmax(x["Q"][:, p] @ x["K"][:, inside])
+            column = column + share * (x["V"][:, inside] @ within)
+        columns.append(column)
+    return {"AV": torch.stack(columns, 1)}
+
+
+def bilevel(x: Tensors, n: Shape) -> Tensors:
+    queries = x["Q"].reshape(n["E"], n["P1"], -1).mean(-1)
+    keys = x["K"].reshape(n["E"], n["M1"], -1).mean(-1)
+    keep = torch.zeros(n["P"], n["M"], dtype=torch.bool)
+    for region in range(n["P1"]):
+        rows = slice(region * n["P0"], (region + 1) * n["P0"])
+        for chosen in best(queries[:, region] @ keys, n["S"]).tolist():
+            keep[rows, chosen * n["M0"] : (chosen + 1) * n["M0"]] = True
+    return {"AV": attend(x["Q"], x["K"], x["V"], keep)}
+
+
+def pooled(x: Tensors, n: Shape) -> Tensors:
+    group, keys, values = n["T"], [], []
+    for start in range(0, n["M"], group):
+        inside = slice(start, start + group)
+        weights = softmax(x["Q"][:, start + group - 1] @ x["K"][:, inside])
+        keys.append(x["K"][:, inside] @ weights)
+        values.append(x["V"][:, inside] @ weights)
+    columns = []
+    for p in range(n["P"]):
+        far = max(0, (p + 1 - n["W"]) // group)
+        near = slice(group * far, p + 1)
+        k = torch.stack([*keys[:far], *x["K"][:, near].T], 1)
+        v = torch.stack([*values[:far], *x["V"][:, near].T], 1)
+        columns.append(attend(x["Q"][:, p : p + 1], k, v))
+    return {"AV": torch.cat(columns, 1)}
+
+
+def routing(x: Tensors, n: Shape) -> Tensors:
+    total = torch.zeros_like(x["V"][:, :1] * x["Q"][0])
+    hits = torch.zeros(n["P"], dtype=total.dtype)
+    for centroid in x["MU"].T:
+        queries, keys = (best(centroid @ x[a], n["W"]) for a in "QK")
+        keep = keys[None, :] <= queries[:, None]
+        out = attend(x["Q"][:, queries], x["K"][:, keys], x["V"][:, keys], keep)
+        total[:, queries] += out
+        hits[queries] += 1
+    return {"AV": total / hits.clamp(min=1)}
+
+
+def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    """Take codes from the keys, as k-means does: then some are shared."""
+    chosen = generator.integers(0, n["M"], n["C"])
+    return x | {"CB": np.moveaxis(x["K"][:, :, chosen], 2, 1)}
+
+
+CODES = {"S": 4, "I": 2, "F": 3, "P": 6, "M": 10, "C": 3, "T": 4}
+SELF = {"E": 4, "F": 3, "P": 12}
+BLOCKS = {"E": 4, "F": 3, "P": 3, "M": 12, "M0": 3, "T": 2, "N": 2}
+STEP = {"E": 4, "F": 3, "P": 2, "M": 12}
+
+CASES = (
+    Case(
+        "attention/heavy-hitters",
+        heavy_hitters,
+        (STEP | {"T": 3, "R": 2}, STEP | {"P": 1, "M": 7, "T": 6, "R": 1}),
+    ),
+    Case(
+        "attention/recycled",
+        recycled,
+        (STEP | {"T": 3, "N": 2, "M0": 4}, STEP | {"P": 1, "M": 7, "T": 7, "N": 1, "M0": 1}),
+    ),
+    Case(
+        "attention/vertical-slash",
+        vertical_slash,
+        (SELF | {"L": 4, "T": 2, "U": 2}, SELF | {"P": 1, "L": 1, "T": 1, "U": 1}),
+    ),
+    Case("attention/product-codes", product_codes, (CODES, CODES | {"P": 1, "M": 7}), codes_drawn),
+    Case("attention/landmark", landmark, (SELF | {"M0": 3}, SELF | {"P": 1, "M0": 1})),
+    Case("attention/landmark-retrieval", landmark_retrieval, (BLOCKS, BLOCKS | {"P": 1})),
+    Case(
+        "attention/bilevel",
+        bilevel,
+        ({"E": 4, "F": 3, "P": 8, "M": 12, "P1": 4, "M1": 4, "S": 2},),
+    ),
+    Case("attention/pooled", pooled, (SELF | {"T": 3, "W": 4}, SELF | {"P": 1, "T": 1, "W": 2})),
+    Case("attention/routing", routing, (SELF | {"C": 3, "W": 5}, SELF | {"P": 1, "C": 2, "W": 1})),
+)
