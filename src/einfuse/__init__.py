@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from einfuse.einsum.parser import parse
     from einfuse.einsum.passes import count_passes as passes
     from einfuse.einsum.printer import render
+    from einfuse.einsum.torch_export import from_torch
     from einfuse.mapper.architecture import load_architecture
     from einfuse.mapper.design import load_design, parse_design
     from einfuse.simulator.model import evaluate
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "derive": ("einfuse.einsum.derivation", "derive"),
     "evaluate": ("einfuse.simulator.model", "evaluate"),
+    "from_torch": ("einfuse.einsum.torch_export", "from_torch"),
     "load_architecture": ("einfuse.mapper.architecture", "load_architecture"),
     "load_cascade": ("einfuse.einsum.library", "load"),
     "load_design": ("einfuse.mapper.design", "load_design"),
@@ -42,6 +44,7 @@ _HOMES = {
 __all__ = [
     "derive",
     "evaluate",
+    "from_torch",
     "load_architecture",
     "load_cascade",
     "load_design",
