@@ -21,6 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .architecture import find_architecture
 from .arguments import check_tensors, check_values
+from .autotuning import tuned
 from .cache import CacheProblem, attend_cache, check_cache_problem
 from .errors import KernelError
 from .examples import Example, sizes_and_dtypes
@@ -101,8 +102,14 @@ def _decode(
     if found is None:
         plain_out, plain_lse = attend_cache(problem, lse.dtype)
         return out.copy_(plain_out), lse.copy_(plain_lse)
-    plan = found.function("plan_cache")
-    for launch in plan(found, problem, out, lse, architecture, splits or None):
+
+    def plan(kernel: Kernel) -> tuple[Launch, ...]:
+        launches: tuple[Launch, ...] = kernel.function("plan_cache")(
+            kernel, problem, out, lse, architecture, splits or None
+        )
+        return launches
+
+    for launch in plan(tuned(found, "forward", architecture, problem.sizes, q.device, plan)):
         launch.run()
     return out, lse
 

@@ -62,7 +62,8 @@ def attention(
     sees no key gives 0.
 
     ``kernel`` names one of :func:`kernels`; without it the preferred one that takes the call is
-    used, and the plain formula where none does. Raises KernelError (a ValueError).
+    used, and the plain formula where none does. On a GPU its tiles are tuned by measurement, on
+    first use, if the environment has ``EINFUSE_AUTOTUNE=1``. Raises KernelError (a ValueError).
 
     >>> q = torch.randn(1, 4, 10, 16); k = v = torch.randn(1, 2, 10, 16)
     >>> attention(q, k, v, causal=True).shape

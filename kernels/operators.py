@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .arguments import check_problem
+from .autotuning import tuned
 from .options import Options
 from .pairs import count_pairs
 from .problem import Problem
@@ -61,8 +62,12 @@ def attention_operator(
     out, lse = empty_outputs(problem)
     traits = problem.traits(training=training)
     chosen = _choose(traits, kernel)
-    plan = chosen.function("plan_forward")
-    for launch in plan(chosen, problem, out, lse, traits.architecture):
+
+    def plan(kernel: Kernel) -> Any:
+        return kernel.function("plan_forward")(kernel, problem, out, lse, traits.architecture)
+
+    chosen = tuned(chosen, "forward", traits.architecture, problem.sizes, q.device, plan)
+    for launch in plan(chosen):
         launch.run()
     return out, lse
 
@@ -106,12 +111,15 @@ def attention_backward_operator(
     gradients = empty_gradients(problem)
     traits = problem.traits(training=training)
     chosen = _choose(traits, kernel)
-    plan = chosen.function("plan_backward")
-    launches = plan(
-        chosen, problem, out, lse, _rows_contiguous(grad_out), grad_lse.contiguous(), *gradients,
-        traits.architecture,
-    )  # fmt: skip
-    for launch in launches:
+    grad_out, grad_lse = _rows_contiguous(grad_out), grad_lse.contiguous()
+
+    def plan(kernel: Kernel) -> Any:
+        return kernel.function("plan_backward")(
+            kernel, problem, out, lse, grad_out, grad_lse, *gradients, traits.architecture
+        )
+
+    chosen = tuned(chosen, "backward", traits.architecture, problem.sizes, q.device, plan)
+    for launch in plan(chosen):
         launch.run()
     return gradients
 
