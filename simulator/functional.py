@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from einfuse.einsum.errors import EinfuseError
 from einfuse.einsum.execute import run
 from einfuse.einsum.sampling import draw_inputs
+from einfuse.mapper.counts import REGISTERS, Traffic, select
 from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError
 
+from .accesses import check_steps, tally
 from .carried import Tensors
 from .residency import Residency
+from .rooms import find_peaks
 from .simulation import Prepared, prepare
 from .tasks import TileTask, order_tasks
-
-LARGEST_POINTS = 50_000_000
-"""The most points of Einsums that are worked on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,50 @@ class Functional:
         max_error: largest difference from direct execution, relative where numbers exceed 1.
         tasks: how many tasks ran.
         live_bytes: level -> most bytes that had to be there at once.
+        traffic: words read and written by (Einsum, tensor, level), tallied step by step.
+        peak_bytes: level -> most bytes that the tiles took, as the loop tree is walked.
     """
 
     outputs: Mapping[str, NDArray[np.float64]]
     max_error: float
     tasks: int
     live_bytes: Mapping[str, float]
+    traffic: Mapping[tuple[str, str, str], Traffic]
+    peak_bytes: Mapping[str, float]
+
+    @property
+    def moved_words(self) -> dict[str, Traffic]:
+        """Words read and written at each level; in registers, of one lane."""
+        found: dict[str, Traffic] = {}
+        for (_, _, level), own in self.traffic.items():
+            so_far = found.get(level, Traffic(0.0, 0.0))
+            found[level] = Traffic(so_far.reads + own.reads, so_far.writes + own.writes)
+        return found
 
     def __str__(self) -> str:
-        """Two lines, under those of the simulation in time."""
+        """Lines that go under those of the simulation in time."""
         live = ", ".join(f"{level} {held:.6g} bytes" for level, held in self.live_bytes.items())
-        return f"  numbers   max error {self.max_error:.3g}\n  alive     at most {live}"
+        lines = [f"  numbers   max error {self.max_error:.3g}", f"  alive     at most {live}"]
+        for level, moved in self.moved_words.items():
+            lines.append(
+                f"  {level}: {moved.reads:.6g} words read, {moved.writes:.6g} written"
+                + (" (of one lane)" if level == REGISTERS else "")
+            )
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for ``json.dumps``."""
-        return {"max_error": self.max_error, "live_bytes": dict(self.live_bytes)}
+        return {
+            "max_error": self.max_error,
+            "live_bytes": dict(self.live_bytes),
+            "tallied": {
+                "peak_bytes": dict(self.peak_bytes),
+                "words": {
+                    level: {"reads": float(moved.reads), "writes": float(moved.writes)}
+                    for level, moved in self.moved_words.items()
+                },
+            },
+        }
 
 
 def simulate_functional(
@@ -132,7 +161,17 @@ def run_tasks(prepared: Prepared, tasks: Sequence[TileTask], *, seed: int = 0) -
     for at, given in inputs.items():
         for name, expected in run(cascade, given, own).items():
             error = max(error, _difference(outputs[name][at], expected))
-    return Functional(outputs, error, len(tasks), live_bytes)
+    nest = select(point.design.nest, point.scope)
+    word_bytes = float(point.number("word_bytes"))
+    peaks = find_peaks(point, prepared.chains, nest)
+    return Functional(
+        outputs,
+        error,
+        len(tasks),
+        live_bytes,
+        tally(point, prepared.chains, nest),
+        {level: words * word_bytes for level, words in peaks.items()},
+    )
 
 
 def _difference(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
@@ -153,12 +192,4 @@ def _check_shape(prepared: Prepared) -> None:
                 f"{split.whole} of {whole} does not split into {split.outer} x {split.inner} of "
                 f"{outer} x {inner}: numbers need tiles that come out even"
             )
-    points = sum(
-        float(np.prod([float(sizes[rank]) for rank in einsum.ranks]))
-        for einsum in prepared.point.facts.einsums.values()
-    )
-    if points > LARGEST_POINTS:
-        raise MappingError(
-            f"the functional simulation works on every point, {points:.3g} of them, and more than "
-            f"{LARGEST_POINTS:.0e} take too long: choose a smaller shape"
-        )
+    check_steps(prepared.chains)

@@ -94,6 +94,9 @@ def test_functional_prints_the_largest_error(einfuse: Any) -> None:
     assert found["max_error"] < 1e-12
     # while the last tiles of a head are worked on, the first ones of the next are there as well
     assert found["live_bytes"]["buffer"] > found["peak_bytes"]["buffer"]
+    assert found["tallied"]["peak_bytes"] == found["peak_bytes"]
+    dram = found["tallied"]["words"]["dram"]
+    assert 2 * (dram["reads"] + dram["writes"]) == found["dram_bytes"]
     assert "max error" in einfuse(*small).stdout
     done = einfuse("simulate", "--design", "fusemax", "--shape", SHAPE, "--functional")
     assert done.returncode == 2

@@ -270,7 +270,7 @@ def test_a_task_left_out_is_noticed() -> None:
 
 
 def test_shapes_too_large_or_uneven_are_refused() -> None:
-    with pytest.raises(MappingError, match="works on every point"):
+    with pytest.raises(MappingError, match="every point is worked on"):
         simulate_functional(load_design("fusemax"), {**SHAPE, "M": 4096, "P": 4096})
     with pytest.raises(MappingError, match="M of 18 does not split into M1 x M0 of 5 x 4"):
         simulate_functional(load_design("fusemax"), {**SHAPE, "M": 18}, set=TINY)
