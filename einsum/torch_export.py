@@ -196,6 +196,8 @@ class _Translation:
         value = self._argument(node.args[0][place])
         if not isinstance(value, _Value):
             raise _UnsupportedError(f"an output that is no tensor: {value!r}")
+        if value.absent not in (None, 0):
+            raise _UnsupportedError(f"an output of scores that are masked with {value.absent}")
         indices = self._indices(value.shape, [value])
         expression = value.at(indices)
         match expression:
@@ -396,9 +398,8 @@ class _Site:
         )
         expression = value.at(indices)
         actions = (Reduce(monoid, folded),) if folded else ()
-        absent = value.absent if monoid != "+" else None
         return self.translation.write(
-            name or self.name, shape, left, expression, actions, None, absent
+            name or self.name, shape, left, expression, actions, None, value.absent
         )
 
     def contract(self, operands: Sequence[tuple[_Value, str]], output: str) -> _Value:
@@ -406,6 +407,8 @@ class _Site:
         sizes: dict[str, int] = {}
         hints: dict[str, list[str]] = {}
         for value, letters in operands:
+            if value.absent not in (None, 0):
+                _dense(self, value)
             for letter, size, hint in zip(letters, value.shape, value.hints, strict=True):
                 sizes[letter] = max(size, sizes.get(letter, 1))
                 if hint:
@@ -436,7 +439,8 @@ class _Site:
             product = Binary("*", product, factor)
         indices = tuple(chosen[letter] for letter in output)
         shape = tuple(sizes[letter] for letter in output)
-        return self.translation.write(self.name, shape, indices, product)
+        absent = _absence([value for value, _ in operands])
+        return self.translation.write(self.name, shape, indices, product, absent=absent)
 
 
 # Values.
@@ -611,14 +615,19 @@ def _same(site: _Site, value: _Value, *_: Any, **__: Any) -> _Value:
     return value
 
 
-def _zero_preserving(site: _Site, value: Any, name: str) -> Any:
-    """Return a value whose absent zeros are numbers, if the operation does not keep zeros."""
-    if not isinstance(value, _Value) or value.absent != 0:
+def _dense(site: _Site, value: Any) -> Any:
+    """Return a value whose absent zeros are numbers, for what does not leave out zeros."""
+    if not isinstance(value, _Value) or value.absent is None:
         return value
+    if value.absent != 0:
+        raise _UnsupportedError(f"{site.name} of scores that are masked with {value.absent}")
     return site.pointwise([value], lambda x: Binary("+", x, _zero(variables(x))), name="DENSE")
 
 
 def _zero(names: Sequence[str]) -> Expression:
+    """Return 0 at every coordinate of some variables: a bare 0 would stand at none of them."""
+    if not names:
+        return Number(0)
     total: Expression = Coordinate(names[0])
     for name in names[1:]:
         total = Binary("+", total, Coordinate(name))
@@ -635,7 +644,7 @@ def _function(called: str) -> Callable[..., _Value]:
             raise _UnsupportedError(f"{site.name} with options {[*rest, *named.values()]}")
         absent = _as_value(value).absent
         if absent == 0 and called not in _KEEPS_ZERO:
-            value = _zero_preserving(site, value, called)
+            value = _dense(site, value)
             absent = None
         if absent is not None and math.isinf(absent):
             if absent > 0 or called not in _TO_ZERO:
@@ -657,12 +666,11 @@ def _arithmetic(sign: str) -> Callable[..., _Value]:
     def translate(site: _Site, a: Any, b: Any, alpha: Any = 1) -> _Value:
         if alpha != 1:
             b = _arithmetic("*")(site, b, alpha)
+        left, right = _as_value(a), _as_value(b)
+        if left.absent == right.absent == 0 and left.shape == right.shape:
+            return site.pointwise([a, b], lambda x, y: Binary(sign, x, y), absent=0)
+        a, b = (_dense(site, v) if _as_value(v).absent == 0 else v for v in (a, b))
         absent = _absence([a, b])
-        if absent == 0:  # 0 only where both are: the union is right, what it leaves out is 0
-            both = all(_as_value(v).absent == 0 for v in (a, b))
-            return site.pointwise(
-                [a, b], lambda x, y: Binary(sign, x, y), absent=0 if both else None
-            )
         if absent is not None and sign == "-" and _as_value(b).absent is not None:
             raise _UnsupportedError(f"the difference from scores that are masked with {absent}")
         merge = None if absent is None else "inter"
@@ -687,9 +695,12 @@ def _constant(value: Any) -> float | None:
 
 
 def _divide(site: _Site, a: Any, b: Any, rounding_mode: str | None = None) -> _Value:
-    if _as_value(b).absent is not None:
-        raise _UnsupportedError("a division by masked values")
-    quotient = site.pointwise([a, b], lambda x, y: Binary("/", x, y), absent=_as_value(a).absent)
+    scale = _constant(b)
+    if _as_value(b).absent not in (None, 0):
+        raise _UnsupportedError("a division by masked scores")
+    if _as_value(a).absent not in (None, 0) and (scale is None or scale <= 0):
+        raise _UnsupportedError("a division of masked scores by a tensor or by minus")
+    quotient = site.pointwise([a, b], lambda x, y: Binary("/", x, y), absent=_absence([a, b]))
     if rounding_mode is None:
         return quotient
     if rounding_mode != "floor":
@@ -713,7 +724,8 @@ def _negate(site: _Site, value: Any) -> _Value:
 
 def _power(site: _Site, base: Any, exponent: Any) -> _Value:
     if not isinstance(exponent, _Value):
-        base = _zero_preserving(site, base, "pow") if exponent <= 0 else base
+        infinite = _as_value(base).absent not in (None, 0)
+        base = _dense(site, base) if exponent <= 0 or infinite else base
         forms: dict[float, Callable[[Expression], Expression]] = {
             2: lambda x: Call("sq", (x,)),
             0.5: lambda x: Call("sqrt", (x,)),
@@ -735,9 +747,10 @@ def _power(site: _Site, base: Any, exponent: Any) -> _Value:
 def _extreme(called: str) -> Callable[..., Any]:
     def translate(site: _Site, a: Any, b: Any = None, keepdim: bool = False) -> Any:
         if b is None:
-            return site.fold(a, [], False, called)
+            return _amax(called)(site, a)
         if isinstance(b, int):  # max(x, dim): values, and coordinates that nobody may read
-            return [site.fold(a, [b], keepdim, called), None]
+            return [_amax(called)(site, a, b, keepdim), None]
+        a, b = _dense(site, a), _dense(site, b)
         return site.pointwise([a, b], lambda x, y: Call(called, (x, y)))
 
     return translate
@@ -745,12 +758,15 @@ def _extreme(called: str) -> Callable[..., Any]:
 
 def _amax(monoid: str) -> Callable[..., _Value]:
     def translate(site: _Site, value: _Value, dim: Any = (), keepdim: bool = False) -> _Value:
+        if value.absent == 0 or (value.absent is not None and monoid == "min"):
+            value = _dense(site, value)
         return site.fold(value, [dim] if isinstance(dim, int) else dim, keepdim, monoid)
 
     return translate
 
 
 def _sum(site: _Site, value: _Value, dim: Any = None, keepdim: bool = False, **_: Any) -> _Value:
+    value = value if value.absent in (None, 0) else _dense(site, value)
     return site.fold(value, [dim] if isinstance(dim, int) else dim or [], keepdim, "+")
 
 
@@ -770,7 +786,7 @@ def _softmax(site: _Site, value: _Value, dim: int, *_: Any, **__: Any) -> _Value
 
 def _exponentials(site: _Site, value: _Value, dim: int) -> tuple[_Value, _Value]:
     if value.absent == 0:
-        value = _zero_preserving(site, value, "softmax")
+        value = _dense(site, value)
     largest = site.fold(value, [dim], True, "max", "GM")
     absent = None if value.absent is None else 0.0
     shifted = site.pointwise(
@@ -799,6 +815,7 @@ def _log_softmax(site: _Site, value: _Value, dim: int, *_: Any, **__: Any) -> _V
 
 def _cumsum(site: _Site, value: _Value, dim: int, **_: Any) -> _Value:
     axis = dim % len(value.shape)
+    value = value if value.absent in (None, 0) else _dense(site, value)
     indices = site.translation._indices(value.shape, [value])
     out = _variable(indices[axis])
     if out is None:
@@ -810,7 +827,7 @@ def _cumsum(site: _Site, value: _Value, dim: int, **_: Any) -> _Value:
     expression = _behind(value.at(moved), earlier)
     if expression is None:
         raise _UnsupportedError("a cumulative sum of a constant")
-    return site.translation.write(site.name, value.shape, indices, expression)
+    return site.translation.write(site.name, value.shape, indices, expression, absent=value.absent)
 
 
 def _matmul(site: _Site, a: _Value, b: _Value) -> _Value:
@@ -1090,7 +1107,7 @@ def _compare(called: str) -> Callable[..., _Value]:
             equal = Binary("*", Call("ge", (x, y)), Call("le", (x, y)))
             return equal if called == "eq" else Binary("-", Number(1), equal)
 
-        return site.pointwise([a, b], build)
+        return site.pointwise([_dense(site, a), _dense(site, b)], build)
 
     return translate
 
@@ -1153,8 +1170,8 @@ def _where(site: _Site, condition: _Value, a: Any = None, b: Any = None) -> _Val
                 tuple(h or _variable(i) for h, i in zip(wide.hints, indices, strict=True)),
                 fill,
             )
-    values = [_zero_preserving(site, v, "where") for v in (a, b)]
-    absent = _absence(values)
+    absent = _absence([v for v in (a, b) if _as_value(v).absent != 0])
+    values = [_dense(site, v) if _as_value(v).absent == 0 else v for v in (a, b)]
     return site.pointwise(
         [condition, *values], lambda c, x, y: Call("where", (c, x, y)), absent=absent
     )
@@ -1208,9 +1225,7 @@ def _behind(expression: Expression, condition: Condition) -> Expression | None:
 
 
 def _clamp(site: _Site, value: Any, low: Any = None, high: Any = None) -> _Value:
-    value = _zero_preserving(site, value, "clamp")
-    if _as_value(value).absent is not None:
-        raise _UnsupportedError("a clamp of masked scores")
+    value = _dense(site, value)
     if low is not None and high is not None:
         return site.pointwise([value, low, high], lambda x, a, b: Call("clamp", (x, a, b)))
     bound, called = (low, "max") if low is not None else (high, "min")
@@ -1220,7 +1235,7 @@ def _clamp(site: _Site, value: Any, low: Any = None, high: Any = None) -> _Value
 def _elu(site: _Site, value: Any, alpha: float = 1, *rest: float) -> _Value:
     if alpha != 1 or any(r != 1 for r in rest):
         raise _UnsupportedError(f"elu with alpha {alpha}")
-    value = _zero_preserving(site, value, "elu")
+    value = _dense(site, value)
     return site.pointwise([value], lambda x: Binary("-", Call("elu1", (x,)), Number(1)))
 
 

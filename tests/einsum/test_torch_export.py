@@ -161,6 +161,17 @@ CASES: list[tuple[Callable[..., Any], list[Tensor]]] = [
     (given_mask, [*_qkv(), torch.tensor([[1, 0, 1, 0, 1]] * 4) == 1]),
     (layer, _tensors((2, 5, 6), (6, 6), (6, 6), (6, 6))),
     (normalised, _tensors((3, 4, 5), (2, 3))),
+    (lambda x: (x.tril() + 1).exp().amax(-1) + torch.cos(x.triu()).sum(-1), _tensors((4, 4))),
+    (lambda x: torch.softmax(torch.softmax(x.tril(), -1).triu(1), -1), _tensors((4, 4))),
+    (
+        lambda x: torch.maximum(x.tril(), x.triu()).max(0).values - x.tril().cumsum(0),
+        _tensors((4, 4)),
+    ),
+    (lambda x: torch.where(x.tril() > 0, x.tril(), x - 1) / (1 + x.tril().abs()), _tensors((4, 4))),
+    (
+        lambda x: x.tril(-1).sum(-1) + 1 - (x.tril(-1) @ x).sum() + x.tril().sum(0)[:, None],
+        _tensors((4, 4)),
+    ),
     (lambda x, y: (x.amax(0, keepdim=True), (x * y).sum()), _tensors((3, 4), (1, 4))),
     (lambda x: x[1:, :2].t() + x[0, 0], _tensors((3, 4))),
     (lambda x: (x.repeat(2, 3), x.view(2, 6), x), _tensors((3, 4))),
@@ -277,6 +288,9 @@ CONSTANT = torch.ones(3, 2)
         (lambda x: torch.nn.functional.dropout(x), "dropout, which is random"),
         (lambda x: torch.nn.functional.gelu(x, approximate="tanh"), "gelu with options"),
         (lambda x: x.nonzero(), "cannot express"),
+        (lambda x: x + torch.full((3, 3), -math.inf).triu(1), "an output of scores that are"),
+        (lambda x: (x + torch.full((3, 3), -math.inf).triu(1)) @ x, "matmul of scores that are"),
+        (lambda x: x.unfold(0, 2, 1), "the operation unfold"),
     ],
 )  # fmt: skip
 def test_what_a_cascade_cannot_express_is_refused_by_name(
