@@ -76,9 +76,14 @@ def machine_for(cascade: Any) -> Architecture:
 
 
 def dense() -> Iterator[str]:
+    """Cascades without filters that a mapping can be written for."""
     for name in names():
         cascade = load(name)
-        if not any(e.filters for e in facts(cascade).einsums.values()) and not cascade.stop:
+        try:
+            known = facts(cascade)
+        except MappingError:
+            continue
+        if not any(e.filters for e in known.einsums.values()) and not cascade.stop:
             yield name
 
 
