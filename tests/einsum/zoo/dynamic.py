@@ -30,10 +30,10 @@ def recycled(x: Tensors, n: Shape) -> Tensors:
 def vertical_slash(x: Tensors, n: Shape) -> Tensors:
     size = n["P"]
     causal = torch.ones(size, size).tril().bool()
-    estimate = softmax(x["Q"].T @ x["K"], causal)[size - n["L"] :]
+    estimate = softmax(x["Q"].T @ x["K"], causal)[-n["L"] :]
     diagonals = torch.zeros(size, dtype=estimate.dtype)
     for row, weights in enumerate(estimate):
-        place = size - n["L"] + row
+        place = max(0, size - n["L"]) + row
         for m in range(place + 1):
             diagonals[place - m] += weights[m]
     keep = torch.zeros(size, size, dtype=torch.bool)
@@ -156,7 +156,7 @@ CASES = (
     Case(
         "attention/vertical-slash",
         vertical_slash,
-        (SELF | {"L": 4, "T": 2, "U": 2}, SELF | {"P": 1, "L": 1, "T": 1, "U": 1}),
+        (SELF | {"L": 4, "T": 2, "U": 2}, SELF | {"P": 1, "L": 4, "T": 1, "U": 1}),
     ),
     Case("attention/product-codes", product_codes, (CODES, CODES | {"P": 1, "M": 7}), codes_drawn),
     Case("attention/landmark", landmark, (SELF | {"M0": 3}, SELF | {"P": 1, "M0": 1})),

@@ -112,6 +112,8 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/routing": (1, 1),
     "attention/recycled": (2, 1),
     "attention/landmark-retrieval": (0, 1),  # the pass over landmarks is none over the keys
+    "attention/nystrom": (2, 2),
+    "mixer/diagonal-states": (1, None),
     "attention/calibrated": (5, 2),  # 4 without the exemption of the first sink, see below
 }
 

@@ -17,7 +17,7 @@ from einfuse.einsum.sampling import draw_inputs
 from einfuse.einsum.shape import bind
 from einfuse.einsum.zoo import entries, with_parameters
 
-from . import dense, dynamic, linear, modified, sparse
+from . import cab, dense, dynamic, linear, modified, sparse
 from .case import Arrays, Case, Tensors
 
 CASES: tuple[Case, ...] = (
@@ -26,6 +26,7 @@ CASES: tuple[Case, ...] = (
     *linear.CASES,
     *sparse.CASES,
     *dynamic.CASES,
+    *cab.CASES,
 )
 KINDS = ("normal", "negative", "large")
 BY_SHAPE = [(case, k) for case in CASES for k in range(len(case.shapes))]

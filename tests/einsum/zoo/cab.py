@@ -1,0 +1,141 @@
+"""Other methods of CAB's benchmark, and a quantised estimate."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .case import Arrays, Case, Shape, Tensors, attend, softmax
+from .dense import DENSE
+from .dynamic import best
+
+
+def quantised_estimate(x: Tensors, n: Shape) -> Tensors:
+    def steps(data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scale = data.abs().amax(0).clamp(min=1e-6) / 7
+        return torch.floor(data / scale + 0.5), scale
+
+    size = n["P"]
+    mean_q = x["Q"].mean(1, keepdim=True)
+    keys = x["K"] - x["K"].mean(1, keepdim=True)
+    (q4, q_scale), (k4, k_scale) = steps(x["Q"] - mean_q), steps(keys)
+    estimate = (q4.T @ k4) * q_scale[:, None] * k_scale + mean_q.T @ keys
+    p, m = torch.arange(size)[:, None], torch.arange(size)
+    causal = m <= p
+    near = ((m < n["S"]) | (p - m < n["W"])) & causal
+    reference = (x["Q"].T @ keys).masked_fill(~near, float("-inf")).logsumexp(1, keepdim=True)
+    over = (torch.exp(estimate - reference) >= x["TAU"]) & causal
+    tiles = over.reshape(n["P1"], n["P0"], n["M1"], n["M0"]).any(3).any(1)
+    kept = tiles.repeat_interleave(n["P0"], 0).repeat_interleave(n["M0"], 1) | near
+    return {"AV": attend(x["Q"], x["K"], x["V"], kept & causal)}
+
+
+def one_threshold(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    return x | {"TAU": np.array(0.8, x["Q"].dtype)}
+
+
+def sparse_queries(x: Tensors, n: Shape) -> Tensors:
+    sampled = torch.gather(x["Q"].T @ x["K"], 1, x["IDX"])
+    active = best(sampled.amax(1) - sampled.sum(1) / n["M"], n["U"])
+    out = x["V"].mean(1, keepdim=True).repeat(1, n["P"])
+    out[:, active] = attend(x["Q"][:, active], x["K"], x["V"])
+    return {"AV": out}
+
+
+def bounded_memory(x: Tensors, n: Shape) -> Tensors:
+    keys = attend(x["W"], x["K"], x["K"])
+    return {"AV": attend(x["Q"], keys, attend(x["W"], x["K"], x["V"]))}
+
+
+def nystrom(x: Tensors, n: Shape) -> Tensors:
+    queries = x["Q"].reshape(n["E"], n["L"], -1).mean(-1)
+    keys = x["K"].reshape(n["E"], n["L"], -1).mean(-1)
+    kernel = softmax(queries.T @ keys)
+    one = torch.eye(n["L"], dtype=kernel.dtype)
+    inverse = kernel.T / (kernel.sum(0).max() * kernel.sum(1).max())
+    for _ in range(n["J"]):
+        there = kernel @ inverse
+        inverse = inverse @ (13 * one - there @ (15 * one - there @ (7 * one - there))) / 4
+    values = softmax(queries.T @ x["K"]) @ x["V"].T
+    return {"AV": (softmax(x["Q"].T @ keys) @ (inverse @ values)).T}
+
+
+def nystrom_expanded(x: Tensors, n: Shape) -> Tensors:
+    queries = x["Q"].reshape(n["E"], n["L"], -1).mean(-1)
+    keys = x["K"].reshape(n["E"], n["L"], -1).mean(-1)
+    kernel = softmax(queries.T @ keys)
+    one = torch.eye(n["L"], dtype=kernel.dtype)
+    inverse = kernel.T / (kernel.sum(0).max() * kernel.sum(1).max())
+    for _ in range(n["J"]):
+        first = kernel @ inverse
+        second = first @ first
+        inverse = inverse @ (13 * one - 15 * first + 7 * second - first @ second) / 4
+    values = softmax(queries.T @ x["K"]) @ x["V"].T
+    return {"AV": (softmax(x["Q"].T @ keys) @ (inverse @ values)).T}
+
+
+def diagonal_states(x: Tensors, n: Shape) -> Tensors:
+    decay = torch.complex(x["RA"].double(), x["IA"].double())
+    out = torch.complex(x["RC"].double(), x["IC"].double())
+    powers = decay[..., None] ** torch.arange(n["N"])
+    kernel = 2 * (out[..., None] * powers).sum(1).real
+    apart = torch.arange(n["N"])[:, None] - torch.arange(n["N"])
+    matrix = torch.where(apart >= 0, kernel[:, apart.clamp(min=0)], 0)
+    mixed = torch.einsum("cni,ci->cn", matrix, x["U"].double())
+    return {"Y": mixed + x["D"].double()[:, None] * x["U"].double()}
+
+
+def diagonal_states_in_turn(x: Tensors, n: Shape) -> Tensors:
+    real, imaginary = torch.zeros_like(x["RA"]), torch.zeros_like(x["RA"])
+    columns = []
+    for i in range(n["N"]):
+        real, imaginary = (
+            x["RA"] * real - x["IA"] * imaginary + x["U"][:, i : i + 1],
+            x["RA"] * imaginary + x["IA"] * real,
+        )
+        out = (x["RC"] * real).sum(1) - (x["IC"] * imaginary).sum(1)
+        columns.append(2 * out + x["D"] * x["U"][:, i])
+    return {"Y": torch.stack(columns, 1)}
+
+
+def stable(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    radius, angle = 1 / (1 + np.abs(x["RA"])), x["IA"]
+    return x | {"RA": radius * np.cos(angle), "IA": radius * np.sin(angle)}
+
+
+TILES = {"E": 4, "F": 3, "P": 12, "P0": 4, "M0": 3, "S": 1, "W": 2}
+SAMPLED = {"E": 4, "F": 3, "P": 6, "M": 9, "S": 3, "U": 2}
+
+CASES = (
+    Case(
+        "attention/quantised-estimate",
+        quantised_estimate,
+        (TILES, TILES | {"P": 1, "P0": 1, "M0": 1}),
+        one_threshold,
+        large=4,
+    ),
+    Case(
+        "attention/sparse-queries",
+        sparse_queries,
+        (SAMPLED, SAMPLED | {"P": 1, "M": 7, "U": 1}),
+    ),
+    Case("attention/bounded-memory", bounded_memory, tuple(d | {"R": 3} for d in DENSE)),
+    Case(
+        "attention/nystrom",
+        nystrom,
+        (
+            {"E": 4, "F": 16, "P": 6, "M": 9, "L": 3, "J": 6},
+            {"E": 4, "F": 16, "P": 1, "M": 7, "L": 1, "J": 6},
+        ),
+        large=3,
+        yardstick=nystrom_expanded,
+    ),
+    Case(
+        "mixer/diagonal-states",
+        diagonal_states,
+        ({"C": 5, "S": 4, "N": 9}, {"C": 5, "S": 4, "N": 1}),
+        stable,
+        ("U", "RC"),
+        yardstick=diagonal_states_in_turn,
+    ),
+)
