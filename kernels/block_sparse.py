@@ -55,8 +55,6 @@ def plan_forward(
     row = kernel.configuration("forward", architecture, **problem.sizes)
     # A tile lies within one block of the mask.
     tiles = {name: math.gcd(size, tile) for name, tile in row.tiles}
-    if min(tiles.values()) < 16:
-        raise KernelError(f"block_size: kernel {kernel.name} takes multiples of 16, found {size}")
     if problem.options.causal:
         mask = mask & _causal_blocks(problem)
     kept = list_blocks(mask.expand(problem.batch, problem.heads, -1, -1))

@@ -138,6 +138,7 @@ class Problem:
             alignment=math.gcd(
                 _alignment(self.q, self.k, self.v), self.value_size * self.q.element_size()
             ),
+            block_size_alignment=math.gcd(self.block_size, 16),
             features=frozenset(features),
         )
 

@@ -28,7 +28,8 @@ class Traits:
     """What a kernel must know of a call to say whether it takes it; no tensors.
 
     ``alignment`` is the largest power of two, at most 16, of bytes that divides the address and
-    every stride of q, k, v and the (contiguous) output.
+    every stride of q, k, v and the (contiguous) output. ``block_size_alignment`` is the largest,
+    at most 16, that divides the block size of a block mask; 16 without one.
     """
 
     architecture: str
@@ -40,6 +41,7 @@ class Traits:
     head_size: int
     value_size: int
     alignment: int = 16
+    block_size_alignment: int = 16
     features: frozenset[str] = frozenset()
 
 

@@ -9,6 +9,7 @@ pytest.importorskip("triton")
 
 from einfuse.kernels.block_sparse import list_blocks, plan_forward  # noqa: E402
 from einfuse.kernels.check import judge  # noqa: E402
+from einfuse.kernels.dispatch import attention  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
 from einfuse.kernels.options import Options  # noqa: E402
 from einfuse.kernels.problem import Problem  # noqa: E402
@@ -88,7 +89,14 @@ def test_kept_blocks_are_listed_in_ascending_order():
     assert kept.indices[0, :2].tolist() == [0, 2]
 
 
-def test_small_block_sizes_are_refused_by_name():
-    problem = draw(torch.float32, torch.ones(1, 1, 13, 19, dtype=torch.bool), 8)
-    with pytest.raises(KernelError, match=r"block_size: .* multiples of 16, found 8"):
-        run(problem)
+@pytest.mark.parametrize("size", [8, 20])
+def test_block_sizes_without_a_tile_fall_back_to_the_plain_formula(size):
+    q, k = torch.randn(1, 1, 40, 16), torch.randn(1, 1, 50, 16)
+    mask = torch.rand(1, 1, -(-40 // size), -(-50 // size)) < 0.5
+    with pytest.raises(KernelError, match=r"takes block_size_alignment from 16 to 16, not [48]"):
+        attention(q, k, k, block_mask=mask, block_size=size, kernel="block-sparse")
+    with pytest.warns(RuntimeWarning, match="block-sparse takes block_size_alignment"):
+        out = attention(q, k, k, block_mask=mask, block_size=size)
+    kept = mask.repeat_interleave(size, 2).repeat_interleave(size, 3)[:, :, :40, :50]
+    scores = (q @ k.transpose(-1, -2) / 4).masked_fill(~kept, float("-inf"))
+    torch.testing.assert_close(out, scores.softmax(-1).nan_to_num() @ k)
