@@ -28,25 +28,28 @@ from .expression import (
     Negate,
     Number,
     RankSize,
-    accesses,
     variables,
 )
 from .functions import monoid
 from .inference import rank_of_index
 from .rewrite import fresh, names_of, prune
 from .substitution import plain_access, plain_variables, replace_accesses
+from .unroll import unroll
 from .validate import validated
 
 
-def gradient(cascade: Cascade, with_respect_to: Sequence[str]) -> Cascade:
+def gradient(
+    cascade: Cascade, with_respect_to: Sequence[str], shape: Mapping[str, int] | None = None
+) -> Cascade:
     """Return the cascade that computes ``dQ`` for every named input ``Q``.
 
     Its inputs are those of the cascade and an adjoint ``dY`` for every output ``Y``; it computes
-    again what it needs of the cascade itself.
+    again what it needs of the cascade itself. A loop is unrolled, with all generations stored.
 
     Args:
-        cascade: what is differentiated; without a loop.
+        cascade: what is differentiated.
         with_respect_to: names of inputs.
+        shape: sizes of the iterative ranks, where the text leaves them open.
 
     Raises:
         EinfuseError: no such input, or no output depends on it; CascadeError names what is not
@@ -64,13 +67,8 @@ def gradient(cascade: Cascade, with_respect_to: Sequence[str]) -> Cascade:
             raise EinfuseError(f"{cascade.name} has no input {name}{closest(name, cascade.inputs)}")
     if not with_respect_to or len(set(with_respect_to)) < len(with_respect_to):
         raise EinfuseError("expected the names of inputs, each once, such as Q,K,V")
+    cascade = unroll(cascade, shape)
     with located(cascade):
-        if cascade.loop:
-            first = cascade.iterations[0]
-            raise CascadeError(
-                f"the gradient of a loop (iter {first.variable} over {first.rank}) is not derived",
-                first.span,
-            )
         return _Reverse(cascade, tuple(with_respect_to)).cascade()
 
 
@@ -197,17 +195,19 @@ class _Reverse:
                 if any(access.tensor in reached for access in _values(einsum.expression)):
                     reached.add(einsum.name)
             if not reached & set(self.source.outputs):
-                indexing = {
-                    inner.tensor
-                    for einsum in self.forward
-                    for operand in einsum.operands
-                    for index in operand.indices
-                    for inner in accesses(index)
-                }
-                used = name in indexing
-                why = "it stands in indices and filters only" if used else "no output depends on it"
+                why = "no output depends on it"
+                if self._reaches_outputs(name):
+                    why = "outputs depend on it through indices, filters and selections only"
                 raise EinfuseError(f"{self.source.name}: no gradient by {name}: {why}")
         return found
+
+    def _reaches_outputs(self, name: str) -> bool:
+        """Tell whether an output depends on an input in any way, indices included."""
+        reached = {name}
+        for einsum in self.forward:
+            if any(access.tensor in reached for access in einsum.operands):
+                reached |= {output.tensor for output in einsum.outputs}
+        return bool(reached & set(self.source.outputs))
 
     def _plain(self, name: str) -> tuple[str, ...]:
         """Return a variable for each rank of a tensor."""

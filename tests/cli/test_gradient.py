@@ -28,3 +28,12 @@ def test_an_unknown_input_is_refused(einfuse: Callable[..., Any]) -> None:
     done = einfuse("gradient", "attention/3-pass", "--with-respect-to", "X")
     assert done.returncode == 2
     assert "has no input X" in done.stderr
+
+
+def test_a_loop_is_unrolled_at_a_shape(einfuse: Callable[..., Any]) -> None:
+    arguments = ["gradient", "attention/1-pass", "--with-respect-to", "V"]
+    done = einfuse(*arguments, "--shape", "M1=2")
+    assert done.returncode == 0, done.stderr
+    assert "RNV_2[f,p]" in done.stdout
+    assert ef.parse(done.stdout).outputs == ("dV",)
+    assert "--shape M1=..." in einfuse(*arguments).stderr

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from einfuse.commands.arguments import load_cascade, print_json
+from einfuse.commands.arguments import load_cascade, parse_shape, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,9 @@ def gradient(
     with_respect_to: Annotated[
         str, typer.Option("--with-respect-to", help="names of inputs, such as Q,K,V")
     ],
+    shape: Annotated[
+        str, typer.Option(help="sizes of the ranks that a loop runs over, such as M1=4")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Derive the cascade of the gradients by some inputs, and count its passes."""
@@ -28,7 +31,7 @@ def gradient(
     from einfuse.einsum.printer import render
 
     wanted = [name.strip() for name in with_respect_to.split(",") if name.strip()]
-    derived = reverse.gradient(load_cascade(cascade), wanted)
+    derived = reverse.gradient(load_cascade(cascade), wanted, parse_shape(shape))
     report = count_passes(derived)
     if json:
         print_json(
