@@ -63,7 +63,7 @@ def make_plan(
 
 
 def ordered_actions(einsum: Einsum) -> tuple[Action, ...]:
-    """Return the actions in order, with the implicit ``+`` before the first populate, or last.
+    """Return the actions in order, the implicit ``+`` before them.
 
     >>> from einfuse.einsum.parser import parse
     >>> text = "rank E, M, T\\ninput Q[E], K[E,M]\\noutput V\\nV[t] = Q[e]*K[e,m] :: topk(m -> t)"
@@ -72,7 +72,4 @@ def ordered_actions(einsum: Einsum) -> tuple[Action, ...]:
     """
     named = {a for a in einsum.actions if isinstance(a, Reduce)}
     implicit = [a for a in einsum.reductions if a not in named]
-    place = next(
-        (k for k, a in enumerate(einsum.actions) if isinstance(a, Populate)), len(einsum.actions)
-    )
-    return (*einsum.actions[:place], *implicit, *einsum.actions[place:])
+    return (*implicit, *einsum.actions)

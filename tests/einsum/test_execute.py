@@ -280,7 +280,7 @@ def test_actions_apply_from_left_to_right() -> None:
     rank = "rank M, P\ninput A[M,P]\noutput Y\nY[] = A[m,p] :: "
     np.testing.assert_allclose(output(rank + "max(m); +(p)", A=a), a.max(0).sum())
     np.testing.assert_allclose(output(rank + "+(p); max(m)", A=a), a.sum(1).max())
-    np.testing.assert_allclose(output(rank + "max(m)", A=a), a.max(0).sum())
+    np.testing.assert_allclose(output(rank + "max(m)", A=a), a.sum(1).max())  # sums come first
     np.testing.assert_allclose(output(rank + "*(m,p)", A=a), a.prod())
 
 
@@ -512,3 +512,10 @@ def test_a_run_too_large_for_memory_says_how_many_bytes() -> None:
 
 def _lower(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.lower(): array for name, array in inputs.items()}
+
+
+def test_an_implicit_sum_is_taken_before_the_actions() -> None:
+    """The maximum of dot products, not the sum of maxima."""
+    q, k = RNG.standard_normal((4, 3)), RNG.standard_normal((4, 5))
+    text = "rank E, M, P\ninput Q[E,P], K[E,M]\noutput Y\nY[p] = Q[e,p] * K[e,m] :: max(m)"
+    np.testing.assert_allclose(output(text, Q=q, K=k), (k.T @ q).max(0))
