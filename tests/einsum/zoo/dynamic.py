@@ -131,6 +131,25 @@ def routing(x: Tensors, n: Shape) -> Tensors:
     return {"AV": total / hits.clamp(min=1)}
 
 
+def tree_search(x: Tensors, n: Shape) -> Tensors:
+    size = n["M"] // n["T"]
+    nodes = [(t * size, (t + 1) * size) for t in range(n["T"])]
+    for _ in range(n["R"]):
+        halves = []
+        for start, end in nodes:
+            middle = (start + end) // 2
+            halves += [(start, middle), (middle, end)]
+        scores = torch.tensor(
+            [
+                float((x["Q"].T @ x["K"][:, start]).max()) if start < end else float("-inf")
+                for start, end in halves
+            ]
+        )
+        nodes = [halves[k] for k in best(scores, n["T"]).tolist()]
+    kept = [m for start, end in nodes for m in range(start, min(end, start + n["B"]))]
+    return {"AV": attend(x["Q"], x["K"][:, kept], x["V"][:, kept])}
+
+
 def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
     """Take codes from the keys, as k-means does: then some are shared."""
     chosen = generator.integers(0, n["M"], n["C"])
@@ -140,6 +159,7 @@ def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 CODES = {"S": 4, "I": 2, "F": 3, "P": 6, "M": 10, "C": 3, "T": 4}
 SELF = {"E": 4, "F": 3, "P": 12}
 BLOCKS = {"E": 4, "F": 3, "P": 3, "M": 12, "M0": 3, "T": 2, "N": 2}
+TREE = {"E": 4, "F": 3, "P": 3, "M": 24, "T": 3, "R": 2, "B": 2}
 STEP = {"E": 4, "F": 3, "P": 2, "M": 12}
 
 CASES = (
@@ -167,5 +187,10 @@ CASES = (
         ({"E": 4, "F": 3, "P": 8, "M": 12, "P1": 4, "M1": 4, "S": 2},),
     ),
     Case("attention/pooled", pooled, (SELF | {"T": 3, "W": 4}, SELF | {"P": 1, "T": 1, "W": 2})),
+    Case(
+        "attention/tree-search",
+        tree_search,
+        (TREE, TREE | {"P": 1, "M": 21, "R": 3, "B": 1}),  # 21: halves of two sizes, and empty ones
+    ),
     Case("attention/routing", routing, (SELF | {"C": 3, "W": 5}, SELF | {"P": 1, "C": 2, "W": 1})),
 )

@@ -114,6 +114,10 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/landmark-retrieval": (0, 1),  # the pass over landmarks is none over the keys
     "attention/nystrom": (2, 2),
     "mixer/diagonal-states": (1, None),
+    "attention/tree-search": (
+        1,
+        1,
+    ),  # a gather of a subset, counted as a pass
     "attention/calibrated": (5, 2),  # 4 without the exemption of the first sink, see below
 }
 
