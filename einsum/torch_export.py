@@ -226,6 +226,10 @@ class _Translation:
         translate = _OPERATIONS.get(name)
         if translate is None:
             raise _UnsupportedError(f"the operation {name}")
+        if name in _COPIES and _cuts_fractions(node, self._argument(node.args[0])):
+            raise _UnsupportedError(
+                f"a conversion to {node.meta['val'].dtype} of what has fractions"
+            )
         arguments = [self._argument(a) for a in node.args]
         named = {k: self._argument(v) for k, v in node.kwargs.items()}
         return translate(_Site(self, name, _shape_of(node)), *arguments, **named)
@@ -984,6 +988,21 @@ def _unbind(site: _Site, value: _Value, axis: int = 0) -> list[_Value]:
     return [_selected(value, axis, k) for k in range(value.shape[axis])]
 
 
+def _flipped(value: _Value, axes: Sequence[int]) -> _Value:
+    gone = {axis % len(value.shape) for axis in axes}
+
+    def at(indices: Indices) -> Expression:
+        return value.at(
+            tuple(
+                Binary("-", Number(n - 1), i) if k in gone and n > 1 else i
+                for k, (i, n) in enumerate(zip(indices, value.shape, strict=True))
+            )
+        )
+
+    hints = tuple(None if k in gone else h for k, h in enumerate(value.hints))
+    return replace(value, hints=hints, at=at)
+
+
 def _repeated(site: _Site, value: _Value, times: int, axis: int) -> _Value:
     axis %= len(value.shape)
     shape = tuple(n * times if k == axis else n for k, n in enumerate(value.shape))
@@ -1290,6 +1309,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     "dropout": _dropout,
+    "_assert_tensor_metadata": lambda *_, **__: None,
+    "flip": lambda site, x, axes: _flipped(x, axes),
     "transpose": _transpose,
     "t": _transpose,
     "mT": lambda site, x: _permuted_last(x),
@@ -1358,6 +1379,17 @@ def _moved(value: _Value, source: Any, target: Any) -> _Value:
 def _shape_of(node: Any) -> tuple[int, ...]:
     value = node.meta.get("val")
     return tuple(value.shape) if hasattr(value, "shape") else ()
+
+
+def _cuts_fractions(node: Any, value: Any) -> bool:
+    """Tell whether a conversion makes whole numbers or truth values of something else."""
+    kinds = [n.meta["val"].dtype for n in (node, node.args[0])]
+    if kinds[0].is_floating_point or not kinds[1].is_floating_point:
+        return False
+    found = value.at(tuple(Coordinate("i") for _ in value.shape))
+    while isinstance(found, Call) and found.function == "where":
+        found = found.arguments[1]
+    return not (_is_index(found) or (isinstance(found, Call) and found.function in _SIGNS))
 
 
 def _line_of(node: Any) -> str:

@@ -172,6 +172,11 @@ CASES: list[tuple[Callable[..., Any], list[Tensor]]] = [
         lambda x: x.tril(-1).sum(-1) + 1 - (x.tril(-1) @ x).sum() + x.tril().sum(0)[:, None],
         _tensors((4, 4)),
     ),
+    (
+        lambda x: torch.softmax(x.masked_fill(torch.triu(torch.ones(4, 4), 1).bool(), -1e9), -1),
+        _tensors((4, 4)),
+    ),
+    (lambda x: torch.cat([x[1:], x[:1]], 0) - x.flip(0), _tensors((4, 3))),
     (lambda x, y: (x.amax(0, keepdim=True), (x * y).sum()), _tensors((3, 4), (1, 4))),
     (lambda x: x[1:, :2].t() + x[0, 0], _tensors((3, 4))),
     (lambda x: (x.repeat(2, 3), x.view(2, 6), x), _tensors((3, 4))),
@@ -290,6 +295,8 @@ CONSTANT = torch.ones(3, 2)
         (lambda x: x.nonzero(), "cannot express"),
         (lambda x: x + torch.full((3, 3), -math.inf).triu(1), "an output of scores that are"),
         (lambda x: (x + torch.full((3, 3), -math.inf).triu(1)) @ x, "matmul of scores that are"),
+        (lambda x: x.long(), r"a conversion to torch.int64 of what has fractions"),
+        (lambda x: x * x.bool(), r"a conversion to torch.bool"),
         (lambda x: x.unfold(0, 2, 1), "the operation unfold"),
     ],
 )  # fmt: skip
