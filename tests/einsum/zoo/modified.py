@@ -97,7 +97,8 @@ def complex_in_reals(x: Tensors, n: Shape) -> Tensors:
     phase = x["DEL"][:, None, None] * (x["TQ"][:, None, :] - x["TK"][:, :, None])
     phase = phase + x["OFF"][:, None, None] + x["TD"]
     scores = (x["RQ"][:, None, :] * x["RK"][:, :, None] * torch.cos(phase)).sum(0)
-    return {"AV": x["V"] @ softmax(scores.T).T}
+    weights = torch.exp(scores - scores.amax(0))
+    return {"AV": x["V"] @ weights / weights.sum(0)}
 
 
 def geometric(x: Tensors, n: Shape) -> Tensors:
@@ -167,7 +168,7 @@ CASES = (
     Case(
         "attention/complex",
         complex_scores,
-        tuple({"J": 4, "F": 3, "P": d["P"], "M": d["M"]} for d in DENSE),
+        tuple({"J": 4, "F": 16, "P": d["P"], "M": d["M"]} for d in DENSE),
         None,
         ("RQ", "RK"),
         yardstick=complex_in_reals,

@@ -30,7 +30,8 @@ CASES: tuple[Case, ...] = (
 )
 KINDS = ("normal", "negative", "large")
 BY_SHAPE = [(case, k) for case in CASES for k in range(len(case.shapes))]
-SEEDS = range(4)
+SEEDS = 3
+MORE_SEEDS = 12  # of the slow shapes: a single query has few elements
 MOST_SLOW = [
     pytest.param(case, k, marks=[pytest.mark.slow] if k else [], id=f"{case.name}-{k}")
     for case, k in BY_SHAPE
@@ -95,7 +96,7 @@ def test_half_precision_errs_no_more_than_twice_the_reference_in_it(
     shape = case.shapes[which]
     cascade = with_parameters(load(case.name), case.settings)
     worst = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
-    for seed in SEEDS:
+    for seed in range(MORE_SEEDS if which else SEEDS):
         low = {
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in tensors(drawn(case, shape, seed=seed)).items()
