@@ -245,7 +245,8 @@ def tally(
     >>> prepared = prepare(load_design("fusemax"), shape, set=tiny)
     >>> nest = select(prepared.point.design.nest, prepared.point.scope)
     >>> found = tally(prepared.point, prepared.chains, nest)
-    >>> found["QK", "K", "dram"].reads == int(prepared.point.counts.traffic["QK", "K", "dram"].reads)
+    >>> counted = prepared.point.counts.traffic["QK", "K", "dram"]
+    >>> found["QK", "K", "dram"].reads == int(counted.reads)
     True
     """
     check_steps(chains)
