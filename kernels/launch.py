@@ -10,6 +10,9 @@ from typing import Any
 import torch
 import triton
 
+from .architecture import is_interpreting
+from .interpreter import mend_interpreter
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Launch:
@@ -32,6 +35,8 @@ class Launch:
         """Launch it on its tensors' device; an empty grid launches nothing."""
         if not all(self.grid):
             return
+        if is_interpreting():
+            mend_interpreter()
         if self.needs_scratch:
             triton.set_allocator(_allocate)
         with self._device():

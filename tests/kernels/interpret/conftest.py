@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent
@@ -24,45 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if FOLDER in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def _widen(tensor: object) -> object:
-    """bfloat16 as Triton's interpreter holds it (uint16 bits) as exact float32."""
-    from triton.runtime.interpreter import TensorHandle, tl
-
-    if tensor.dtype.scalar != tl.bfloat16:  # type: ignore[attr-defined]
-        return tensor
-    bits = tensor.data.astype(np.uint32) << 16  # type: ignore[attr-defined]
-    return TensorHandle(bits.view(np.float32), tl.float32)
-
-
-def _narrow(data: np.ndarray) -> np.ndarray:
-    """float32 to the bits of bfloat16, rounding to nearest, ties to even; NaN stays NaN."""
-    bits = data.view(np.uint32).astype(np.uint64)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(data), np.uint16(0x7FC0), rounded)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def correct_bfloat16() -> Iterator[None]:
-    """Mend the interpreter: it multiplies the bits of bfloat16 and truncates when it rounds."""
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
-
-    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
-
-    def exact_dot(self, a, b, d, input_precision, max_num_imprecise_acc):  # type: ignore[no-untyped-def]
-        return dot(self, _widen(a), _widen(b), d, input_precision, max_num_imprecise_acc)
-
-    def rounding_cast(self, source, target):  # type: ignore[no-untyped-def]
-        if source.dtype.scalar == tl.float32 and target.scalar == tl.bfloat16:
-            return TensorHandle(_narrow(source.data), tl.bfloat16)
-        return cast(self, source, target)
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(InterpreterBuilder, "create_dot", exact_dot)
-    patch.setattr(InterpreterBuilder, "cast_impl", rounding_cast)
-    yield
-    patch.undo()
 
 
 @pytest.fixture(autouse=True)
