@@ -3,17 +3,15 @@
 Resources are taken in the order of the schedule, so that the events of an epoch follow from those
 before it: a task starts when its unit is free, the phases before it are over (in lockstep), and
 what it waits for is there; the last of these is what the unit's idle time is charged to. A *port*
-is shared by the tasks of a phase (in lockstep) or taken in turn. `simulate_program` steps through
+is shared by the tasks of a phase (in lockstep) or taken in turn. A unit is taken by one task after
+the other (`stepping`), or shared by those of a phase (`sharing`). `simulate_program` steps through
 the epochs; where the state of the machine returns after a period (all times shifted alike), the
 periods that follow would be the same, and are added up at once.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,10 +71,13 @@ def simulate_program(
 
 class _Machine:
     def __init__(self, program: Program, recording: Recording | None) -> None:
+        from .sharing import step_shared  # they load Numba
+        from .stepping import step_in_order
+
         self.program = program
-        self.tables = tuple(program.arrays().values())
+        self.tables = program.tables()
         units, ports, tasks = len(program.units), len(program.ports), len(program.tasks)
-        self.ring = max(program.depths)
+        self.ring = 1 << (max(program.depths) - 1).bit_length()
         self.starts = np.zeros((tasks, self.ring))
         self.ends = np.zeros((tasks, self.ring))
         self.free = np.zeros(units + ports)  # when each unit, then each port, is free
@@ -88,6 +89,7 @@ class _Machine:
         self.every = recording.every if recording else 0
         rows = recording.rows(program.epochs) if recording else 0
         self.record = np.full((2, rows, tasks), np.nan)
+        self.stepper = step_shared if program.interleaved else step_in_order
         kept = [n for n, task in enumerate(program.tasks) if task.unit != EVERY_UNIT]
         self.kept = np.array(kept, dtype=np.int64)
         self.offsets = np.array([program.tasks[n].offset for n in kept], dtype=np.int64)
@@ -102,10 +104,9 @@ class _Machine:
     def step(self, first: int, last: int) -> None:
         """Go through epochs one by one."""
         if last > first:
-            _compiled()(
-                first, last, self.program.interval, self.program.tiles, self.program.lockstep,
-                len(self.program.units), *self.tables, self.starts, self.ends, self.free,
-                self.clock, self.causes, self.stalls, self.count, self.every, self.record,
+            self.stepper(
+                first, last, self.every, *self.tables, self.starts, self.ends, self.free,
+                self.clock, self.causes, self.stalls, self.count, self.record,
             )  # fmt: skip
 
     def advance(self, first: int, last: int, periods: list[int], skip: bool) -> None:
@@ -250,124 +251,3 @@ def _resource(program: Program, task: int) -> int:
         source = next(edge.producer for edge in program.edges if edge.consumer == task)
         return _resource(program, source)
     return one.unit if one.unit >= 0 else len(program.units) + one.port
-
-
-@functools.cache
-def _compiled() -> Callable[..., None]:
-    """The loop over epochs, compiled; the machine code is kept on disk."""
-    import numba
-
-    compiled: Callable[..., None] = numba.njit(cache=True)(_advance)
-    return compiled
-
-
-def _advance(
-    first: int, last: int, interval: int, tiles: int, lockstep: bool, units: int,
-    unit: Any, phase: Any, offset: Any, period: Any, when: Any, cycles: Any, port: Any,
-    edges_of: Any, edge_from: Any, edge_tiles: Any, edge_cause: Any, edge_latency: Any,
-    edge_streams: Any, edge_block: Any, edge_period: Any,
-    demands_of: Any, demand_port: Any, demand_cycles: Any, port_cause: Any,
-    starts: Any, ends: Any, free: Any, clock: Any, causes: Any, stalls: Any, count: Any,
-    every: int, record: Any,
-) -> None:  # fmt: skip
-    """Step through epochs first to last - 1; changes starts, ends, free and what follows them.
-
-    Written for Numba: loops over numbers, no allocation inside.
-    """
-    ring = ends.shape[1]
-    tasks = len(unit)
-    ports = len(port_cause)
-    used = np.zeros(ports)
-    for epoch in range(first, last):
-        now = -1
-        over = clock[0]
-        cause_over = causes[0]
-        for task in range(tasks + 1):
-            number = -1
-            if task < tasks:
-                since = epoch - offset[task]
-                if since < 0 or since % interval != 0:
-                    continue
-                number = since // interval
-                if number >= tiles or number % period[task] != when[task]:
-                    continue
-            if lockstep and (task == tasks or phase[task] > now):
-                # The phase is over when its units and its ports are.
-                for own in range(ports):
-                    if used[own] > 0.0:
-                        done = max(free[units + own], clock[0]) + used[own]
-                        free[units + own] = done
-                        used[own] = 0.0
-                        if done > over:
-                            over = done
-                            cause_over = port_cause[own]
-                clock[0] = over
-                causes[0] = cause_over
-                cause_over = 1
-                if task < tasks:
-                    now = phase[task]
-            if task == tasks:
-                continue
-            mine = unit[task]
-            if mine == -1:  # a stall: nothing runs
-                over = max(over, clock[0] + cycles[task])
-                cause_over = 0
-                continue
-            resource = mine if mine >= 0 else units + port[task]
-            idle_since = free[resource] if mine != -3 else 0.0
-            start = idle_since
-            cause = 1
-            if lockstep and mine >= 0 and clock[0] > start:
-                start = clock[0]
-                cause = causes[0]
-            stretch = 0.0
-            stretch_cause = 0
-            end_at_least = 0.0
-            for edge in range(edges_of[task], edges_of[task + 1]):
-                other = number - edge_tiles[edge]
-                if other < 0 or number % edge_period[edge] != 0:
-                    continue
-                if edge_block[edge] > 0 and number % edge_block[edge] < edge_tiles[edge]:
-                    continue
-                place = other // period[edge_from[edge]] % ring
-                if edge_streams[edge]:
-                    ready = starts[edge_from[edge], place] + edge_latency[edge]
-                    done = ends[edge_from[edge], place] + edge_latency[edge]
-                    end_at_least = max(end_at_least, done)
-                else:
-                    ready = ends[edge_from[edge], place] + edge_latency[edge]
-                if ready > start:
-                    start = ready
-                    cause = edge_cause[edge]
-            end = start + cycles[task]
-            if end_at_least > end:
-                stretch = end_at_least - end
-                end = end_at_least
-            for demand in range(demands_of[task], demands_of[task + 1]):
-                own = demand_port[demand]
-                if lockstep:
-                    used[own] += demand_cycles[demand]
-                else:
-                    done = max(free[units + own], start) + demand_cycles[demand]
-                    free[units + own] = done
-                    if done > end:
-                        stretch += done - end
-                        stretch_cause = port_cause[own]
-                        end = done
-            if mine != -3:
-                free[resource] = end
-            place = number // period[task] % ring
-            starts[task, place] = start
-            ends[task, place] = end
-            if mine == -3:
-                continue
-            count[0] += 1
-            if every > 0 and epoch % every == 0 and epoch // every < record.shape[1]:
-                record[0, epoch // every, task] = start
-                record[1, epoch // every, task] = end
-            if mine >= 0:
-                stalls[mine, cause] += start - idle_since
-                stalls[mine, stretch_cause] += stretch
-                if end > over:
-                    over = end
-                    cause_over = 1

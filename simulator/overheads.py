@@ -27,6 +27,8 @@ class Overheads:
             tile; tiles of input are fetched ahead into a second copy.
         buffering: there is a second copy only where the mapping says ``double``.
         decoupled: units go on with their next phase without waiting for the others.
+        interleaved: the tasks of a phase on one unit alternate on it cycle by cycle, as many as
+            have what they wait for; else one runs after the other.
     """
 
     dependencies: bool = False
@@ -36,6 +38,7 @@ class Overheads:
     bandwidth: bool = False
     buffering: bool = False
     decoupled: bool = False
+    interleaved: bool = False
 
     @property
     def waits(self) -> bool:
@@ -58,9 +61,10 @@ NAMES = tuple(item.name for item in fields(Overheads))
 
 
 def find_overheads(names: Iterable[str]) -> Overheads:
-    """Return overheads by their names; ``all`` leaves out ``fill``, ``skew`` and ``decoupled``.
+    """Return overheads by their names; ``all`` leaves out those that are another machine.
 
-    Those are other machines: rows or columns that do not work skewed, units without lockstep.
+    Those are rows or columns that do not work skewed (``fill``, ``skew``), units without lockstep
+    (``decoupled``), and units that tasks share (``interleaved``).
 
     >>> find_overheads(["drain", "bandwidth"]).names
     ('drain', 'bandwidth')
@@ -68,7 +72,7 @@ def find_overheads(names: Iterable[str]) -> Overheads:
     chosen: set[str] = set()
     for name in names:
         if name == "all":
-            chosen |= set(NAMES) - {"fill", "skew", "decoupled"}
+            chosen |= set(NAMES) - {"fill", "skew", "decoupled", "interleaved"}
         elif name in NAMES:
             chosen.add(name)
         else:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from einfuse.mapper.chain import Chain, iterations
 from einfuse.mapper.counts import REGISTERS, moving_loops
@@ -68,6 +67,7 @@ class Program:
     tiles: int
     interval: int
     lockstep: bool
+    interleaved: bool
     units: tuple[str, ...]
     ports: tuple[str, ...]
     tasks: tuple[Task, ...]
@@ -106,41 +106,51 @@ class Program:
             for tasks, task in zip(back, self.tasks, strict=True)
         )
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The tables that the simulation's loop reads."""
+    def tables(self) -> tuple[Any, ...]:
+        """The program for the loop over epochs: numbers, and tables of tasks, edges, demands."""
         edges = sorted(self.edges, key=lambda edge: edge.consumer)
-        consumers = [edge.consumer for edge in edges]
+        ends = np.searchsorted([edge.consumer for edge in edges], np.arange(len(self.tasks) + 1))
+        sizes = np.cumsum([0, *(len(task.demands) for task in self.tasks)])
+        tasks = [
+            (
+                task.unit, task.phase, task.offset, task.period, task.when, task.cycles, task.port,
+                ends[number], ends[number + 1], sizes[number], sizes[number + 1],
+            )
+            for number, task in enumerate(self.tasks)
+        ]  # fmt: skip
+        waits = [
+            (e.producer, e.tiles, e.cause, e.latency, e.streams, e.block, e.period) for e in edges
+        ]
         demands = [demand for task in self.tasks for demand in task.demands]
-        sizes = [len(task.demands) for task in self.tasks]
-        return {
-            "unit": _whole(task.unit for task in self.tasks),
-            "phase": _whole(task.phase for task in self.tasks),
-            "offset": _whole(task.offset for task in self.tasks),
-            "period": _whole(task.period for task in self.tasks),
-            "when": _whole(task.when for task in self.tasks),
-            "cycles": _real(task.cycles for task in self.tasks),
-            "port": _whole(task.port for task in self.tasks),
-            "edges_of": np.searchsorted(consumers, np.arange(len(self.tasks) + 1)),
-            "edge_from": _whole(edge.producer for edge in edges),
-            "edge_tiles": _whole(edge.tiles for edge in edges),
-            "edge_cause": _whole(edge.cause for edge in edges),
-            "edge_latency": _real(edge.latency for edge in edges),
-            "edge_streams": _whole(edge.streams for edge in edges),
-            "edge_block": _whole(edge.block for edge in edges),
-            "edge_period": _whole(edge.period for edge in edges),
-            "demands_of": _whole(np.cumsum([0, *sizes])),
-            "demand_port": _whole(port for port, _ in demands),
-            "demand_cycles": _real(cycles for _, cycles in demands),
-            "port_cause": _whole(BANDWIDTH if n == 0 else PORT for n in range(len(self.ports))),
-        }
+        causes = [BANDWIDTH if port == 0 else PORT for port in range(len(self.ports))]
+        return (
+            self.interval,
+            self.tiles,
+            self.lockstep,
+            len(self.units),
+            np.array(tasks, dtype=_TASK),
+            np.array(waits, dtype=_EDGE),
+            np.array(demands, dtype=_DEMAND),
+            np.array(causes, dtype=np.int64),
+        )
 
 
-def _whole(values: Any) -> NDArray[np.int64]:
-    return np.array(list(values), dtype=np.int64)
-
-
-def _real(values: Any) -> NDArray[np.float64]:
-    return np.array(list(values), dtype=np.float64)
+_TASK = np.dtype(
+    [
+        *((name, np.int64) for name in ("unit", "phase", "offset", "period", "when")),
+        ("cycles", np.float64),
+        *((name, np.int64) for name in
+          ("port", "first_edge", "last_edge", "first_demand", "last_demand")),
+    ]
+)  # fmt: skip
+_EDGE = np.dtype(
+    [
+        *((name, np.int64) for name in ("producer", "tiles", "cause")),
+        ("latency", np.float64),
+        *((name, np.int64) for name in ("streams", "block", "period")),
+    ]
+)
+_DEMAND = np.dtype([("port", np.int64), ("cycles", np.float64)])
 
 
 def make_program(
@@ -194,7 +204,8 @@ def make_program(
         edges.append(Edge(release + number, number, old, CAPACITY))
     tasks += releases
     return Program(
-        schedule.name, schedule.tiles, schedule.interval, lockstep, units, ports,
+        schedule.name, schedule.tiles, schedule.interval, lockstep, overheads.interleaved,
+        units, ports,
         tuple(tasks), tuple(edges),
     )  # fmt: skip
 

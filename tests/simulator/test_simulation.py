@@ -83,6 +83,9 @@ def test_a_drawn_pipeline_takes_the_analytic_time_exactly(
         return
     assert run.cycles == run.analytic.cycles
     adds_up(run)
+    shared = simulate(design, shape, set=machine, overheads=Overheads(interleaved=True))
+    assert shared.cycles == run.cycles  # whoever is first, the work is the same
+    adds_up(shared)
 
 
 def adds_up(run: Simulation) -> None:
