@@ -2,8 +2,8 @@
 
 With nothing charged the simulation equals the analytic model (`pipelined` composition); then one
 overhead after another is charged, and idle time is told apart by its cause. Two questions follow:
-how fast the buffer has to be for the published utilisation, and how many epochs have to lie between
-a tile's values and their use for the array's drain to be hidden.
+how fast the buffer has to be for the published utilisation, and how much of the array's drain is
+hidden, by sharing the array cycle by cycle and by epochs between a tile's values and their use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from einfuse.mapper.design import Design, load_design
 from einfuse.mapper.pipeline import Phase
 from einfuse.simulator.overheads import Overheads, find_overheads
 from einfuse.simulator.program import CAUSES
-from einfuse.simulator.simulation import Simulation, simulate
+from einfuse.simulator.simulation import Simulation, prepare, simulate
 
 from .files import write_table, write_text
 from .plot import PALETTE, new_figure, save_figure
@@ -32,10 +32,18 @@ DESIGNS = ("unfused", "flat", "fusemax-cascade", "fusemax-architecture", "fusema
 LENGTHS = (2**12, 2**16, 2**20)
 STEPS = ("nothing", "dependencies", "drain", "bandwidth", "buffering")
 """What is charged, each step on top of those before it."""
-LINES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+LINES = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4)
 """Lines of the buffer (512 bytes) a cycle."""
 STRETCHES = (1, 2, 3, 4)
 """How many epochs lie between the stages of a tile where the design has one."""
+BINDINGS = {
+    "as published": (False, Overheads()),
+    "as published, interleaved": (False, Overheads(interleaved=True)),
+    "one phase, in turn": (True, Overheads()),
+    "one phase, interleaved": (True, Overheads(interleaved=True)),
+    "one phase, interleaved, decoupled": (True, Overheads(interleaved=True, decoupled=True)),
+}
+"""How Einsums share the array: the design's phases or one, and what `Overheads` call it."""
 
 _COLOURS = {"busy": PALETTE[3], "dependency": PALETTE[5], "unit": PALETTE[0],
             "port": PALETTE[6], "bandwidth": PALETTE[4], "capacity": PALETTE[1]}  # fmt: skip
@@ -63,37 +71,94 @@ def overhead_table(lengths: Sequence[int] = LENGTHS) -> pd.DataFrame:
 def bandwidth_table(length: int) -> pd.DataFrame:
     """Return FuseMax's utilisation with finite bandwidths of its buffer.
 
-    Columns: design, length, lines_per_cycle, bandwidth_bytes_per_s; then as in `overhead_table`.
+    Beside the design as published: its phases in one, interleaved; its drain charged as well; and
+    +Architecture. All accesses of the buffer go through one port.
+    Columns: case, length, lines_per_cycle, bandwidth_bytes_per_s; then as in `overhead_table`.
     """
+    fusemax = load_design("fusemax")
+    cases = {
+        "fusemax": (fusemax, Overheads(bandwidth=True)),
+        "fusemax, one phase, interleaved": (
+            merged(fusemax), Overheads(bandwidth=True, interleaved=True),
+        ),
+        "fusemax, the drain charged": (fusemax, Overheads(bandwidth=True, drain=True)),
+        "fusemax-architecture": (load_design("fusemax-architecture"), Overheads(bandwidth=True)),
+    }  # fmt: skip
     rows = []
-    for name in ("fusemax", "fusemax-architecture"):
-        design = load_design(name)
+    for case, (design, overheads) in cases.items():
         values = design.architecture.values()
         line, clock = (float(values[path] or 0) for path in ("buffer.access_bytes", "clock_hz"))
         for lines in LINES:
             speed = lines * line * clock
-            found = _run(
-                design, length, Overheads(bandwidth=True), {"buffer.bandwidth_bytes_per_s": speed}
-            )
-            rows.append({"design": name, "length": length, "lines_per_cycle": lines,
+            found = _run(design, length, overheads, {"buffer.bandwidth_bytes_per_s": speed})
+            rows.append({"case": case, "length": length, "lines_per_cycle": lines,
                          "bandwidth_bytes_per_s": speed, **_row(found)})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def distance_table(length: int) -> pd.DataFrame:
-    """Return what the drain costs FuseMax with more epochs between the stages of a tile.
+def demand_table(length: int) -> pd.DataFrame:
+    """Return what the phases of FuseMax ask of its buffer: lines read and written in an epoch.
 
-    Each in the design's phases, and in one phase, in which the array goes through its Einsums on
-    several tiles without waiting for the end of a phase of the vector unit.
-    Columns: design, length, phases, stretch; then as in `overhead_table`.
+    Columns: phase, einsums, cycles (of its longest unit), lines_read, lines_written,
+    lines_per_cycle; the last row is the whole epoch.
+
+    >>> float(demand_table(2**16)["lines_per_cycle"].max().round(2))  # beside QK and RNV
+    2.98
     """
-    design = load_design("fusemax")
+    prepared = prepare(load_design("fusemax"), _shape(length))
+    point, schedule = prepared.point, prepared.schedules[0][0]
+    words = float(point.number("buffer.access_bytes")) / float(point.number("word_bytes"))
+    per_tile = schedule.tiles * words
     rows = []
-    for phases, one in (("as published", design), ("one phase", merged(design))):
-        for times in STRETCHES:
-            found = _run(stretched(one, times), length, Overheads(drain=True))
-            rows.append({"design": design.name, "length": length, "phases": phases,
-                         "stretch": times, **_row(found)})  # fmt: skip
+    for phase in point.design.stages[0].phases:
+        if isinstance(phase, Phase):
+            names = [name for _, einsums in phase.einsums for name in einsums]
+            moved = [t for (e, _, at), t in point.counts.traffic.items()
+                     if e in names and at == "buffer"]  # fmt: skip
+            longest = max(sum(float(point.cycles[e]) for e in own) for _, own in phase.einsums)
+            rows.append({
+                "phase": str(len(rows) + 1),
+                "einsums": " ".join(names),
+                "cycles": longest / schedule.tiles,
+                "lines_read": sum(float(t.reads) for t in moved) / per_tile,
+                "lines_written": sum(float(t.writes) for t in moved) / per_tile,
+            })  # fmt: skip
+    table = pd.DataFrame(rows)
+    total = table[["cycles", "lines_read", "lines_written"]].sum()
+    table.loc[len(table)] = {"phase": "all", "einsums": "", **total}
+    table["lines_per_cycle"] = (table["lines_read"] + table["lines_written"]) / table["cycles"]
+    return table
+
+
+def binding_table(length: int) -> pd.DataFrame:
+    """Return what the drain costs FuseMax by how the array is shared, and by distance.
+
+    ``drain_paid_cycles`` is what an epoch takes beyond one without drain, of the cycles that values
+    take to leave the array (as many as it has rows); ``drain_hidden`` is the share that is not
+    paid. +Architecture stands beside it, its published stall instead of the drain and with it.
+    Columns: design, length, binding, stretch, epoch_cycles, drain_paid_cycles, drain_hidden; then
+    as in `overhead_table`.
+    """
+    cases: list[tuple[Design, str, int, Overheads]] = []
+    for name, (one, overheads) in BINDINGS.items():
+        design = merged(load_design("fusemax")) if one else load_design("fusemax")
+        charged = replace(overheads, drain=True)
+        cases += [(stretched(design, times), name, times, charged) for times in STRETCHES]
+    stalls = load_design("fusemax-architecture")
+    cases += [
+        (stalls, "its published stall", 1, Overheads()),
+        (stalls, "every drain", 1, Overheads(drain=True)),
+    ]
+    free = _run(load_design("fusemax"), length, Overheads())
+    rows = []
+    for design, name, times, overheads in cases:
+        found = _run(design, length, overheads)
+        tiles = prepare(design, _shape(length)).schedules[0][0].tiles
+        paid = (found.cycles - free.cycles) / tiles
+        drain = float(design.architecture.values()["array_2d.rows"] or 0)
+        rows.append({"design": design.name, "length": length, "binding": name, "stretch": times,
+                     "epoch_cycles": found.cycles / tiles, "drain_paid_cycles": paid,
+                     "drain_hidden": 1 - paid / drain, **_row(found)})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -132,8 +197,11 @@ def stretched(design: Design, times: int) -> Design:
 def _run(
     design: Design, length: int, overheads: Overheads, set: Mapping[str, float] | None = None
 ) -> Simulation:
-    shape = {"B": 1, "H": 1, "M": length, "P": length, "E": 64, "F": 64}
-    return simulate(design, shape, overheads=overheads, set=set)
+    return simulate(design, _shape(length), overheads=overheads, set=set)
+
+
+def _shape(length: int) -> dict[str, int]:
+    return {"B": 1, "H": 1, "M": length, "P": length, "E": 64, "F": 64}
 
 
 def _row(found: Simulation) -> dict[str, float]:
@@ -179,18 +247,23 @@ def draw_overheads(table: pd.DataFrame) -> Figure:
 
 def draw_utilization(table: pd.DataFrame, by: str, column: str, label: str) -> Figure:
     """Return the figure of the 2D array's utilisation against a column, a line for each ``by``."""
-    figure, axes = new_figure(1, 1, 4.6, 3.2)
+    figure, axes = new_figure(1, 1, 5.6, 4.2)
     axis = axes[0][0]
-    for (name, rows), colour in zip(
-        table.groupby(by, sort=False), (PALETTE[4], PALETTE[1]), strict=False
+    colours = (PALETTE[4], PALETTE[2], PALETTE[1], PALETTE[6], PALETTE[3])
+    widths = (4.5, 1.5, 1.5, 1.5, 1.5)  # the second may lie on the first
+    for (name, rows), colour, marker, width in zip(
+        table.groupby(by, sort=False), colours, "osD^v", widths, strict=False
     ):
-        places = range(len(rows))
-        axis.plot(places, rows["utilization_array_2d"], marker="o", color=colour, label=str(name))
-        axis.set_xticks(places, [f"{value:g}" for value in rows[column]])
+        axis.plot(
+            rows[column], rows["utilization_array_2d"], marker=marker, markersize=width + 2.5,
+            color=colour, linewidth=width, label=str(name),
+        )  # fmt: skip
+    places = sorted(set(table[column]))
+    axis.set_xticks(places, [f"{value:g}" for value in places])
     axis.set_xlabel(label)
     axis.set_ylabel("utilization of the 2D array")
     axis.set_ylim(0, 1.05)
-    axis.legend(loc="best")
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 
@@ -206,25 +279,35 @@ def run(
         raise EinfuseError("the study 'analytic-vs-simulated' runs one head: it has no --model")
     asked = sorted({_length(text) for text in lengths or ()}) or list(LENGTHS)
     overheads = overhead_table(asked)
-    bandwidths, distances = bandwidth_table(asked[-1]), distance_table(asked[-1])
+    longest = asked[-1]
+    bandwidths, bindings, demands = (
+        bandwidth_table(longest), binding_table(longest), demand_table(longest),
+    )  # fmt: skip
     write_table(out / "overheads.csv", overheads)
     write_table(out / "buffer-bandwidth.csv", bandwidths)
-    write_table(out / "distance.csv", distances)
+    write_table(out / "buffer-demand.csv", demands)
+    write_table(out / "binding.csv", bindings)
     save_figure(draw_overheads(overheads), out, "overheads")
     by_bandwidth = draw_utilization(
-        bandwidths, "design", "lines_per_cycle", "lines of the buffer (512 bytes) a cycle"
+        bandwidths, "case", "lines_per_cycle", "lines of the buffer (512 bytes) a cycle"
     )
     save_figure(by_bandwidth, out, "buffer-bandwidth")
     by_distance = draw_utilization(
-        distances, "phases", "stretch", "epochs between the stages of a tile, the drain charged"
-    )
-    save_figure(by_distance, out, "distance")
+        bindings[bindings["design"] == "fusemax"], "binding", "stretch",
+        "epochs between the stages of a tile, the drain charged",
+    )  # fmt: skip
+    save_figure(by_distance, out, "binding")
     path = out / "report.md"
-    write_text(path, _report(overheads, bandwidths, distances))
+    write_text(path, _report(overheads, bandwidths, demands, bindings))
     return path
 
 
-def _report(overheads: pd.DataFrame, bandwidths: pd.DataFrame, distances: pd.DataFrame) -> str:
+def _report(
+    overheads: pd.DataFrame,
+    bandwidths: pd.DataFrame,
+    demands: pd.DataFrame,
+    bindings: pd.DataFrame,
+) -> str:
     length = int(overheads["length"].max())
     lines = [
         "# The analytic model against the simulation",
@@ -245,16 +328,29 @@ def _report(overheads: pd.DataFrame, bandwidths: pd.DataFrame, distances: pd.Dat
         "",
         "## How fast the buffer has to be",
         "",
-        "Utilisation of the 2D array, all accesses of the buffer through one port.",
+        "What the phases of an epoch ask of the buffer, in lines of 256 words: two operands of 256 "
+        "words a cycle for the scores, beside them the numerator. In lockstep the buffer has to "
+        "serve the busiest phase; with the phases in one, the mean is enough.",
         "",
-        "| lines a cycle | fusemax | fusemax-architecture |",
-        "|---|---|---|",
+        "| phase | Einsums | cycles | lines read | written | a cycle |",
+        "|---|---|---|---|---|---|",
     ]
-    used = bandwidths.pivot(
-        index="lines_per_cycle", columns="design", values="utilization_array_2d"
-    )
+    for row in demands.to_dict("records"):
+        lines.append(
+            f"| {row['phase']} | {row['einsums']} | {row['cycles']:.1f} | {row['lines_read']:.1f} "
+            f"| {row['lines_written']:.1f} | {row['lines_per_cycle']:.2f} |"
+        )
+    used = bandwidths.pivot(index="lines_per_cycle", columns="case", values="utilization_array_2d")
+    cases = list(dict.fromkeys(bandwidths["case"]))
+    lines += [
+        "",
+        "Utilisation of the 2D array, all accesses of the buffer through one port:",
+        "",
+        f"| lines a cycle | {' | '.join(cases)} |",
+        "|---" * (len(cases) + 1) + "|",
+    ]
     for speed, row in used.iterrows():
-        lines.append(f"| {speed:g} | {row['fusemax']:.3f} | {row['fusemax-architecture']:.3f} |")
+        lines.append(f"| {speed:g} | {' | '.join(f'{row[case]:.3f}' for case in cases)} |")
     lines += [
         "",
         "![buffer's bandwidth](buffer-bandwidth.png)",
@@ -263,18 +359,26 @@ def _report(overheads: pd.DataFrame, bandwidths: pd.DataFrame, distances: pd.Dat
         "",
         "What leaves the array comes out as many cycles later as it has rows: 256, while an epoch "
         "has work for 138. The maxima of a tile are used an epoch after its scores, the values in "
-        "the epoch after theirs. With more epochs between, other tiles are worked on meanwhile; "
-        "each asks for room for more tiles under way. In one phase the array goes on with its "
-        "next Einsum on another tile, whether or not the vector unit is through with a phase: that "
-        "hides part of the drain, and the distance the rest.",
+        "the epoch after theirs. Two things cover the wait: other work of the array meanwhile "
+        "(interleaving: the Einsums of a phase alternate on it cycle by cycle; those of a "
+        "published phase wait for each other's operands, so that nothing is left to alternate; "
+        "with the phases in one they are on other tiles), and more epochs between the stages of a "
+        "tile, each of which asks for room for more tiles under way. "
+        "*Hidden* is the share of the 256 cycles that an epoch does not pay.",
         "",
-        "| epochs between stages | cycles, phases as published | cycles, in one phase |",
-        "|---|---|---|",
+        "| design | how the array is shared | epochs between stages | cycles an epoch | drain paid "
+        "| hidden | 2D array used |",
+        "|---|---|---|---|---|---|---|",
     ]
-    ratios = distances.pivot(index="stretch", columns="phases", values="ratio")
-    for times, row in ratios.iterrows():
-        lines.append(f"| {times} | {row['as published']:.4f} | {row['one phase']:.4f} |")
-    return "\n".join([*lines, "", "![distance](distance.png)", ""])
+    for row in bindings.to_dict("records"):
+        hidden = row["drain_hidden"]
+        lines.append(
+            f"| {row['design']} | {row['binding']} | {row['stretch']} | {row['epoch_cycles']:.1f} "
+            f"| {row['drain_paid_cycles']:.1f} "
+            f"| {f'{100 * hidden:.1f} %' if hidden >= 0 else 'none'} "
+            f"| {row['utilization_array_2d']:.3f} |"
+        )
+    return "\n".join([*lines, "", "![binding](binding.png)", ""])
 
 
 def _length(text: str) -> int:

@@ -23,7 +23,7 @@ def simulate(
         list[str] | None,
         typer.Option(
             help="Charge it too: dependencies, drain, fill, skew, bandwidth, buffering, "
-            "decoupled; or all."
+            "decoupled, interleaved; or all (but fill, skew, decoupled, interleaved)."
         ),
     ] = None,
     strict: Annotated[
