@@ -11,6 +11,7 @@ periods that follow would be the same, and are added up at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,7 +90,7 @@ class _Machine:
         self.every = recording.every if recording else 0
         rows = recording.rows(program.epochs) if recording else 0
         self.record = np.full((2, rows, tasks), np.nan)
-        self.stepper = step_shared if program.interleaved else step_in_order
+        self.stepper: Callable[..., None] = step_shared if program.interleaved else step_in_order
         kept = [n for n, task in enumerate(program.tasks) if task.unit != EVERY_UNIT]
         self.kept = np.array(kept, dtype=np.int64)
         self.offsets = np.array([program.tasks[n].offset for n in kept], dtype=np.int64)

@@ -109,7 +109,7 @@ def demand_table(length: int) -> pd.DataFrame:
     point, schedule = prepared.point, prepared.schedules[0][0]
     words = float(point.number("buffer.access_bytes")) / float(point.number("word_bytes"))
     per_tile = schedule.tiles * words
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for phase in point.design.stages[0].phases:
         if isinstance(phase, Phase):
             names = [name for _, einsums in phase.einsums for name in einsums]
