@@ -110,7 +110,11 @@ CASES = (
     Case(
         "attention/quantised-estimate",
         quantised_estimate,
-        (TILES, TILES | {"P": 1, "P0": 1, "M0": 1}),
+        (
+            TILES,
+            TILES | {"P": 24, "M0": 6, "W": 4, "S": 3},
+            TILES | {"P": 1, "P0": 1, "M0": 1},
+        ),
         one_threshold,
         large=4,
     ),

@@ -14,11 +14,13 @@ def best(scores: torch.Tensor, count: int, largest: bool = True) -> torch.Tensor
 
 
 def heavy_hitters(x: Tensors, n: Shape) -> Tensors:
-    recent = torch.arange(n["M"] - n["R"], n["M"])
-    kept = torch.cat([best(x["ACC"][: n["M"] - n["R"]], n["T"]), recent])
-    weights = softmax(x["Q"].T @ x["K"][:, kept])
-    sums = weights.sum(0)
-    return {"AV": x["V"][:, kept] @ weights.T, "CH": sums[: n["T"]], "CR": sums[n["T"] :]}
+    weights = softmax(x["Q"].T @ x["K"])
+    sums = x["ACC"] + weights.sum(0)
+    return {
+        "AV": x["V"] @ weights.T,
+        "AN": sums,
+        "TI": best(sums[: n["M"] - n["R"]], n["T"]),
+    }
 
 
 def recycled(x: Tensors, n: Shape) -> Tensors:
@@ -132,22 +134,29 @@ def routing(x: Tensors, n: Shape) -> Tensors:
 
 
 def tree_search(x: Tensors, n: Shape) -> Tensors:
-    size = n["M"] // n["T"]
-    nodes = [(t * size, (t + 1) * size) for t in range(n["T"])]
-    for _ in range(n["R"]):
-        halves = []
+    keys, ahead, columns = n["M"], n["M"] - n["P"], []
+    for first in range(0, n["P"], n["P0"]):
+        places = range(first + ahead, first + ahead + n["P0"])
+        queries = x["Q"][:, first : first + n["P0"]]
+        nodes = [(t * keys // n["T"], (t + 1) * keys // n["T"]) for t in range(n["T"])]
+        for _ in range(n["R"]):
+            halves = []
+            for start, end in nodes:
+                middle = (start + end) // 2
+                halves += [(start, middle), (middle, end)]
+            scores = torch.full((len(halves),), float("-inf"), dtype=queries.dtype)
+            for k, (start, end) in enumerate(halves):
+                seen = [j for j, place in enumerate(places) if start < end and start <= place]
+                if seen:
+                    scores[k] = (queries[:, seen].T @ x["K"][:, start]).max()
+            nodes = [halves[k] for k in best(scores, n["T"]).tolist()]
+        keep = torch.zeros(n["P0"], keys, dtype=torch.bool)
         for start, end in nodes:
-            middle = (start + end) // 2
-            halves += [(start, middle), (middle, end)]
-        scores = torch.tensor(
-            [
-                float((x["Q"].T @ x["K"][:, start]).max()) if start < end else float("-inf")
-                for start, end in halves
-            ]
-        )
-        nodes = [halves[k] for k in best(scores, n["T"]).tolist()]
-    kept = [m for start, end in nodes for m in range(start, min(end, start + n["B"]))]
-    return {"AV": attend(x["Q"], x["K"][:, kept], x["V"][:, kept])}
+            keep[:, start : min(end, start + n["B"])] = True
+        p, m = torch.tensor(list(places))[:, None], torch.arange(keys)
+        keep |= (m < n["S"]) | (p - m < n["W"])
+        columns.append(attend(queries, x["K"], x["V"], keep & (m <= p)))
+    return {"AV": torch.cat(columns, 1)}
 
 
 def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
@@ -159,14 +168,14 @@ def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 CODES = {"S": 4, "I": 2, "F": 3, "P": 6, "M": 10, "C": 3, "T": 4}
 SELF = {"E": 4, "F": 3, "P": 12}
 BLOCKS = {"E": 4, "F": 3, "P": 3, "M": 12, "M0": 3, "T": 2, "N": 2}
-TREE = {"E": 4, "F": 3, "P": 3, "M": 24, "T": 3, "R": 2, "B": 2}
+TREE = {"E": 4, "F": 3, "P": 12, "P0": 3, "M": 24, "T": 3, "R": 2, "B": 2, "W": 3, "S": 1}
 STEP = {"E": 4, "F": 3, "P": 2, "M": 12}
 
 CASES = (
     Case(
         "attention/heavy-hitters",
         heavy_hitters,
-        (STEP | {"T": 3, "R": 2}, STEP | {"P": 1, "M": 7, "T": 6, "R": 1}),
+        (STEP | {"T": 3, "R": 2, "M0": 4}, STEP | {"P": 1, "M": 7, "T": 6, "R": 1, "M0": 1}),
     ),
     Case(
         "attention/recycled",
@@ -190,7 +199,12 @@ CASES = (
     Case(
         "attention/tree-search",
         tree_search,
-        (TREE, TREE | {"P": 1, "M": 21, "R": 3, "B": 1}),  # 21: halves of two sizes, and empty ones
+        (
+            TREE,
+            TREE | {"P": 1, "P0": 1, "M": 23, "R": 3, "B": 1},  # runs and halves of two sizes
+            TREE | {"P": 24, "S": 2, "W": 1, "R": 4},  # the first queries see a few keys
+            TREE | {"P": 26, "P0": 2, "T": 2, "B": 12},  # and two see none
+        ),
     ),
     Case("attention/routing", routing, (SELF | {"C": 3, "W": 5}, SELF | {"P": 1, "C": 2, "W": 1})),
 )

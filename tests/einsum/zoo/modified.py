@@ -8,7 +8,7 @@ import torch
 from .case import Arrays, Case, Shape, Tensors, attend, positions, softmax
 from .dense import DENSE, dense
 
-SELF = ({"E": 4, "F": 3, "P": 8}, {"E": 4, "F": 3, "P": 1})
+SELF_TILES = ({"E": 4, "F": 3, "P": 8, "M0": 4}, {"E": 4, "F": 3, "P": 1, "M0": 1})
 
 
 def causal(x: Tensors, n: Shape) -> Tensors:
@@ -163,7 +163,7 @@ CASES = (
         "attention/positional", positional, tuple(d | {"B": 2} for d in DENSE), None, ("PQ", "PK")
     ),
     Case("attention/shared-weights", shared_weights, tuple(d | {"L": 3} for d in DENSE)),
-    Case("attention/calibrated", calibrated, SELF, thresholds),
+    Case("attention/calibrated", calibrated, SELF_TILES, thresholds),
     Case("attention/relative-convolution", relative, RELATIVE, None, ("QI", "KI"), large=5),
     Case(
         "attention/complex",
