@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .case import Arrays, Case, Shape, Tensors, attend, softmax
+from .case import Arrays, Case, Shape, Tensors, attend, layer_norm, softmax
 from .dense import DENSE
 from .dynamic import best
 
@@ -43,8 +43,57 @@ def sparse_queries(x: Tensors, n: Shape) -> Tensors:
 
 
 def bounded_memory(x: Tensors, n: Shape) -> Tensors:
-    keys = attend(x["W"], x["K"], x["K"])
-    return {"AV": attend(x["Q"], keys, attend(x["W"], x["K"], x["V"]))}
+    keys, values = attend(x["W"], x["K"], x["K"]), attend(x["U"], x["V"], x["V"])
+    return {"AV": attend(x["Q"], keys, values)}
+
+
+def bounded_memory_deferred(x: Tensors, n: Shape) -> Tensors:
+    def averaged(scores: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+        return (values @ weights.T) / weights.sum(-1)
+
+    keys, values = averaged(x["W"].T @ x["K"], x["K"]), averaged(x["U"].T @ x["V"], x["V"])
+    return {"AV": averaged(x["Q"].T @ keys, values)}
+
+
+def bounded_memory_causal(x: Tensors, n: Shape) -> Tensors:
+    columns = []
+    for i in range(n["N"]):
+        k, v = x["K"][:, : i + 1], x["V"][:, : i + 1]
+        columns.append(attend(x["Q"][:, i : i + 1], attend(x["W"], k, k), attend(x["U"], v, v)))
+    return {"AV": torch.cat(columns, 1)}
+
+
+def randomised(x: Tensors, n: Shape) -> Tensors:
+    """Self-normalised importance sampling, proposal by proposal, from its densities' logarithms."""
+    queries, keys = (x[a].reshape(n["E"], n["C"], -1).mean(-1) for a in "QK")
+    mean = queries + keys  # [e, c]
+    sample = mean + x["N"]
+    total, logs = [], []
+    for c in range(n["C"]):
+        features = sample[:, c] @ x["K"] - (x["K"] ** 2).sum(0) / 2
+        total.append(x["V"] @ softmax(features))
+        own = sample[:, c] @ mean[:, c] - (mean[:, c] ** 2).sum() / 2
+        seen = sample[:, c] @ x["Q"] - (x["Q"] ** 2).sum(0) / 2
+        logs.append(mean[:, c] @ x["Q"] + seen + features.logsumexp(0) - own)
+    return {"AV": torch.stack(total, 1) @ softmax(torch.stack(logs, 1)).T}
+
+
+def small_noise(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    return x | {"N": 0.3 * x["N"]}
+
+
+def long_short(x: Tensors, n: Shape) -> Tensors:
+    shares = softmax(x["WP"].T @ x["X"])  # [r, m]
+    keys = layer_norm(shares @ x["K"].T, x["GK"], x["BK"]).T
+    values = layer_norm(shares @ x["V"].T, x["GV"], x["BV"]).T
+    columns, wide = [], n["W"]
+    for p in range(n["P"]):
+        start = p // wide * wide
+        near = slice(max(0, start - wide // 2), start + wide + wide // 2)
+        k, v = (torch.cat([g, x[a][:, near]], 1) for g, a in ((keys, "K"), (values, "V")))
+        columns.append(attend(x["Q"][:, p : p + 1], k, v))
+    return {"AV": torch.cat(columns, 1)}
 
 
 def nystrom(x: Tensors, n: Shape) -> Tensors:
@@ -123,7 +172,33 @@ CASES = (
         sparse_queries,
         (SAMPLED, SAMPLED | {"P": 1, "M": 7, "U": 1}),
     ),
-    Case("attention/bounded-memory", bounded_memory, tuple(d | {"R": 3} for d in DENSE)),
+    Case(
+        "attention/bounded-memory",
+        bounded_memory,
+        tuple(d | {"R": 3} for d in DENSE),
+        yardstick=bounded_memory_deferred,
+    ),
+    Case(
+        "attention/bounded-memory-causal",
+        bounded_memory_causal,
+        ({"E": 4, "F": 3, "N": 9, "R": 3}, {"E": 4, "F": 3, "N": 1, "R": 2}),
+    ),
+    Case(
+        "attention/randomised",
+        randomised,
+        ({"E": 4, "F": 3, "P": 6, "M": 9, "C": 3}, {"E": 4, "F": 3, "P": 1, "M": 7, "C": 1}),
+        small_noise,
+        large=3,
+    ),
+    Case(
+        "attention/long-short",
+        long_short,
+        (
+            {"E": 4, "F": 3, "D": 5, "P": 12, "R": 2, "W": 4},
+            {"E": 4, "F": 3, "D": 5, "P": 1, "R": 1, "W": 2},
+            {"E": 4, "F": 3, "D": 5, "P": 11, "R": 3, "W": 3},  # a ragged last block
+        ),
+    ),
     Case(
         "attention/nystrom",
         nystrom,

@@ -25,7 +25,8 @@ class Case:
     ``amend`` makes of the drawn inputs such as the algorithm takes (lengths, positive steps).
     ``scores`` are the two inputs that the kinds of input (negative, large) act on; ``large`` is
     the factor of the large ones. ``yardstick`` is the same algorithm in plain PyTorch, for half
-    precision, where the reference rounds in quite another way.
+    precision, where the reference rounds in quite another way. ``grouped`` is False where inputs
+    depend on the queries, so that groups of these cannot share them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     large: float = 20.0
     yardstick: Reference | None = None
     settings: dict[str, float] = field(default_factory=dict)
+    grouped: bool = True
 
 
 def softmax(scores: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
@@ -47,6 +49,13 @@ def softmax(scores: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Ten
     weights = torch.exp(scores - top)
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total == 0, torch.ones_like(total), total)
+
+
+def layer_norm(x: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return the layer norm over the last axis, every step rounded to the tensors' own type."""
+    centred = x - x.sum(-1, keepdim=True) / x.shape[-1]
+    variance = (centred**2).sum(-1, keepdim=True) / x.shape[-1]
+    return centred * torch.rsqrt(variance + 1e-5) * gain + bias
 
 
 def attend(

@@ -82,6 +82,32 @@ def decays(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
     return x | {"LD": -np.abs(x["LD"])}
 
 
+def backward(x: Tensors, n: Shape) -> Tensors:
+    leaves = [x[name].detach().requires_grad_() for name in "QKV"]
+    gradients = torch.autograd.grad(attend(*leaves), leaves, x["DO"])
+    return {f"D{name}": gradient for name, gradient in zip("QKV", gradients, strict=True)}
+
+
+def backward_by_hand(x: Tensors, n: Shape) -> Tensors:
+    weights = torch.exp(x["Q"].T @ x["K"] - x["L"][:, None])  # [p, m]
+    change = weights * (x["DO"].T @ x["V"] - (x["DO"] * x["O"]).sum(0)[:, None])
+    return {"DQ": x["K"] @ change.T, "DK": x["Q"] @ change, "DV": x["DO"] @ weights}
+
+
+def forward(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    """Add the output and the log-sum-exp of every row, as the forward pass saves them."""
+    scores = x["Q"].T.astype(np.float64) @ x["K"]
+    top = scores.max(1, keepdims=True)
+    total = np.exp(scores - top).sum(1, keepdims=True)
+    out = x["V"] @ (np.exp(scores - top) / total).T
+    return x | {"O": out, "L": (top + np.log(total))[:, 0]}
+
+
+def sigmoid_similarity(x: Tensors, n: Shape) -> Tensors:
+    weights = torch.sigmoid(x["Q"].T @ x["K"])
+    return {"AV": x["V"] @ (weights / (weights.sum(-1, keepdim=True) + 1e-8)).T}
+
+
 CASES = (
     Case("attention/3-pass", dense, DENSE),
     Case("attention/3-pass-deferred", dense, DENSE),
@@ -89,6 +115,16 @@ CASES = (
     Case("attention/1-pass", dense, TILED),
     Case("attention/split-decode", dense, TILED),
     Case("attention/sigmoid", sigmoid, DENSE),
+    Case("attention/sigmoid-similarity", sigmoid_similarity, DENSE),
+    Case(
+        "attention/backward",
+        backward,
+        DENSE,
+        forward,
+        large=3,
+        yardstick=backward_by_hand,
+        grouped=False,
+    ),
     Case("attention/varlen", varlen, ({"E": 4, "F": 3, "S": 4, "P": 7, "M": 7},), lengths),
     Case(
         "attention/window",

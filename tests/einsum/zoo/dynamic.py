@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .case import Arrays, Case, Shape, Tensors, attend, softmax
+from .case import Arrays, Case, Shape, Tensors, attend, layer_norm, softmax
 
 
 def best(scores: torch.Tensor, count: int, largest: bool = True) -> torch.Tensor:
@@ -159,6 +159,33 @@ def tree_search(x: Tensors, n: Shape) -> Tensors:
     return {"AV": torch.cat(columns, 1)}
 
 
+def estimated_mask(x: Tensors, n: Shape) -> Tensors:
+    def features(data: torch.Tensor, stabiliser: torch.Tensor) -> torch.Tensor:
+        scores = x["W"].T @ data - (data**2).sum(0) / 2 - stabiliser
+        return (torch.exp(scores) + x["EPS"]) / n["R"] ** 0.5
+
+    weights = features(x["Q"], (x["W"].T @ x["Q"]).amax(0)).T
+    weights = weights @ features(x["K"], (x["W"].T @ x["K"]).max())
+    context = x["V"] @ (weights / weights.sum(-1, keepdim=True)).T
+    hidden = (torch.cat([x["WC"], x["WV"]]).T @ torch.cat([context, x["V"]])).T  # [p, z]
+    hidden = layer_norm(hidden, x["GZ"], x["BZ"])
+    hidden = torch.nn.functional.gelu(hidden)
+    rows = (hidden @ x["WD"])[:, None]  # [p, 1, a]
+    estimate = softmax(torch.nn.functional.conv1d(rows, x["CN"][None, None], padding=1)[:, 0])
+    column = torch.arange(n["M"]) // n["B"]
+    columns = []
+    for p, row in enumerate(estimate):
+        kept = torch.isin(column, best(row, n["T"]))
+        columns.append(attend(x["Q"][:, p : p + 1], x["K"], x["V"], kept[None]))
+    average = (x["V"] * estimate.mean(0)[column]).sum(1, keepdim=True)
+    gate = torch.sigmoid(hidden @ x["WG"])
+    return {"AV": gate * torch.cat(columns, 1) + (1 - gate) * average}
+
+
+def small_epsilon(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    return x | {"EPS": np.array(1e-3, x["Q"].dtype)}
+
+
 def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
     """Take codes from the keys, as k-means does: then some are shared."""
     chosen = generator.integers(0, n["M"], n["C"])
@@ -205,6 +232,16 @@ CASES = (
             TREE | {"P": 24, "S": 2, "W": 1, "R": 4},  # the first queries see a few keys
             TREE | {"P": 26, "P0": 2, "T": 2, "B": 12},  # and two see none
         ),
+    ),
+    Case(
+        "attention/estimated-mask",
+        estimated_mask,
+        (
+            {"E": 4, "F": 3, "P": 12, "R": 5, "Z": 6, "C": 4, "T": 2},
+            {"E": 4, "F": 3, "P": 1, "R": 5, "Z": 6, "C": 1, "T": 1},
+        ),
+        small_epsilon,
+        large=2,
     ),
     Case("attention/routing", routing, (SELF | {"C": 3, "W": 5}, SELF | {"P": 1, "C": 2, "W": 1})),
 )

@@ -94,6 +94,42 @@ def flow_by_states(x: Tensors, n: Shape) -> Tensors:
     return {"AV": (x["V"] @ (k * competing).T) @ q * gate}
 
 
+def flow_causal(x: Tensors, n: Shape) -> Tensors:
+    q, k, size = torch.sigmoid(x["Q"]), torch.sigmoid(x["K"]), n["N"]
+    capacity = (q.T @ k).tril()  # sinks i see sources j <= i, and sources sinks
+    backwards = (k.T @ q).tril()
+    count = torch.arange(1, size + 1, dtype=q.dtype)
+    incoming, outgoing = capacity.sum(1) / count, backwards.sum(1) / count
+    conserved_sink = (capacity / outgoing).sum(1) / count
+    conserved_source = ((backwards / incoming).sum(1) / count).clamp(-1, 1)
+    rows = []
+    for i in range(size):
+        competing = torch.exp(conserved_source[: i + 1])
+        shares = torch.stack(
+            [competing[j] / competing[: j + 1].sum() * (j + 1) for j in range(i + 1)]
+        )
+        flow = capacity[i, : i + 1] / capacity[i].sum() * shares
+        rows.append(x["V"][:, : i + 1] @ flow * torch.sigmoid(conserved_sink[i]))
+    return {"AV": torch.stack(rows, 1)}
+
+
+def flow_causal_by_states(x: Tensors, n: Shape) -> Tensors:
+    q, k = torch.sigmoid(x["Q"]), torch.sigmoid(x["K"])
+    count = torch.arange(1, n["N"] + 1).to(q.dtype)
+    incoming, outgoing = 1 / (q * k.cumsum(1)).sum(0), 1 / (k * q.cumsum(1)).sum(0)
+    conserved_sink = (q * (k * outgoing * count).cumsum(1)).sum(0) / count
+    conserved_source = ((k * (q * incoming * count).cumsum(1)).sum(0) / count).clamp(-1, 1)
+    competing = torch.exp(conserved_source)
+    shares = competing / competing.cumsum(0) * count
+    states = torch.einsum("en,fn->efn", k, x["V"] * shares).cumsum(-1)
+    out = torch.einsum("en,efn->fn", q, states) * incoming
+    return {"AV": out * torch.sigmoid(conserved_sink)}
+
+
+def gathered_sums(x: Tensors, n: Shape) -> Tensors:
+    return {"O": x["V"] @ (x["Q"].T @ x["K"]).T}
+
+
 def agent(x: Tensors, n: Shape) -> Tensors:
     agents = x["Q"].reshape(n["E"], n["U"], n["T"]).mean(-1)
     values = attend(agents, x["K"], x["V"], bias=x["B1"])
@@ -165,6 +201,17 @@ CASES = (
     ),
     Case("attention/cosformer", cosformer, DENSE, yardstick=cosformer_split),
     Case("attention/flow", flow, tuple(d | {"F": 32} for d in DENSE), yardstick=flow_by_states),
+    Case(
+        "attention/flow-causal",
+        flow_causal,
+        tuple(d | {"F": 32} for d in TOKENS),
+        yardstick=flow_causal_by_states,
+    ),
+    Case(
+        "attention/gathered-sums",
+        gathered_sums,
+        tuple(d | {"W": w} for d, w in zip(DENSE, (3, 7), strict=True)),
+    ),
     Case("attention/agent", agent, AGENTS),
     Case("attention/gathered-states", gathered_states, ({"E": 4, "F": 3, "M": 12, "W": 3},)),
     Case("attention/recurrent-query", recurrent_query, TOKENS),

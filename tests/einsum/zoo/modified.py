@@ -147,6 +147,16 @@ def partial(x: Tensors, n: Shape) -> Tensors:
     return {"O": out + torch.nn.functional.pad(second, (s, 0))}
 
 
+def mlp_similarity(x: Tensors, n: Shape) -> Tensors:
+    q, k = (x["W2"].T @ torch.relu(x["W1"].T @ x[name]) for name in "QK")
+    return identity_similarity(dict(x) | {"Q": q, "K": k}, n)
+
+
+def distributed_heads(x: Tensors, n: Shape) -> Tensors:
+    heads = [attend(*qkv) for qkv in zip(x["Q"], x["K"], x["V"], strict=True)]
+    return {"Y": torch.cat([wo for wo in x["WO"]]).T @ torch.cat(heads)}
+
+
 MANY = tuple(d | {"B": 2} for d in DENSE)
 RELATIVE = ({"E": 4, "F": 3, "P": 6, "M": 8, "T": 3},)
 BOXES = ({"E": 4, "F": 3, "P": 4, "M": 5, "N": 3}, {"E": 4, "F": 3, "P": 1, "M": 6, "N": 2})
@@ -154,6 +164,12 @@ BOXES = ({"E": 4, "F": 3, "P": 4, "M": 5, "N": 3}, {"E": 4, "F": 3, "P": 1, "M":
 CASES = (
     Case("attention/causal", causal, (*DENSE, {"E": 4, "F": 3, "P": 9, "M": 5})),
     Case("attention/identity-similarity", identity_similarity, DENSE),
+    Case("attention/mlp-similarity", mlp_similarity, tuple(d | {"J": 5, "L": 4} for d in DENSE)),
+    Case(
+        "attention/distributed-heads",
+        distributed_heads,
+        tuple(d | {"H": 6, "W": 3, "D": 5} for d in DENSE),
+    ),
     Case("attention/elu-similarity", elu_similarity, DENSE),
     Case("attention/key-bias", key_bias, DENSE),
     Case("attention/ring", ring, ({"E": 4, "F": 3, "P": 6, "M": 9, "W": 3},)),

@@ -32,6 +32,72 @@ def shifted_groups(x: Tensors, n: Shape) -> Tensors:
     return {"AV": torch.stack(heads)}
 
 
+def sink_groups(x: Tensors, n: Shape) -> Tensors:
+    size, group = n["P"], n["T"]
+    p, m = torch.arange(size)[:, None], torch.arange(size)
+    masks = []
+    for shifted in x["SH"].tolist():
+        place = (torch.arange(size) - (group // 2 if shifted else 0)) % size
+        same = place[:, None] // group == place // group
+        masks.append(torch.where(m < n["S"], m <= p, same & (place <= place[:, None])))
+    return {"AV": per_head(x, masks)}
+
+
+def odd_heads_shifted(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    return x | {"SH": np.arange(n["H"]) % 2}
+
+
+def local(x: Tensors, n: Shape) -> Tensors:
+    apart = torch.arange(n["P"])[:, None] - torch.arange(n["P"])
+    return {"AV": attend(x["Q"], x["K"], x["V"], apart.abs() <= n["W"])}
+
+
+def modality_boundary(x: Tensors, n: Shape) -> Tensors:
+    keep = torch.zeros(n["P"], n["P"], dtype=torch.bool)
+    kinds, windows = x["TY"].tolist(), x["WL"].tolist()
+    for p in range(n["P"]):
+        for m in range(p + 1):
+            keep[p, m] = p - m < windows[kinds[p]][kinds[m]]
+    return {"AV": attend(x["Q"], x["K"], x["V"], keep)}
+
+
+def modalities(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
+    """Text sees all text and little else, images see near tokens, and nothing of the third kind."""
+    windows = np.array([[n["P"], 2, 1], [3, 4, 1], [0, 0, 0]])[: n["S"], : n["S"]]
+    return x | {"TY": generator.integers(0, n["S"], n["P"]), "WL": windows}
+
+
+def streaming_cache(x: Tensors, n: Shape) -> Tensors:
+    """Build the cache of every step, and turn what is in it by its slot."""
+    queries, keys = (torch.complex(x[a + "A"].double(), x[a + "B"].double()) for a in "QK")
+    rates, columns = x["TH"].double(), []
+    for p in range(n["P"]):
+        now = p + n["M"] - n["P"]
+        recent = range(max(n["S"], now - n["W"] + 1), now + 1)
+        cache = [*range(min(n["S"], now + 1)), *recent]
+        slots = torch.arange(len(cache)).double()
+        turned = keys[:, cache] * torch.polar(torch.ones(1).double(), rates[:, None] * slots)
+        query = queries[:, p] * torch.polar(torch.ones(1).double(), rates * (len(cache) - 1))
+        weights = softmax((query.conj()[:, None] * turned).sum(0).real)
+        columns.append(x["V"][:, cache].double() @ weights)
+    return {"AV": torch.stack(columns, 1)}
+
+
+def streaming_in_reals(x: Tensors, n: Shape) -> Tensors:
+    def turned(name: str, angles: torch.Tensor) -> torch.Tensor:
+        a, b, cos, sin = x[name + "A"], x[name + "B"], torch.cos(angles), torch.sin(angles)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos])
+
+    p, m = positions(n["P"], n["M"])
+    sinks = (m < n["S"]) & (m <= p)
+    rates, place = x["TH"][:, None], p.T.to(x["TH"].dtype)
+    keys = turned("K", rates * m.to(rates.dtype))
+    far = turned("Q", rates * place.clamp(max=n["S"] + n["W"] - 1)).T @ keys
+    near = turned("Q", rates * place).T @ keys
+    keep = sinks | ((m <= p) & (m > p - n["W"]))
+    return {"AV": x["V"] @ softmax(torch.where(sinks, far, near), keep).T}
+
+
 def streaming_heads(x: Tensors, n: Shape) -> Tensors:
     p, m = positions(n["P"], n["M"])
     streaming = (m <= p) & ((m < n["S"]) | (m > p - n["W"]))
@@ -133,12 +199,42 @@ def long_convolution(x: Tensors, n: Shape) -> Tensors:
     return {"Y": (mixed + x["B"][:, None] * gated) * x["X2"]}
 
 
+SELF = {"E": 4, "F": 3, "P": 12}
 GATED = {"E": 4, "F": 3, "P": 6, "M": 9, "D": 5}
 LATENT = {"H": 2, "E": 4, "F": 3, "L": 5, "R": 2, "P": 6, "M": 9}
 FRAMES = {"E": 4, "F": 3, "P": 12, "S": 3}
 
 CASES = (
     Case("attention/shifted-groups", shifted_groups, ({"H": 4, "E": 4, "F": 3, "P": 12, "T": 4},)),
+    Case(
+        "attention/sink-groups",
+        sink_groups,
+        (
+            {"H": 4, "E": 4, "F": 3, "P": 12, "T": 4, "S": 2},
+            {"H": 2, "E": 4, "F": 3, "P": 1, "T": 1, "S": 1},
+            {"H": 2, "E": 4, "F": 3, "P": 12, "T": 3, "S": 5},
+        ),
+        odd_heads_shifted,
+    ),
+    Case("attention/local", local, (SELF | {"W": 2}, SELF | {"P": 1, "W": 3})),
+    Case(
+        "attention/modality-boundary",
+        modality_boundary,
+        (SELF | {"P": 14, "S": 3}, SELF | {"P": 1, "S": 1}),
+        modalities,
+    ),
+    Case(
+        "attention/streaming-cache",
+        streaming_cache,
+        (
+            {"J": 3, "F": 3, "P": 12, "M": 12, "W": 4, "S": 2},
+            {"J": 3, "F": 3, "P": 1, "M": 9, "W": 3, "S": 1},
+            {"J": 3, "F": 3, "P": 5, "M": 7, "W": 20, "S": 4},  # the cache is not full yet
+        ),
+        None,
+        ("QA", "KA"),
+        yardstick=streaming_in_reals,
+    ),
     Case(
         "attention/streaming-heads",
         streaming_heads,

@@ -39,7 +39,9 @@ MOST_SLOW = [
 GROUPED = [  # those that have queries and keys of one head
     case
     for case in CASES
-    if {"Q", "K", "V"} <= set(load(case.name).inputs) and "G" not in load(case.name).rank_names
+    if case.grouped
+    and {"Q", "K", "V"} <= set(load(case.name).inputs)
+    and "G" not in load(case.name).rank_names
 ]
 ATOL = 1e-12
 
@@ -55,13 +57,13 @@ def drawn(case: Case, shape: Mapping[str, int], kind: str = "normal", seed: int 
     cascade = with_parameters(load(case.name), case.settings)
     sizes = bind(cascade, shape)
     inputs = draw_inputs(cascade, sizes, seed)
-    if case.amend is not None:
-        inputs = case.amend(inputs, sizes, np.random.default_rng(11))
     left, right = case.scores
     if kind == "negative":
         inputs |= {left: np.abs(inputs[left]), right: -np.abs(inputs[right])}
     if kind == "large":
         inputs |= {left: inputs[left] * case.large, right: inputs[right] * case.large}
+    if case.amend is not None:
+        inputs = case.amend(inputs, sizes, np.random.default_rng(11))
     return inputs
 
 
