@@ -29,6 +29,7 @@ class TorchBackend:
             listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
             raise EinfuseError(f"expected all inputs on one device, found {listed}")
         self.device = next(iter(devices.values()), torch.device("cpu"))
+        self._tracked = any(torch.is_tensor(a) and a.requires_grad for a in inputs.values())
         self._binary: Mapping[str, Callable[..., Array]] = {
             "+": torch.add,
             "-": torch.sub,
@@ -63,6 +64,10 @@ class TorchBackend:
         return self._torch.is_grad_enabled() and any(
             self.is_array(o) and o.requires_grad for o in operands
         )
+
+    def _keeps_all(self) -> bool:
+        """Tell whether autograd may hold on to any array, also one without a gradient itself."""
+        return self._tracked and bool(self._torch.is_grad_enabled())
 
     def is_floating(self, array: Array) -> bool:
         return bool(array.is_floating_point())
@@ -129,7 +134,7 @@ class TorchBackend:
         return self._torch.where(truth, chosen, other)
 
     def fill(self, array: Array, truth: Array, value: float) -> Array:
-        if self.follows_gradients(array):
+        if self._keeps_all() or self.follows_gradients(array):
             return array.masked_fill(~truth, value)
         return array.masked_fill_(~truth, value)
 
@@ -141,7 +146,7 @@ class TorchBackend:
                 v if self.is_array(v) else self.full((), v, like.dtype) for v in (left, right)
             )
             return choose(left, right)
-        if out is None or self.follows_gradients(left, right):
+        if out is None or self._keeps_all() or self.follows_gradients(left, right):
             return self._binary[operator](left, right)
         return self._binary[operator](left, right, out=out)
 

@@ -158,3 +158,21 @@ def test_a_gpu_gives_what_the_processor_gives(form: str, dtype: str) -> None:
     torch.testing.assert_close(found.double().cpu(), exact, atol=tolerance, rtol=tolerance)
     for gradient in torch.autograd.grad(found.float().sum(), list(there.values())):
         assert torch.isfinite(gradient).all()
+
+
+def test_what_autograd_holds_on_to_is_not_written_into() -> None:
+    """H needs no gradient itself, but that of A needs it, after its last use in the cascade."""
+    text = """
+    rank M, P
+    input A[M,P], B[M]
+    output Y
+    H[m] = B[m] * 2
+    S[p] = A[m,p] * H[m]
+    T[m] = H[m] * gt(B[m], 0)
+    Y[m,p] = T[m] * S[p]
+    """
+    a = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+    b = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    run(parse(text), {"A": a, "B": b}, {}, "torch")["Y"].sum().backward()
+    assert a.grad is not None
+    np.testing.assert_allclose(a.grad.numpy(), 6 * 2 * b.numpy()[:, None] * np.ones((3, 2)))
