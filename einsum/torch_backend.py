@@ -29,7 +29,9 @@ class TorchBackend:
             listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
             raise EinfuseError(f"expected all inputs on one device, found {listed}")
         self.device = next(iter(devices.values()), torch.device("cpu"))
-        self._tracked = any(torch.is_tensor(a) and a.requires_grad for a in inputs.values())
+        self._tracked = any(
+            isinstance(a, torch.Tensor) and a.requires_grad for a in inputs.values()
+        )
         self._binary: Mapping[str, Callable[..., Array]] = {
             "+": torch.add,
             "-": torch.sub,
