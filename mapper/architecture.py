@@ -88,6 +88,31 @@ class Unit(_Spec):
         return self
 
 
+class Processors(_Spec):
+    """What a GPU is made of: equal processors that take thread blocks.
+
+    The units and the memories ``shared`` and ``register_file`` of the file are those of one
+    processor; the other memories are shared by all.
+    """
+
+    count: Number = Field(description="multiprocessors or compute units")
+    sustained_clock_hz: Number = Field(description="under load; never the boost clock")
+    power_limit_w: Number = Field(description="what the sustained clock may depend on")
+    launch_seconds: Number = Field(description="from the host to the first block of a kernel")
+    dram_share: Number = Field(description="part of the DRAM bandwidth that a copy reaches")
+    warp_slots: Number = Field(description="warps that are resident on a processor")
+    block_slots: Number = Field(description="blocks that are resident on a processor")
+    threads_per_warp: Number
+    schedulers: Number = Field(description="quarters of a processor that issue on their own")
+    registers_per_thread: Number = Field(description="most that a thread may have")
+    block_shared_bytes: Number = Field(description="most shared memory that a block may have")
+    shared_bytes_per_cycle: Number
+    warp_matrix_share: Number = Field(
+        description="part of the tensor rate that matrix instructions of one warp reach"
+    )
+    sources: dict[str, str] = {}
+
+
 class ArchitectureFile(_Spec):
     """The schema of an architecture file."""
 
@@ -100,10 +125,11 @@ class ArchitectureFile(_Spec):
     interconnect_area_um2: Number = Field(0, description="between the units and the memories")
     memories: dict[str, Memory] = Field(min_length=1, description="outermost first")
     units: dict[str, Unit] = Field(min_length=1)
+    processors: Processors | None = Field(None, description="a GPU's")
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> ArchitectureFile:
-        reserved = {"clock_hz", "word_bytes", "interconnect_area_um2", "registers"}
+        reserved = {"clock_hz", "word_bytes", "interconnect_area_um2", "registers", "processors"}
         for name in [*self.memories, *self.units]:
             if name in reserved or (name in self.memories and name in self.units):
                 raise ValueError(f"'{name}' names two things")
@@ -113,7 +139,7 @@ class ArchitectureFile(_Spec):
 
 
 _NEEDED = (".rows", ".columns", ".lanes", ".depth", ".slots", ".access_bytes")
-_WHOLE = (".rows", ".columns", ".lanes")
+_WHOLE = (".rows", ".columns", ".lanes", "processors.count", "_slots", "threads_per_warp")
 _POSITIVE = (
     ".bytes",
     ".access_bytes",
@@ -207,7 +233,8 @@ mean 'array_1d.lanes'?
 
     def _checked(self, path: str, given: Values | None) -> Values | None:
         if given is None:
-            if path.endswith(_NEEDED) or path in ("clock_hz", "word_bytes"):
+            must = path.endswith(_NEEDED) or path.startswith("processors.")
+            if must or path in ("clock_hz", "word_bytes"):
                 raise ArchitectureError(f"{self.name}: {path}: expected a number, found None")
             return None
         array = np.asarray(given)
@@ -216,6 +243,8 @@ mean 'array_1d.lanes'?
         if path.endswith("area_um2"):
             array = np.nan_to_num(array)  # NaN: unknown at some points
         positive = path.endswith(_POSITIVE) or path in ("clock_hz", "word_bytes")
+        if path.startswith("processors."):
+            positive = path != "processors.launch_seconds"
         wrong = ~((array > 0 if positive else array >= 0) & np.isfinite(array))
         if np.any(wrong):
             needed = "above 0" if positive else "of at least 0"
@@ -231,7 +260,7 @@ mean 'array_1d.lanes'?
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    texts = ("source", "description", "area_unknown", "energy_unknown", "holds", "name")
+    texts = ("source", "sources", "description", "area_unknown", "energy_unknown", "holds", "name")
     for key, item in value.items():
         if key in texts:
             continue
@@ -250,6 +279,7 @@ def parse_architecture(content: Any, where: str) -> Architecture:
         raise ArchitectureError(explain(error, where)) from None
     dump = file.model_dump()
     flat = {key: dump[key] for key in ("clock_hz", "word_bytes", "interconnect_area_um2")}
+    flat |= dict(_flatten("processors.", dump["processors"] or {}))
     for group in ("memories", "units"):
         for name, spec in dump[group].items():
             present = {k: v for k, v in spec.items() if k not in ("rows", "columns", "lanes")}

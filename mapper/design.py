@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from .architecture import (
 )
 from .errors import MappingError
 from .formula import Formula, Values, parse_formula
+from .kernel import Constant, KernelFile, Schedule, check_kernel, read_kernel, schedule_of
 from .mapping import Nest, parse_nest
 from .pipeline import Stage, StageFile, parse_stage
 
@@ -180,30 +181,61 @@ class Design:
         return replace(self, architecture=self.architecture.with_settings(settings), settings=kept)
 
 
+@dataclass(frozen=True, slots=True)
+class KernelDesign(Design):
+    """A design whose mapping is a schedule of thread blocks on a GPU (see `mapper.kernel`)."""
+
+    schedule: Schedule = field(kw_only=True)
+
+    @property
+    def calibration(self) -> Mapping[str, Constant]:
+        """The constants that a fit may move, by the name after ``calibration.``."""
+        return self.schedule.calibration
+
+
 @functools.cache
-def _shipped(name: str) -> Design:
-    return _read(find_file(name, "designs", "design", MappingError))
+def _shipped(name: str, architecture: str | None) -> Design:
+    return _read(find_file(name, "designs", "design", MappingError), architecture)
 
 
-def load_design(name: str | Path) -> Design:
+def load_design(name: str | Path, architecture: str | Path | None = None) -> Design:
     """Return a shipped design by its name, or one from a YAML file.
+
+    Args:
+        name: the design.
+        architecture: another architecture than the design's own, by name or file.
+
+    Raises:
+        MappingError: what the architecture lacks, by name.
 
     >>> load_design("fusemax").architecture.name
     'fusemax'
+    >>> load_design("flash-attention-2", architecture="h100").architecture.name
+    'h100'
     """
     path = Path(name)
+    other = None if architecture is None else str(architecture)
     if path.suffix in (".yaml", ".yml") or path.exists():
-        return _read(find_file(name, "designs", "design", MappingError))
-    return _shipped(str(name))
+        return _read(find_file(name, "designs", "design", MappingError), other)
+    return _shipped(str(name), other)
 
 
-def _read(path: Path) -> Design:
-    return parse_design(read_yaml(path), str(path), path.parent)
+def _read(path: Path, architecture: str | None) -> Design:
+    content = read_yaml(path)
+    where = str(path) if architecture is None else f"{path.stem} on {architecture}"
+    if architecture is not None:
+        content = _extended(content, where, path.parent)
+        if isinstance(content, dict):
+            content = {**content, "architecture": architecture}
+            content = {key: value for key, value in content.items() if key != "found"}
+    return parse_design(content, where, path.parent)
 
 
 def parse_design(content: Any, where: str, folder: Path | None = None) -> Design:
     """Return the design of a YAML file's content; names and files are looked up in ``folder``."""
     content = _extended(content, where, folder)
+    if isinstance(content, dict) and ("launches" in content or "runs" in content):
+        return _parse_kernel(_run_together(content, where, folder), where, folder)
     try:
         file = DesignFile.model_validate(content)
     except ValidationError as error:
@@ -269,6 +301,73 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
     except EinfuseError as error:
         raise MappingError(f"{where}: {error}") from None
     return design
+
+
+def _run_together(content: dict[str, Any], where: str, folder: Path | None) -> dict[str, Any]:
+    """Return a kernel design's content with the launches of those that it ``runs``, in order.
+
+    Their definitions are put together; a name that two of them define differently is an error.
+    """
+    if "runs" not in content:
+        return content
+    together: dict[str, Any] = {}
+    launches: list[Any] = []
+    for name in content["runs"]:
+        path = find_file(str(name), "designs", "design", MappingError)
+        part = _run_together(_extended(read_yaml(path), str(path), path.parent), where, path.parent)
+        launches += [
+            {"cascade": part.get("cascade"), **launch} for launch in part.get("launches", [])
+        ]
+        for key, value in part.items():
+            known = together.get(key)
+            if isinstance(known, dict) and isinstance(value, dict):
+                for entry in known.keys() & value.keys():
+                    if known[entry] != value[entry]:
+                        raise MappingError(f"{where}: runs: {key}.{entry} means two things")
+                together[key] = {**known, **value}
+            elif key == "require" and known:
+                together[key] = [*known, *(rule for rule in value if rule not in known)]
+            else:
+                together.setdefault(key, value)
+    own = {key: value for key, value in content.items() if key != "runs"}
+    return {**together, "launches": launches, **own}
+
+
+def _parse_kernel(content: Any, where: str, folder: Path | None) -> KernelDesign:
+    file: KernelFile = read_kernel(content, where)
+
+    def beside(name: str) -> str:
+        local = None if folder is None else folder / name
+        return str(local) if local is not None and local.is_file() else name
+
+    try:
+        cascade = load_cascade(beside(file.cascade))
+        others = {
+            launch.cascade: load_cascade(beside(launch.cascade))
+            for launch in file.launches
+            if launch.cascade is not None
+        }
+        architecture = (
+            load_architecture(beside(file.architecture))
+            if isinstance(file.architecture, str)
+            else parse_architecture(file.architecture, "architecture")
+        )
+        schedule = schedule_of(file, cascade, others)
+        let = {name: _defined(name, text) for name, text in file.let.items()}
+        check_kernel(file.name, schedule, let, architecture)
+    except EinfuseError as error:
+        raise MappingError(f"{where}: {error}") from None
+    return KernelDesign(
+        name=file.name,
+        cascade=cascade,
+        architecture=architecture,
+        nest=(),
+        let=tuple(let.items()),
+        require=tuple((parse_formula(r["that"]), r["otherwise"]) for r in file.require),
+        description=file.description,
+        source=file.source,
+        schedule=schedule,
+    )
 
 
 def _extended(content: Any, where: str, folder: Path | None) -> Any:

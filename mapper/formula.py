@@ -225,6 +225,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Values]]] = {
     "ceil": (1, _ceil),
     "floor": (1, np.floor),
     "log2": (1, np.log2),
+    "sqrt": (1, np.sqrt),
     "min": (2, np.minimum),
     "max": (2, np.maximum),
     "where": (3, lambda test, yes, no: np.where(test, yes, no)[()]),

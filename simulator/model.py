@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from einfuse.einsum.errors import EinfuseError, closest
-from einfuse.mapper.design import Design
+from einfuse.mapper.design import Design, KernelDesign
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.formula import Values, parse_formula
 from einfuse.mapper.mapping import walk_nest
@@ -23,6 +23,7 @@ from einfuse.mapper.mapping import walk_nest
 from .accounting import Accounting, find_accounting
 from .costs import find_area, find_energy, find_unknown, total
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
+from .gpu import check_kernel_inputs, evaluate_kernel
 from .latency import find_latency
 from .merge import broadcast_inputs, finish, merge
 from .point import Point, add_up, find_point, scope_of
@@ -63,12 +64,18 @@ def evaluate(
     """
     chosen = find_accounting(accounting)
     settings = dict(set or {})
-    design.architecture.with_settings(settings)  # names are right
-    _check_numbers(shape, settings, design)
+    if isinstance(design, KernelDesign):
+        check_kernel_inputs(design, shape, settings)
+    else:
+        design.architecture.with_settings(settings)  # names are right
+        _check_numbers(shape, settings, design)
     points, shape, settings = broadcast_inputs(shape, settings)
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # at infeasible points
-            result = _evaluate_points(design, shape, settings, chosen, scalar=points is None)
+            if isinstance(design, KernelDesign):
+                result = evaluate_kernel(design, shape, settings, scalar=points is None)
+            else:
+                result = _evaluate_points(design, shape, settings, chosen, scalar=points is None)
     except EinfuseError as error:
         kind = ArchitectureError if isinstance(error, ArchitectureError) else MappingError
         said = str(error).removeprefix(f"{design.name}: ")
