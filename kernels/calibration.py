@@ -47,9 +47,11 @@ class Ceilings:
         return "\n".join(lines)
 
 
-def find_ceilings(device: Device, seconds: float = 3.0) -> Ceilings:
+def find_ceilings(
+    device: Device, seconds: float = 3.0, stopwatch: Stopwatch | None = None
+) -> Ceilings:
     """Return the ceilings of a device, with about ``seconds`` for each figure."""
-    stopwatch = stopwatch_of(device.kind)
+    stopwatch = stopwatch or stopwatch_of(device.kind)
     dtype = torch.bfloat16 if device.kind == "cuda" else torch.float32
     return Ceilings(
         matmul_dtype=str(dtype).removeprefix("torch."),

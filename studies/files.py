@@ -37,6 +37,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+def require_folder(path: Path) -> None:
+    """Make a folder to write to, before any time is spent on what goes there.
+
+    Raises:
+        EinfuseError: it cannot be made, or nothing can be written in it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise EinfuseError(f"{path}: cannot write here: {error.strerror}") from None
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Put off Ctrl-C until the block is done: drawing may swallow it, or break on it.

@@ -33,8 +33,13 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure in the house style and its axes (rows x columns, sharing both axes)."""
+def new_figure(
+    rows: int, columns: int, width: float, height: float, *, share: bool = True
+) -> tuple[Figure, Any]:
+    """Return a figure in the house style and its axes, rows x columns.
+
+    The axes share their scales: x all of them, y those of a row; unless ``share`` is false.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,8 +48,8 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(width, height), sharex=True, sharey="row", squeeze=False,
-        layout="constrained",
+        rows, columns, figsize=(width, height), sharex=share, sharey="row" if share else False,
+        squeeze=False, layout="constrained",
     )  # fmt: skip
     return figure, axes
 

@@ -19,6 +19,7 @@ MODULES: tuple[str, ...] = (
     "passes",
     "run",
     "simulate",
+    "validate",
     "zoo",
 )
 

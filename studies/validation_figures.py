@@ -1,0 +1,75 @@
+"""Figures of a validation: predicted against measured, and errors by length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .plot import PALETTE, new_figure
+from .validation import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MARKERS = {"fwd": "o", "bwd": "s", "fwd+bwd": "^"}
+_COLOURS = (*PALETTE[1:7], "#000000", PALETTE[0], "#8C564B", "#17BECF")
+
+
+def draw_scatter(verdicts: Sequence[Verdict]) -> Figure:
+    """Return predicted against measured milliseconds, and the error against the length.
+
+    A colour per kernel version, a marker per direction; filled where the constants were never
+    fitted on the row.
+    """
+    figure, axes = new_figure(1, 2, 10.5, 4.6, share=False)
+    times, errors = axes[0]
+    kernels = list(dict.fromkeys(one.case.owner.kernel for one in verdicts))
+    for number, kernel in enumerate(kernels):
+        colour = _COLOURS[number % len(_COLOURS)]
+        times.plot([], [], "o", color=colour, markersize=4, label=kernel)
+        for one in (one for one in verdicts if one.case.owner.kernel == kernel):
+            style = {
+                "marker": _MARKERS[one.case.call.direction],
+                "markersize": 4,
+                "color": colour,
+                "fillstyle": "none" if one.fitted else "full",
+                "linestyle": "none",
+            }
+            times.plot(one.measured_ms, one.predicted_ms, **style)
+            errors.plot(one.case.call.seqlen_k, 100 * one.error, **style)
+    _dress(times, errors, verdicts)
+    columns = min(6, len(kernels))
+    figure.legend(*times.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    return figure
+
+
+def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
+    """Scales, labels, the diagonal and the bands."""
+    from matplotlib.axes import Axes
+
+    assert isinstance(times, Axes) and isinstance(errors, Axes)
+    both = [ms for one in verdicts for ms in (one.measured_ms, one.predicted_ms)]
+    ends = np.array([min(both) / 1.3, max(both) * 1.3])
+    times.plot(ends, ends, color="#444444", linewidth=0.8, zorder=0)
+    times.fill_between(ends, 0.85 * ends, 1.15 * ends, color="#DDDDDD", zorder=-1, linewidth=0)
+    times.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    times.set(xlabel="measured, ms", ylabel="predicted, ms", title="band: 15 %")
+    times.grid(visible=True, which="major", axis="both")
+    errors.axhspan(-15, 15, color="#DDDDDD", zorder=-1, linewidth=0)
+    errors.axhline(0, color="#444444", linewidth=0.8, zorder=0)
+    errors.set_xscale("log", base=2)
+    lengths = sorted({one.case.call.seqlen_k for one in verdicts})
+    shown = lengths if len(lengths) <= 10 else lengths[:: -(-len(lengths) // 10)]
+    errors.set_xticks(shown, [str(length) for length in shown], rotation=45, ha="right")
+    errors.minorticks_off()
+    errors.set_yscale("symlog", linthresh=40)
+    ticks = [n for n in (-80, -40, -20, 0, 20, 40, 100, 300, 1000) if _within(n, verdicts)]
+    errors.set_yticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    errors.set(xlabel="keys", ylabel="error, %", title="hollow: the constants were fitted on it")
+
+
+def _within(percent: int, verdicts: Sequence[Verdict]) -> bool:
+    errors = [100 * one.error for one in verdicts]
+    return min(-20.0, *errors) * 1.3 <= percent <= max(20.0, *errors) * 1.3
