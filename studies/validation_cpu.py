@@ -133,7 +133,7 @@ def validate_cpu(
     constants, rows = {}, []
     for kernel in KERNELS:
         taken = np.array([one[kernel] for one in measured])
-        own = _fit(kernel, calibration, taken[: len(calibration)], rates)
+        own = fit_kernel(kernel, calibration, taken[: len(calibration)], rates)
         constants[kernel] = own
         for place, (call, one) in enumerate(zip(calls, taken, strict=True)):
             rows.append(
@@ -149,7 +149,11 @@ def validate_cpu(
     return CpuValidation(_machine(device), rates, constants, tuple(rows))
 
 
-def _fit(kernel: str, calls: Sequence[Call], measured_s: Array, rates: Rates) -> dict[str, float]:
+def fit_kernel(
+    kernel: str, calls: Sequence[Call], measured_s: Array, rates: Rates
+) -> dict[str, float]:
+    """Return the constants of a kernel from measured seconds of calls (see `ranges`)."""
+
     def seconds(values: Mapping[str, Array]) -> Array:
         candidates = [
             dict(zip(values, one, strict=True)) for one in zip(*values.values(), strict=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = {"fwd": "o", "bwd": "s", "fwd+bwd": "^"}
+_APART = {"fwd": 0.95, "bwd": 1.0, "fwd+bwd": 1.05}  # so that directions do not hide each other
 _COLOURS = (*PALETTE[1:7], "#000000", PALETTE[0], "#8C564B", "#17BECF")
 
 
@@ -38,16 +39,21 @@ def draw_scatter(verdicts: Sequence[Verdict]) -> Figure:
                 "linestyle": "none",
             }
             times.plot(one.measured_ms, one.predicted_ms, **style)
-            errors.plot(one.case.call.seqlen_k, 100 * one.error, **style)
+            place = one.case.call.seqlen_k * _APART[one.case.call.direction]
+            errors.plot(place, 100 * one.error, **style)
+    for direction in dict.fromkeys(one.case.call.direction for one in verdicts):
+        marker = _MARKERS[direction]
+        times.plot([], [], marker, color="#444444", markersize=4, label=direction)
     _dress(times, errors, verdicts)
-    columns = min(6, len(kernels))
-    figure.legend(*times.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    handles, labels = times.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
     return figure
 
 
 def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
     """Scales, labels, the diagonal and the bands."""
     from matplotlib.axes import Axes
+    from matplotlib.ticker import NullLocator
 
     assert isinstance(times, Axes) and isinstance(errors, Axes)
     both = [ms for one in verdicts for ms in (one.measured_ms, one.predicted_ms)]
@@ -67,6 +73,9 @@ def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
     errors.set_yscale("symlog", linthresh=40)
     ticks = [n for n in (-80, -40, -20, 0, 20, 40, 100, 300, 1000) if _within(n, verdicts)]
     errors.set_yticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    ends = [100 * one.error for one in verdicts]
+    errors.set_ylim(1.15 * min(-20.0, *ends), 1.15 * max(20.0, *ends))
+    errors.yaxis.set_minor_locator(NullLocator())
     errors.set(xlabel="keys", ylabel="error, %", title="hollow: the constants were fitted on it")
 
 

@@ -23,10 +23,10 @@ MOST_CONSTANTS = 3
 _NOISE = 0.04  # standard deviation of the logarithm of a published time
 _PRIOR = 1.5  # standard deviation of a constant's logit
 _LINEAR_FROM = 2.0  # standard deviations
-_ROUNDS = 30
+_ROUNDS = 25
 _STEP = 1e-4
 _STARTS = (-1.0, 0.0, 1.0)  # standard deviations of the prior around the default
-_EDGE = 0.02  # defaults at an end of their range are moved inside by this part of it
+_EDGE = 0.02  # values at an end of their range are moved inside by this part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ def fit_constants(
     seconds: Callable[[Mapping[str, Array]], Array],
     measured_s: Array,
     ranges: Mapping[str, Range],
+    start: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Return the constants that explain measured times best, given their priors.
 
@@ -50,6 +51,7 @@ def fit_constants(
             ``[candidates, rows]`` seconds out.
         measured_s: seconds as measured, per row.
         ranges: the constants, at most three.
+        start: where to begin, such as the constants of most of the rows; tried out by default.
 
     Raises:
         EinfuseError: no rows, too many constants, or no prediction at any start.
@@ -66,7 +68,7 @@ def fit_constants(
         )
     if not len(measured_s):
         raise EinfuseError("constants cannot be fitted on no rows")
-    middle = np.array([_logit(one) for one in ranges.values()])
+    middle = np.array([_logit(one, one.default) for one in ranges.values()])
     wanted = np.log(measured_s)
 
     def residuals(places: Array) -> Array:
@@ -81,7 +83,10 @@ def fit_constants(
 
     if not ranges:
         return {}
-    starts = middle + _PRIOR * np.array(list(itertools.product(_STARTS, repeat=len(ranges))))
+    if start is None:
+        starts = middle + _PRIOR * np.array(list(itertools.product(_STARTS, repeat=len(ranges))))
+    else:
+        starts = np.array([[_logit(one, start[name]) for name, one in ranges.items()]])
     found = residuals(starts)
     costs = (found**2).sum(axis=1)
     if not np.isfinite(costs).any():
@@ -112,7 +117,7 @@ def _descend(residuals: Callable[[Array], Array], start: Array) -> Array:
         if not gain > 0:
             return place
         place, damping = place + moves[best], dampings[best]
-        if gain < 1e-9 * (1 + costs[best]):
+        if gain < 1e-4 * (1 + costs[best]):
             return place
     return place
 
@@ -123,8 +128,8 @@ def _huber(residual: Array) -> Array:
     return np.minimum(size, _LINEAR_FROM) ** 2 + 2 * _LINEAR_FROM * beyond
 
 
-def _logit(one: Range) -> float:
+def _logit(one: Range, value: float) -> float:
     if not one.low < one.high:
-        raise EinfuseError(f"a constant's range must be {one.low} < {one.high}")
-    share = min(max((one.default - one.low) / (one.high - one.low), _EDGE), 1 - _EDGE)
+        raise EinfuseError(f"a constant's range must have a width, found {one.low} to {one.high}")
+    share = min(max((value - one.low) / (one.high - one.low), _EDGE), 1 - _EDGE)
     return float(np.log(share / (1 - share)))

@@ -63,7 +63,7 @@ def _refitted(
     """Return the constants without the cases left out; owners that lose none keep theirs."""
     touched = {case.owner for case in out}
     constants = {owner: one for owner, one in whole.items() if owner not in touched}
-    return constants | fit([case for case in kept if case.owner in touched], models)
+    return constants | fit([case for case in kept if case.owner in touched], models, whole)
 
 
 def _sizes(case: Case) -> str:

@@ -61,10 +61,12 @@ def predict(
     return tuple(found[place] for place in range(len(cases)))
 
 
-def fit(cases: Iterable[Case], models: Models = DesignModel) -> dict[Owner, Constants]:
+def fit(
+    cases: Iterable[Case], models: Models = DesignModel, start: Table | None = None
+) -> dict[Owner, Constants]:
     """Return constants of every kernel version, GPU and direction that has rows enough.
 
-    Kernels without a design of their own get none.
+    Kernels without a design of their own get none. A fit begins at those of ``start``, if there.
     """
     groups: dict[Owner, list[Case]] = {}
     for case in cases:
@@ -73,13 +75,15 @@ def fit(cases: Iterable[Case], models: Models = DesignModel) -> dict[Owner, Cons
     found = {}
     for owner, own in groups.items():
         model = models(own[0].design, owner.gpu, owner.direction)
-        constants = fit_owner(owner, own, model)
+        constants = fit_owner(owner, own, model, (start or {}).get(owner))
         if constants is not None:
             found[owner] = constants
     return found
 
 
-def fit_owner(owner: Owner, cases: Sequence[Case], model: Model) -> Constants | None:
+def fit_owner(
+    owner: Owner, cases: Sequence[Case], model: Model, start: Constants | None = None
+) -> Constants | None:
     """Return the constants of one owner from its cases; None if these are too few."""
     taken = model.seconds([case.call for case in cases], {})
     cases = [case for case, one in zip(cases, taken, strict=True) if math.isfinite(one)]
@@ -95,7 +99,7 @@ def fit_owner(owner: Owner, cases: Sequence[Case], model: Model) -> Constants | 
         settings = {name: np.repeat(value, len(calls)) for name, value in values.items()}
         return model.seconds(calls * candidates, settings).reshape(candidates, len(calls))
 
-    values = fit_constants(seconds, measured_s, ranges)
+    values = fit_constants(seconds, measured_s, ranges, start.values if start else None)
     predicted = model.seconds(calls, values)
     error = float(np.mean(np.abs(predicted / measured_s - 1)))
     return Constants(owner, values, frozenset(case.row.key for case in cases), error)
