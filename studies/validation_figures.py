@@ -73,8 +73,8 @@ def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
     errors.set_yscale("symlog", linthresh=40)
     ticks = [n for n in (-80, -40, -20, 0, 20, 40, 100, 300, 1000) if _within(n, verdicts)]
     errors.set_yticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
-    ends = [100 * one.error for one in verdicts]
-    errors.set_ylim(1.15 * min(-20.0, *ends), 1.15 * max(20.0, *ends))
+    percent = [100 * one.error for one in verdicts]
+    errors.set_ylim(1.15 * min(-20.0, *percent), 1.15 * max(20.0, *percent))
     errors.yaxis.set_minor_locator(NullLocator())
     errors.set(xlabel="keys", ylabel="error, %", title="hollow: the constants were fitted on it")
 

@@ -123,9 +123,9 @@ def _descend(residuals: Callable[[Array], Array], start: Array) -> Array:
 
 
 def _huber(residual: Array) -> Array:
-    size = np.abs(residual)
-    beyond = np.maximum(size - _LINEAR_FROM, 0)
-    return np.minimum(size, _LINEAR_FROM) ** 2 + 2 * _LINEAR_FROM * beyond
+    size: Array = np.abs(residual)
+    near: Array = np.minimum(size, _LINEAR_FROM)
+    return near**2 + 2 * _LINEAR_FROM * (size - near)
 
 
 def _logit(one: Range, value: float) -> float:
