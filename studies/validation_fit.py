@@ -21,11 +21,11 @@ Array = NDArray[np.float64]
 
 MOST_CONSTANTS = 3
 _NOISE = 0.04  # standard deviation of the logarithm of a published time
-_PRIOR = 1.5  # standard deviation of a constant's logit
+_PRIOR = 0.7  # standard deviation of a constant's logit
 _LINEAR_FROM = 2.0  # standard deviations
 _ROUNDS = 25
 _STEP = 1e-4
-_STARTS = (-1.0, 0.0, 1.0)  # standard deviations of the prior around the default
+_STARTS = (-2.0, 0.0, 2.0)  # standard deviations of the prior around the default
 _EDGE = 0.02  # values at an end of their range are moved inside by this part of it
 
 
@@ -100,7 +100,8 @@ def fit_constants(
 
 def _descend(residuals: Callable[[Array], Array], start: Array) -> Array:
     """Return the place of least squares from a start, by Levenberg and Marquardt's method."""
-    place, damping = start, 1e-2
+    place: Array = start
+    damping = 1e-2
     for _ in range(_ROUNDS):
         steps = np.vstack([place, place + _STEP * np.eye(len(place))])
         found = residuals(steps)
@@ -116,7 +117,7 @@ def _descend(residuals: Callable[[Array], Array], start: Array) -> Array:
         gain = (here**2).sum() - costs[best]
         if not gain > 0:
             return place
-        place, damping = place + moves[best], dampings[best]
+        place, damping = np.asarray(place + moves[best]), dampings[best]
         if gain < 1e-4 * (1 + costs[best]):
             return place
     return place
