@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einfuse.einsum.errors import EinfuseError
-from einfuse.mapper.design import Design, load_design
+from einfuse.mapper.design import KernelDesign, load_design
 from einfuse.simulator.model import evaluate
 
 from .validation_fit import Range
@@ -44,10 +44,15 @@ class Model(Protocol):
 
 
 class DesignModel:
-    """A shipped design on a shipped architecture."""
+    """A shipped design on a shipped architecture; EinfuseError if there is none."""
 
     def __init__(self, name: str, architecture: str, direction: Direction) -> None:
-        self.design = _load(f"{name}{_SUFFIX[direction]}", architecture)
+        try:
+            self.design = _load(f"{name}{_SUFFIX[direction]}", architecture)
+        except EinfuseError as error:
+            if not str(error).startswith("no design"):
+                raise
+            raise EinfuseError(f"{name} has no design for {direction}") from None
 
     def seconds(self, calls: Sequence[Call], constants: Settings) -> Seconds:
         """Return seconds per call; NaN where the design does not take a call."""
@@ -123,5 +128,8 @@ def _at(value: float | Seconds, place: int) -> float:
 
 
 @functools.cache
-def _load(name: str, architecture: str) -> Design:
-    return load_design(name, architecture=architecture)
+def _load(name: str, architecture: str) -> KernelDesign:
+    design = load_design(name, architecture=architecture)
+    if not isinstance(design, KernelDesign):
+        raise EinfuseError(f"{name}: expected the design of a kernel on a GPU, found another")
+    return design

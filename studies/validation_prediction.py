@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from einfuse.einsum.errors import EinfuseError
+
 from .validation_cases import Case
 from .validation_constants import Constants, Found, Owner, find_constants
 from .validation_fit import fit_constants
@@ -44,8 +46,15 @@ def predict(
         groups.setdefault((case.design, case.owner), []).append(place)
     found: dict[int, Prediction] = {}
     for (design, owner), places in groups.items():
-        model = models(design, owner.gpu, owner.direction)
         constants = find_constants(table, owner)
+        try:
+            model = models(design, owner.gpu, owner.direction)
+        except EinfuseError as error:
+            for place in places:
+                found[place] = Prediction(
+                    cases[place], math.nan, math.nan, constants, False, str(error)
+                )
+            continue
         settings = {n: v for n, v in constants.values.items() if n in model.ranges()}
         keys = table[owner].fitted_on if owner in table else frozenset()
         calls = [cases[place].call for place in places]
@@ -66,7 +75,8 @@ def fit(
 ) -> dict[Owner, Constants]:
     """Return constants of every kernel version, GPU and direction that has rows enough.
 
-    Kernels without a design of their own get none. A fit begins at those of ``start``, if there.
+    Kernels without a design of their own, or in this direction, get none. A fit begins at those
+    of ``start``, if there.
     """
     groups: dict[Owner, list[Case]] = {}
     for case in cases:
@@ -74,7 +84,10 @@ def fit(
             groups.setdefault(case.owner, []).append(case)
     found = {}
     for owner, own in groups.items():
-        model = models(own[0].design, owner.gpu, owner.direction)
+        try:
+            model = models(own[0].design, owner.gpu, owner.direction)
+        except EinfuseError:
+            continue
         constants = fit_owner(owner, own, model, (start or {}).get(owner))
         if constants is not None:
             found[owner] = constants
