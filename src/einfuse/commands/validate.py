@@ -28,6 +28,9 @@ def validate(
     fit: Annotated[
         Path | None, typer.Option(help="Fit constants on the table; the CSV to write them to.")
     ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option(help="Refit without each length, head size, mask, source and GPU.")
+    ] = True,
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Compile the kernels for the table of instructions.")
     ] = False,
@@ -56,6 +59,7 @@ def validate(
             data=run.measure_this_gpu(out) if device == "cuda" else data,
             constants=constants,
             fit=fit,
+            held_out=leave_one_out,
             compiled=compiled,
         )
     if json:
