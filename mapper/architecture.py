@@ -336,7 +336,7 @@ def find_file(name: str | Path, folder: str, kind: str, error: type[MappingError
         if not path.is_file():
             raise error(f"{path}: no such {kind} file")
         return path
-    shipped = {p.stem: p for p in sorted((DATA / folder).glob("*.yaml"))}
+    shipped = {p.stem: p for p in sorted((DATA / folder).rglob("*.yaml"))}
     if str(name) not in shipped:
         raise error(f"no {kind} '{name}'{closest(str(name), shipped)}")
     return shipped[str(name)]
