@@ -4,6 +4,10 @@ The file is YAML, checked by pydantic. A number in it may be a formula over othe
 (``"round(2.174 + 0.004 * ceil(log2(array_2d.registers.depth)), 6)"``), so that what follows from
 a size follows it when the size is changed. Paths are what ``--set`` takes: ``array_1d.lanes``,
 ``array_2d.operations.exp.slots``, ``buffer.bytes``, ``clock_hz``.
+
+Components under ``costs`` are priced by the cost model that ``technology`` names; formulas read
+the prices as ``NAME.read_pj``, ``NAME.area_um2`` and so on. The mapper knows no prices: here they
+are unknown, until `einfuse.simulator.components` supplies them.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from einfuse.einsum.errors import closest
+from einfuse.einsum.errors import EinfuseError, closest
 
 from .errors import ArchitectureError, MappingError
 from .formula import Formula, Scope, Values, parse_formula
@@ -61,6 +65,9 @@ class Memory(_Spec):
     bandwidth_bytes_per_s: Number | None = Field(None, description="reads and writes together")
     read_bandwidth_bytes_per_s: Number | None = None
     write_bandwidth_bytes_per_s: Number | None = None
+    ports: Number | None = Field(None, description="accesses that can begin in one port cycle")
+    port_hz: Number | None = Field(None, description="cycles of a port in a second; the clock's")
+    leakage_mw: Number | None = Field(None, description="of the whole memory; null if unknown")
     area_um2: Number | None = Field(0, description="null if unknown")
     area_unknown: str = Field("", description="why the area is unknown")
     energy_unknown: str = Field("", description="why the energy is unknown")
@@ -77,6 +84,8 @@ class Unit(_Spec):
     operations: dict[str, Operation]
     registers: Registers
     interconnect_area_um2: Number = 0
+    leakage_mw: Number | None = Field(None, description="of one lane; null if unknown")
+    hop_pj: Number | None = Field(None, description="energy of a word from a lane to the next")
     source: str = ""
 
     @model_validator(mode="after")
@@ -113,6 +122,22 @@ class Processors(_Spec):
     sources: dict[str, str] = {}
 
 
+class Component(_Spec):
+    """A component that a cost model prices; further keys are its sizes, numbers or formulas."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Number] = Field(init=False)
+
+    component: str = Field(description="such as sram, mac, dram, wire")
+    type: str = Field("", description="such as bf16, hbm2")
+    technology: str = Field("", description="the cost model; the file's if left out")
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of its sizes."""
+        return tuple(self.__pydantic_extra__)
+
+
 class ArchitectureFile(_Spec):
     """The schema of an architecture file."""
 
@@ -126,12 +151,15 @@ class ArchitectureFile(_Spec):
     memories: dict[str, Memory] = Field(min_length=1, description="outermost first")
     units: dict[str, Unit] = Field(min_length=1)
     processors: Processors | None = Field(None, description="a GPU's")
+    technology: str = Field("", description="the cost model of the components under costs")
+    costs: dict[str, Component] = Field({}, description="components that a cost model prices")
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> ArchitectureFile:
         reserved = {"clock_hz", "word_bytes", "interconnect_area_um2", "registers", "processors"}
-        for name in [*self.memories, *self.units]:
-            if name in reserved or (name in self.memories and name in self.units):
+        names = [*self.memories, *self.units, *self.costs]
+        for name in names:
+            if name in reserved or names.count(name) > 1:
                 raise ValueError(f"'{name}' names two things")
             if not name.isidentifier():
                 raise ValueError(f"'{name}' is no name: expected letters, digits and '_'")
@@ -149,7 +177,10 @@ _POSITIVE = (
     ".lanes",
     ".depth",
     ".slots",
+    ".ports",
+    ".port_hz",
 )
+_PRICES = ("_pj", "_mw", "area_um2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +243,7 @@ mean 'array_1d.lanes'?
         for path, given in self.parameters.items():
             try:
                 fixed = not isinstance(given, Formula)
-                found[path] = names[path] if fixed else self._checked(path, names[path])
+                found[path] = names[path] if fixed else self._checked(path, names[path], True)
             except MappingError as error:
                 raise ArchitectureError(f"{self.name}: {path}: {error}") from None
         return found
@@ -224,14 +255,23 @@ mean 'array_1d.lanes'?
         sources: Mapping[str, Any] | None = None,
         ranks: Collection[str] = (),
     ) -> Scope:
-        """Return the scope of the parameters and further names."""
+        """Return the scope of the parameters and further names.
+
+        Prices of components are unknown unless ``sources`` has them, by the component's name.
+        """
         given = {k: v for k, v in self.parameters.items() if not isinstance(v, Formula)}
         formulas = {k: v for k, v in self.parameters.items() if isinstance(v, Formula)}
-        return Scope(
-            {**given, **(known or {})}, {**formulas, **(definitions or {})}, sources, ranks
-        )
+        definitions = {**formulas, **(definitions or {})}
+        unpriced = {*self.file.costs} - {*(sources or {})}
+        unknown = {
+            name: None
+            for formula in (definitions.values() if unpriced else ())
+            for name in formula.names
+            if name.partition(".")[0] in unpriced and name not in self.parameters
+        }
+        return Scope({**given, **unknown, **(known or {})}, definitions, sources, ranks)
 
-    def _checked(self, path: str, given: Values | None) -> Values | None:
+    def _checked(self, path: str, given: Values | None, worked_out: bool = False) -> Values | None:
         if given is None:
             must = path.endswith(_NEEDED) or path.startswith("processors.")
             if must or path in ("clock_hz", "word_bytes"):
@@ -240,7 +280,7 @@ mean 'array_1d.lanes'?
         array = np.asarray(given)
         if array.dtype.kind not in "iufb":
             raise ArchitectureError(f"{self.name}: {path}: expected a number, found {given!r}")
-        if path.endswith("area_um2"):
+        if path.endswith("area_um2") or (worked_out and array.ndim and path.endswith(_PRICES)):
             array = np.nan_to_num(array)  # NaN: unknown at some points
         positive = path.endswith(_POSITIVE) or path in ("clock_hz", "word_bytes")
         if path.startswith("processors."):
@@ -273,6 +313,7 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def parse_architecture(content: Any, where: str) -> Architecture:
     """Return the architecture of a YAML file's content; ArchitectureError names the path."""
+    content = _extended(content, where)
     try:
         file = ArchitectureFile.model_validate(content)
     except ValidationError as error:
@@ -285,6 +326,8 @@ def parse_architecture(content: Any, where: str) -> Architecture:
             present = {k: v for k, v in spec.items() if k not in ("rows", "columns", "lanes")}
             present |= {k: spec[k] for k in ("rows", "columns", "lanes") if spec.get(k) is not None}
             flat |= dict(_flatten(f"{name}.", present))
+    for name, component in file.costs.items():
+        flat |= {f"{name}.{size}": dump["costs"][name][size] for size in component.sizes}
     parameters: dict[str, Any] = {}
     for path, value in flat.items():
         try:
@@ -293,6 +336,43 @@ def parse_architecture(content: Any, where: str) -> Architecture:
             raise ArchitectureError(f"{where}: {path}: {error}") from None
     numbers = {k: v for k, v in parameters.items() if not isinstance(v, Formula)}
     return Architecture(file, MappingProxyType(parameters)).with_settings(numbers)
+
+
+def _extended(content: Any, where: str) -> Any:
+    """Return a file's content over that of the one which it ``extends``, key by key, if any."""
+    seen = [where]
+    content = _rooted(content, Path(where).parent)
+    while isinstance(content, dict) and "extends" in content:
+        name = str(content["extends"])
+        beside = Path(seen[-1]).parent / name
+        path = find_file(
+            beside if beside.is_file() else name, "architectures", "architecture", ArchitectureError
+        )
+        if str(path) in seen:
+            raise ArchitectureError(f"{' extends '.join([*seen, str(path)])}, in a circle")
+        seen.append(str(path))
+        base = _rooted(read_yaml(path), path.parent)
+        if not isinstance(base, dict):
+            raise ArchitectureError(f"{where}: extends {path}, which is no architecture")
+        content = _over(base, {key: value for key, value in content.items() if key != "extends"})
+    return content
+
+
+def _rooted(content: Any, folder: Path) -> Any:
+    """Return a file's content with a table of costs beside it named by its whole path."""
+    name = content.get("technology") if isinstance(content, dict) else None
+    if isinstance(name, str) and (folder / name).is_file():
+        return content | {"technology": str((folder / name).resolve())}
+    return content
+
+
+def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    return base | {
+        key: _over(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in own.items()
+    }
 
 
 def _number_or_formula(value: Any) -> Any:
@@ -329,7 +409,7 @@ def read_yaml(path: Path) -> Any:
         raise ArchitectureError(f"{path}: not a text file in UTF-8") from None
 
 
-def find_file(name: str | Path, folder: str, kind: str, error: type[MappingError]) -> Path:
+def find_file(name: str | Path, folder: str, kind: str, error: type[EinfuseError]) -> Path:
     """Return the file of a shipped name or a path; the error lists the closest names."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists():
@@ -348,5 +428,5 @@ def load_architecture(name: str | Path) -> Architecture:
     >>> load_architecture("fusemax").units
     ('array_2d', 'array_1d')
     """
-    path = find_file(name, "architectures", "architecture", ArchitectureError)  # type: ignore[arg-type]
+    path = find_file(name, "architectures", "architecture", ArchitectureError)
     return parse_architecture(read_yaml(path), str(path))

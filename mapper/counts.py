@@ -76,11 +76,22 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """Words that go between a memory and the registers of a unit, each to or from some lanes."""
+
+    einsum: str
+    tensor: str
+    words: Values
+    lanes: Values
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What follows from a mapping and a shape.
 
     ``traffic`` is keyed by (Einsum, tensor, level) in words; at level "registers" it is that of
     one active lane. ``peak_words`` is the most that lives at a level, ``holders`` who holds it.
+    ``deliveries`` are what crosses between the memories and the registers.
     ``valid`` is false at points of an array where a tile comes out below 1.
     """
 
@@ -89,6 +100,7 @@ class Counts:
     peak_words: Mapping[str, Values]
     holders: Mapping[str, tuple[tuple[str, Values], ...]]
     valid: Values = True
+    deliveries: tuple[Delivery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +224,7 @@ def count(nest: Nest, problem: Problem) -> Counts:
         {level: words for level, (words, _) in peak.items()},
         {level: held for level, (_, held) in peak.items()},
         analysis.valid,
+        tuple(analysis.deliveries),
     )
 
 
@@ -228,6 +241,7 @@ class _Analysis:
         self.homes: list[_Home] = []
         self.reads: list[tuple[str, _Home]] = []
         self.producers = {o.tensor: e.name for e in self.einsums.values() for o in e.outputs}
+        self.deliveries: list[Delivery] = []
         self.valid: Values = True
 
     def implicit_homes(self) -> dict[str, _Home]:
@@ -639,12 +653,20 @@ class _Analysis:
                 returned = cross.lane_words - cross.lane_once if inside else again
                 self._add(einsum, home.tensor, home.level, writes=returned)
                 self._access(parent, einsum, reads=stay * again, writes=stay * cross.words)
+                if inside:
+                    self._deliver(einsum, home.tensor, cross, cross.words + again)
             elif home.readers and not home.forwarded:
                 einsum = home.readers[0][0]
                 cross = self._crossing(einsum, home.loops, home.tiles, home.ranks)
                 filled = cross.lane_words if inside else cross.words
                 self._add(einsum, home.tensor, home.level, writes=filled)
                 self._access(parent, einsum, reads=stay * cross.words)
+                if inside:
+                    self._deliver(einsum, home.tensor, cross, cross.words)
+
+    def _deliver(self, einsum: str, tensor: str, cross: Crossing, words: Values) -> None:
+        lanes = self.work[einsum].active * cross.lane_words / cross.words
+        self.deliveries.append(Delivery(einsum, tensor, words, lanes))
 
     def _share(self, home: _Home) -> Values:
         spill = home.keep.spill if home.keep is not None else None

@@ -419,7 +419,7 @@ def _rooted(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _check_names(design: Design) -> None:
     """Every name in a definition must be known, and a definition must not hide another name."""
     let = dict(design.let)
-    taken = {*design.batch, *design.architecture.parameters}
+    taken = {*design.batch, *design.architecture.parameters, *design.architecture.file.costs}
     known = {*taken, *let, *design.cascade.rank_names}
     for table in design.tables:
         known |= {f"{table.name}.{column}" for column in table.columns}
@@ -427,7 +427,8 @@ def _check_names(design: Design) -> None:
         if name in taken:
             raise MappingError(f"let.{name}: the name stands for something else already")
         for read in formula.names:
-            if read not in known:
+            priced = read.partition(".")[0] in design.architecture.file.costs
+            if read not in known and not priced:
                 raise MappingError(f"let.{name}: unknown name '{read}'{closest(read, known)}")
 
 

@@ -113,8 +113,8 @@ def _architecture(space: MapSpace) -> str | dict[str, Any]:
         *groups, key = path.split(".")
         place = content
         if groups:
-            kind = "memories" if groups[0] in architecture.memories else "units"
-            place = content[kind]
+            kinds = ("memories", "units", "costs")
+            place = content[next(kind for kind in kinds if groups[0] in content[kind])]
             for part in groups:
                 place = place[part]
         place[key] = value.text if isinstance(value, Formula) else _plain(value)

@@ -68,6 +68,7 @@ class Scope(Mapping[str, Values]):
         self._definitions = dict(definitions or {})
         self._sources = dict(sources or {})
         self._ranks = frozenset(ranks)
+        self._rows: dict[str, Mapping[str, Values | None]] = {}
         self._busy: list[str] = []
 
     def __getitem__(self, name: str) -> Values:
@@ -85,14 +86,22 @@ class Scope(Mapping[str, Values]):
             return self._found[name]
         if name in self._ranks:
             raise MappingError(f"rank {name} has no size: give {name}=... in the shape")
-        source = self._sources[name.partition(".")[0]]
-        self._busy.append(name)
-        row = source(self)
-        self._busy.pop()
+        row = self.row(name.partition(".")[0])
         if name not in row:
             raise MappingError(f"unknown name '{name}'{closest(name, row)}")
-        self._found.update(row)
+        self._found[name] = row[name]
         return self._found[name]
+
+    def row(self, source: str) -> Mapping[str, Values | None]:
+        """Return the names that a source makes, with their values."""
+        if source not in self._rows:
+            if source in self._busy:
+                circle = " -> ".join([*self._busy[self._busy.index(source) :], source])
+                raise MappingError(f"{circle} go round in a circle")
+            self._busy.append(source)
+            self._rows[source] = self._sources[source](self)
+            self._busy.pop()
+        return self._rows[source]
 
     def __contains__(self, name: object) -> bool:
         return (

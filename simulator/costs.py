@@ -10,13 +10,14 @@ from einfuse.mapper.counts import REGISTERS
 from einfuse.mapper.formula import Values
 
 from .accounting import Accounting
+from .options import find_leakage, find_movement
 from .point import Point, add_up
 
 Components = Mapping[str, Values | None]
 
 
-def find_energy(point: Point, accounting: Accounting) -> Components:
-    """Energy by component, in pJ; None where a price is unknown."""
+def find_energy(point: Point, accounting: Accounting, seconds: Values) -> Components:
+    """Energy by component of a run, in pJ; None where a price is unknown."""
     omitted = point.design.omissions.energy if accounting.omissions else ()
     energy: dict[str, Values | None] = {}
 
@@ -43,7 +44,11 @@ def find_energy(point: Point, accounting: Accounting) -> Components:
             component = f"{work.unit}.operations.{operation}"
             if component not in omitted:
                 add(component, done * work.active, point.values[f"{component}.energy_pj"])
-    return energy
+    return {
+        **energy,
+        **find_movement(point, accounting),
+        **find_leakage(point, accounting, seconds),
+    }
 
 
 def find_area(point: Point, accounting: Accounting) -> Components:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from einfuse.mapper.formula import Values
+
+from .sources import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Evaluation:
         resource_seconds: unit or level -> time it would take alone.
         feasible: whether the point meets the design's requirements and fits every level.
         warnings: what the result does not show.
+        include: options that the accounting charges.
+        sources: where each of the ``parameters`` comes from; see `to_sources`.
     """
 
     design: str
@@ -68,6 +73,8 @@ class Evaluation:
     feasible: Values = True
     unknown: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = field(default=(), repr=False)
 
     def to_row(self) -> dict[str, Any]:
         """Return a flat, ordered row: one column a number, units in the names."""
@@ -92,6 +99,7 @@ class Evaluation:
         return {
             "design": self.design,
             "accounting": self.accounting,
+            "include": list(self.include),
             "seconds": _plain(self.seconds),
             "cycles": _plain(self.cycles),
             "dram_bytes": _plain(self.dram_bytes),
@@ -124,13 +132,52 @@ class Evaluation:
             "warnings": list(self.warnings),
         }
 
+    def to_sources(self) -> list[dict[str, Any]]:
+        """Return a row for each figure that the result stands on, as plain values.
+
+        Columns: path, value, unit, kind, formula, inputs (names that the formula reads, with their
+        values), prices (what a cost model looked up), source.
+        """
+        return [
+            {
+                "path": one.path,
+                "value": _plain(self.parameters[one.path]),
+                "unit": one.unit,
+                "kind": one.kind,
+                "formula": one.formula,
+                "inputs": {
+                    n: _plain(self.parameters[n]) for n in one.reads if n in self.parameters
+                },
+                "prices": list(one.prices),
+                "source": one.source,
+            }
+            for one in self.sources
+        ]
+
+    def render_sources(self) -> str:
+        """Return the sources as text: each figure, how it is worked out, and who published it."""
+        lines = ["where the figures come from (those of the first point, if arrays)"]
+        for source, group in groupby(self.sources, lambda one: one.source):
+            for one in group:
+                made = f" = {one.formula}" if one.formula else ""
+                value = f"{_first(self.parameters[one.path]):.9g} {one.unit}".rstrip()
+                lines.append(f"{one.path}: {value}{made}  [{one.kind}]")
+                lines += [
+                    f"    {name} = {_first(self.parameters[name]):.9g}"
+                    for name in one.reads
+                    if self.parameters.get(name) is not None
+                ]
+                lines += [f"    {price}" for price in one.prices]
+            lines += [f"  from {source}", ""] if source else [""]
+        return "\n".join(lines).rstrip()
+
     def __str__(self) -> str:
         """A small table with units (of the first point, if arrays)."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, title=f"{self.design}, accounting {self.accounting}")
+        table = Table(box=box.SIMPLE_HEAD, title=self._title)
         table.add_column("quantity")
         table.add_column("value", justify="right")
         table.add_column("unit")
@@ -147,6 +194,11 @@ class Evaluation:
         console.print(einsums)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue().rstrip()
+
+    @property
+    def _title(self) -> str:
+        charged = "".join(f" + {option}" for option in self.include)
+        return f"{self.design}, accounting {self.accounting}{charged}"
 
     def _lines(self) -> list[tuple[str, str, str]]:
         unknown = {name: f"unknown: {why}" for name, why in self.unknown.items()}

@@ -63,7 +63,7 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
         for unit, busy in composed.busy.items():
             resources[unit] = resources.get(unit, 0.0) + busy / clock
         for level in point.architecture.memories:
-            taken = memory_seconds(point, level, set(stage.einsums))
+            taken = memory_seconds(point, level, set(stage.einsums), "ports" in accounting.include)
             if taken is not None:
                 resources[level] = resources.get(level, 0.0) + taken
                 longest = np.maximum(longest, taken * clock)
@@ -92,8 +92,13 @@ def _one_after_another(point: Point) -> Stage:
     return Stage("all", phases)
 
 
-def memory_seconds(point: Point, level: str, einsums: set[str]) -> Values | None:
-    """The time that a memory's bandwidth takes for some Einsums; None if it is unlimited."""
+def memory_seconds(
+    point: Point, level: str, einsums: set[str], ports: bool = False
+) -> Values | None:
+    """The time that a memory's bandwidth takes for some Einsums; None if it is unlimited.
+
+    With ``ports`` an access takes a port for one of its cycles as well.
+    """
     moved = [t for (e, _, at), t in point.counts.traffic.items() if at == level and e in einsums]
     word = point.number("word_bytes")
     reads, writes = word * add_up(t.reads for t in moved), word * add_up(t.writes for t in moved)
@@ -106,4 +111,9 @@ def memory_seconds(point: Point, level: str, einsums: set[str]) -> Values | None
         )
         if point.values[f"{level}.{name}"] is not None
     ]
+    if ports and point.values[f"{level}.ports"] is not None:
+        cycles = point.values[f"{level}.port_hz"]
+        cycles = point.number("clock_hz") if cycles is None else cycles
+        width = point.number(f"{level}.ports") * point.number(f"{level}.access_bytes")
+        times.append((reads + writes) / (width * cycles))
     return np.maximum.reduce(np.broadcast_arrays(*times))[()] if times else None

@@ -84,7 +84,7 @@ def merge(groups: list[tuple[NDArray[Any], Evaluation]]) -> Evaluation:
     merged: dict[str, Any] = {}
     for item in fields(Evaluation):
         values = [getattr(result, item.name) for result in results]
-        if item.name in ("design", "accounting"):
+        if item.name in ("design", "accounting", "include", "sources"):
             continue
         if item.name in ("unknown",):
             merged[item.name] = {k: v for value in values for k, v in value.items()}
@@ -121,7 +121,7 @@ def _map(result: Evaluation, form: Any) -> Evaluation:
     changed: dict[str, Any] = {}
     for item in fields(Evaluation):
         value = getattr(result, item.name)
-        if item.name in ("design", "accounting", "unknown", "warnings"):
+        if item.name in ("design", "accounting", "include", "sources", "unknown", "warnings"):
             continue
         if item.name == "holders_bytes":
             changed[item.name] = {

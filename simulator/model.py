@@ -8,7 +8,7 @@ architecture's tables under a named accounting. Nothing here knows a particular 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,9 @@ from .evaluation import EinsumResult, Evaluation, LevelTraffic
 from .gpu import check_kernel_inputs, evaluate_kernel
 from .latency import find_latency
 from .merge import broadcast_inputs, finish, merge
+from .options import check_options
 from .point import Point, add_up, find_point, scope_of
+from .sources import find_sources
 
 
 class DesignWarning(UserWarning):
@@ -38,6 +40,7 @@ def evaluate(
     shape: Mapping[str, Any],
     *,
     accounting: str = "physical",
+    include: Iterable[str] = (),
     set: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Return what a design costs at a shape.
@@ -46,6 +49,8 @@ def evaluate(
         design: a cascade, an architecture and a mapping rule (see `load_design`).
         shape: rank -> size, whole numbers or arrays of them; batch ranks included.
         accounting: "published", "published-all-registers" or "physical".
+        include: what "physical" charges too: "leakage", "interconnect", "multicast", "ports" (see
+            `einfuse.simulator.options`).
         set: architecture parameter by its path -> value, numbers or arrays, such as
             ``{"array_1d.lanes": 512}``. Arrays of shape and settings broadcast together.
 
@@ -62,7 +67,7 @@ def evaluate(
     >>> round(evaluate(load_design("fusemax"), shape).seconds, 6)
     0.0297
     """
-    chosen = find_accounting(accounting)
+    chosen = find_accounting(accounting, include)
     settings = dict(set or {})
     if isinstance(design, KernelDesign):
         check_kernel_inputs(design, shape, settings)
@@ -157,12 +162,12 @@ def _evaluate_structure(
     """Evaluate points of one structure; let the parameter grow that the design grows, if any."""
     growth = design.grow
     if growth is None or growth.parameter in settings:
-        return _costs(find_point(design, shape, settings, scalar=scalar), accounting)
+        return _costs(find_point(design, shape, settings, scalar=scalar), accounting, settings)
     until = parse_formula(growth.until)
     size = np.asarray(scope_of(design, shape, settings)[growth.parameter], float)
     for _ in range(growth.times):
         grown = {**settings, growth.parameter: size[()]}
-        result = _costs(find_point(design, shape, grown, scalar=scalar), accounting)
+        result = _costs(find_point(design, shape, grown, scalar=scalar), accounting, settings)
         times = {f"{name}.seconds": value for name, value in result.resource_seconds.items()}
         enough = np.asarray(until.evaluate(times))
         if np.all(enough):
@@ -192,11 +197,13 @@ def _without(result: Evaluation, feasible: Values) -> Evaluation:
     )
 
 
-def _costs(point: Point, accounting: Accounting) -> Evaluation:
+def _costs(point: Point, accounting: Accounting, settings: Mapping[str, Any]) -> Evaluation:
     """Return what a point costs."""
+    check_options(point, accounting)
     latency = find_latency(point, accounting)
     cycles = latency.cycles
-    energy, area = find_energy(point, accounting), find_area(point, accounting)
+    energy = find_energy(point, accounting, latency.seconds)
+    area = find_area(point, accounting)
     word, traffic = point.number("word_bytes"), point.counts.traffic.items()
     levels = {
         level: LevelTraffic(
@@ -246,6 +253,8 @@ def _costs(point: Point, accounting: Accounting) -> Evaluation:
         feasible=point.feasible,
         unknown=find_unknown(point, energy, area),
         warnings=(*latency.violations, *_not_modelled(point)),
+        include=accounting.include,
+        sources=find_sources(point, settings),
     )
 
 

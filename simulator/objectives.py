@@ -22,6 +22,7 @@ from einfuse.mapper.formula import Values
 from einfuse.mapper.objective import Numbers
 
 from .accounting import Accounting, find_accounting
+from .components import find_components
 from .point import find_cycles
 
 FIGURES = {
@@ -169,7 +170,7 @@ def find_objective(
         if name not in FIGURES:
             raise MappingError(f"no objective '{name}'{closest(name, FIGURES)}")
     figures = tuple(dict.fromkeys(f for name in wanted for f in FIGURES[name]))
-    values = architecture.values()
+    values = architecture.values(architecture.scope(sources=find_components(architecture)))
     for level in architecture.memories:
         if "energy_pj" in figures and values[f"{level}.read_pj"] is None:
             raise MappingError(

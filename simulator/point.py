@@ -18,6 +18,8 @@ from einfuse.mapper.facts import Facts, facts
 from einfuse.mapper.formula import Formula, Scope, Values, parse_formula
 from einfuse.mapper.mapping import Compute, Keep, Nest, walk_nest
 
+from .components import find_components
+
 _ROUNDING = 1e-12  # a share that fills a level to the last byte may round above it
 
 
@@ -51,10 +53,12 @@ class Point:
 def scope_of(design: Design, shape: Mapping[str, Any], settings: Mapping[str, Any]) -> Scope:
     """Return every name that the design's formulas read, at a shape and with settings."""
     fixed = {r.name: r.size for r in design.cascade.ranks if isinstance(r.size, int)}
-    return configured(design, settings).scope(
+    architecture = configured(design, settings)
+    tables = {table.name: table.lookup for table in design.tables}
+    return architecture.scope(
         {**fixed, **shape},
         {**_derived_ranks(design, {*shape, *fixed}), **dict(design.let)},
-        {table.name: table.lookup for table in design.tables},
+        {**tables, **find_components(architecture)},
         (*design.batch, *design.cascade.rank_names),
     )
 

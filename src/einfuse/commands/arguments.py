@@ -100,6 +100,18 @@ def parse_numbers(texts: Sequence[str]) -> dict[str, float]:
     return numbers
 
 
+def parse_names(texts: Sequence[str], option: str) -> list[str]:
+    """Return the names of an option that takes several, ``a,b`` or again.
+
+    >>> parse_names(["leakage,ports", "multicast"], "--include")
+    ['leakage', 'ports', 'multicast']
+    """
+    names = [name.strip() for text in texts for name in text.split(",")]
+    if "" in names:
+        raise EinfuseError(f"{option}: expected names joined by commas, found '{','.join(texts)}'")
+    return names
+
+
 def print_json(value: object) -> None:
     """Print strict JSON (no NaN, no infinity) on standard output."""
     print(json.dumps(value, indent=2, allow_nan=False))

@@ -11,7 +11,7 @@ import typer
 
 from einfuse.einsum.errors import EinfuseError
 
-from .arguments import parse_numbers, parse_shape, print_json
+from .arguments import parse_names, parse_numbers, parse_shape, print_json
 
 Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
 Setting = Annotated[
@@ -28,6 +28,13 @@ def evaluate(
     accounting: Annotated[
         str, typer.Option(help="published, published-all-registers, or physical.")
     ] = "physical",
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Charge it too: leakage, interconnect, multicast, ports; a,b or again."),
+    ] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Say where every figure comes from.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Cost of a design at a shape: time, traffic, energy, area, utilization, peak bytes."""
@@ -40,14 +47,17 @@ def evaluate(
             load_design(design),
             parse_shape(shape),
             accounting=accounting,
+            include=parse_names(include or [], "--include"),
             set=parse_numbers(settings or []),
         )
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     if json:
-        print_json(result.to_json())
+        print_json(result.to_json() | ({"sources": result.to_sources()} if sources else {}))
     else:
         print(result)
+        if sources:
+            print(result.render_sources())
 
 
 def study(
