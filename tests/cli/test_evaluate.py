@@ -92,3 +92,35 @@ def test_the_schema_of_an_architecture_names_its_parts(einfuse: Command) -> None
     schema = json.loads(done.stdout)
     assert {"memories", "units", "clock_hz"} <= set(schema["properties"])
     assert einfuse("schema", "mapping").returncode == 2
+
+
+def test_options_and_sources_are_asked_for_by_name(einfuse: Command, tmp_path: Path) -> None:
+    design = tmp_path / "mine.yaml"
+    design.write_text("extends: fusemax\nname: mine\narchitecture: fusemax-7nm\n")
+    asked = ("evaluate", "--design", str(design), "--shape", SHAPE)
+    done = einfuse(*asked, "--include", "leakage,ports", "--include", "multicast", "--sources",
+                   "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["include"] == ["leakage", "multicast", "ports"]
+    assert result["energy_by_component_pj"]["array_2d.leakage"] > 0
+    line = next(row for row in result["sources"] if row["path"] == "buffer.read_pj")
+    assert line["unit"] == "pJ" and "TPUv4i" in line["source"]
+    text = einfuse(*asked, "--include", "ports", "--sources").stdout
+    assert "accounting physical + ports" in text and "from 5.98 um2/bit x 0.059" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--include", "leakage"), "set dram.leakage_mw, buffer.leakage_mw"),
+        (("--include", "leakage,,ports"), "--include: expected names"),
+        (("--include", "wires"), "no option 'wires'"),
+        (("--include", "ports", "--accounting", "published"), "options of the accounting physical"),
+    ],
+)
+def test_options_without_figures_are_refused(
+    einfuse: Command, arguments: tuple[str, ...], words: str
+) -> None:
+    done = einfuse("evaluate", "--design", "fusemax", "--shape", SHAPE, *arguments)
+    assert done.returncode == 2 and words in done.stderr and done.stdout == ""
