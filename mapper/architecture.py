@@ -361,7 +361,7 @@ def _extended(content: Any, where: str) -> Any:
 def _rooted(content: Any, folder: Path) -> Any:
     """Return a file's content with a table of costs beside it named by its whole path."""
     name = content.get("technology") if isinstance(content, dict) else None
-    if isinstance(name, str) and (folder / name).is_file():
+    if isinstance(name, str) and name.endswith(".csv") and (folder / name).is_file():
         return content | {"technology": str((folder / name).resolve())}
     return content
 

@@ -15,6 +15,7 @@ from einfuse.mapper.kernel import kernel_scope
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
 from .gpu_launch import Array, LaunchCost, Machine, find_launch
 from .gpu_tile import lanes_of
+from .sources import find_sources
 
 _UNKNOWN = {
     "energy_pj": "energies of a GPU's parts are not modelled",
@@ -80,11 +81,15 @@ def evaluate_kernel(
     costs = [find_launch(launch, machine) for launch in design.schedule.launches]
     for cost in costs:
         feasible = feasible & cost.feasible
-    return _evaluation(design, machine, costs, feasible)
+    return _evaluation(design, machine, costs, feasible, settings)
 
 
 def _evaluation(
-    design: KernelDesign, machine: Machine, costs: list[LaunchCost], feasible: Any
+    design: KernelDesign,
+    machine: Machine,
+    costs: list[LaunchCost],
+    feasible: Any,
+    settings: Mapping[str, Any],
 ) -> Evaluation:
     seconds = sum((cost.seconds for cost in costs), np.zeros(machine.points))
     clock = machine.number("processors.sustained_clock_hz")
@@ -160,6 +165,7 @@ def _evaluation(
         parameters=machine.values,
         feasible=form(feasible),
         unknown=_UNKNOWN,
+        sources=find_sources(machine.architecture, machine.values, settings),
     )
 
 

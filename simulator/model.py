@@ -71,6 +71,11 @@ def evaluate(
     settings = dict(set or {})
     if isinstance(design, KernelDesign):
         check_kernel_inputs(design, shape, settings)
+        if chosen.include:
+            raise MappingError(
+                f"{design.name}: include {', '.join(chosen.include)}: a kernel on a GPU has no "
+                "energies to add to; leave it out"
+            )
     else:
         design.architecture.with_settings(settings)  # names are right
         _check_numbers(shape, settings, design)
@@ -254,7 +259,7 @@ def _costs(point: Point, accounting: Accounting, settings: Mapping[str, Any]) ->
         unknown=find_unknown(point, energy, area),
         warnings=(*latency.violations, *_not_modelled(point)),
         include=accounting.include,
-        sources=find_sources(point, settings),
+        sources=find_sources(point.architecture, point.values, settings, point.design, point.scope),
     )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from einfuse.mapper.architecture import Architecture
-from einfuse.mapper.formula import Formula
+from einfuse.mapper.design import Design
+from einfuse.mapper.formula import Formula, Scope, Values
 
 from .components import Priced
-from .point import Point
+from .cost_model import Price
 
 Kind = Literal["stated", "formula", "set by the design", "set by the caller"]
 
@@ -58,59 +59,60 @@ _UNITS = {
 }
 
 
-def find_sources(point: Point, settings: Mapping[str, Any]) -> tuple[Source, ...]:
-    """Return the source of every known parameter of the architecture at a point.
+def find_sources(
+    architecture: Architecture,
+    values: Mapping[str, Values | None],
+    settings: Mapping[str, Any],
+    design: Design | None = None,
+    scope: Scope | None = None,
+) -> tuple[Source, ...]:
+    """Return the source of every known parameter of an architecture.
 
     Args:
-        point: the design at a shape.
+        architecture: with what the design and the caller set.
+        values: parameter -> its value.
         settings: what the caller set.
+        design: what may have set parameters too.
+        scope: where the values were worked out, with the prices of components.
     """
-    own = dict(point.design.settings)
-    return tuple(
-        _source(point, path, "set by the caller" if path in settings else _kind(path, own, point))
-        for path, value in point.values.items()
-        if value is not None
-    )
+    own = dict(design.settings) if design is not None else {}
+    found: list[Source] = []
+    for path, value in values.items():
+        if value is None:
+            continue
+        given = architecture.parameters[path]
+        kind: Kind = "formula" if isinstance(given, Formula) else "stated"
+        if path in settings:
+            kind, text = "set by the caller", ""
+        elif design is not None and path in own:
+            kind, text = "set by the design", " ".join(design.source.split())
+        else:
+            text = stated_source(architecture, path)
+        if not isinstance(given, Formula):
+            found.append(Source(path, kind, "", (), (), text))
+            continue
+        prices = _prices(architecture, scope, given, {path})
+        cited = "; ".join(dict.fromkeys(price.source for price in prices.values())) or text
+        looked_up = tuple(f"{name} = {price.how}" for name, price in prices.items())
+        found.append(Source(path, kind, given.text, given.names, looked_up, cited))
+    return tuple(found)
 
 
-def _kind(path: str, own: Mapping[str, Any], point: Point) -> Kind:
-    if path in own:
-        return "set by the design"
-    formula = isinstance(point.architecture.parameters[path], Formula)
-    return "formula" if formula else "stated"
-
-
-def _source(point: Point, path: str, kind: Kind) -> Source:
-    given = point.architecture.parameters[path]
-    if not isinstance(given, Formula):
-        text = "" if kind == "set by the caller" else stated_source(point.architecture, path)
-        return Source(path, kind, "", (), (), text)
-    prices, sources = _priced(point, given, {path})
-    if not sources and kind == "set by the design":
-        sources = [" ".join(point.design.source.split())]
-    sources = sources or [stated_source(point.architecture, path)]
-    return Source(
-        path, kind, given.text, given.names, tuple(dict.fromkeys(prices)),
-        "; ".join(dict.fromkeys(sources)),
-    )  # fmt: skip
-
-
-def _priced(point: Point, formula: Formula, seen: set[str]) -> tuple[list[str], list[str]]:
-    """What a cost model looked up for a formula and for the formulas it reads."""
-    prices: list[str] = []
-    sources: list[str] = []
+def _prices(
+    architecture: Architecture, scope: Scope | None, formula: Formula, seen: set[str]
+) -> dict[str, Price]:
+    """What a cost model looked up for a formula and for the formulas that it reads."""
+    prices: dict[str, Price] = {}
     for name in formula.names:
         head = name.partition(".")[0]
-        read = point.architecture.parameters.get(name)
+        read = architecture.parameters.get(name)
         if isinstance(read, Formula) and name not in seen:
-            more, further = _priced(point, read, seen | {name})
-            prices, sources = prices + more, sources + further
-        elif read is None and head in point.architecture.file.costs:
-            row = point.scope.row(head)
+            prices |= _prices(architecture, scope, read, seen | {name})
+        elif read is None and scope is not None and head in architecture.file.costs:
+            row = scope.row(head)
             if isinstance(row, Priced) and name in row.prices:
-                prices.append(f"{name} = {row.prices[name].how}")
-                sources.append(row.prices[name].source)
-    return prices, sources
+                prices[name] = row.prices[name]
+    return prices
 
 
 def stated_source(architecture: Architecture, path: str) -> str:
@@ -118,12 +120,14 @@ def stated_source(architecture: Architecture, path: str) -> str:
     file = architecture.file
     head, *rest = path.split(".")
     texts: list[str] = []
-    spec: Any = file.memories.get(head) or file.units.get(head) or file.costs.get(head)
+    spec: Any = file.memories.get(head) or file.units.get(head)
     if spec is not None:
-        texts.append(getattr(spec, "source", ""))
+        texts.append(spec.source)
         for part in rest[:-1]:
             spec = spec[part] if isinstance(spec, Mapping) else getattr(spec, part)
             texts.append(getattr(spec, "source", ""))
+    elif head == "processors" and file.processors is not None:
+        texts.append(file.processors.sources.get(rest[0], ""))
     nearest = [text for text in texts if text][-1:]
     said = "; ".join(" ".join(text.split()) for text in (*nearest, file.source) if text)
     return said or "the file does not say"

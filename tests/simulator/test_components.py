@@ -225,6 +225,14 @@ def test_every_known_figure_of_a_result_has_a_source() -> None:
             assert json.dumps(r.to_sources(), allow_nan=False)
 
 
+def test_a_gpu_has_sources_too() -> None:
+    design = load_design("flash-attention-2", architecture="a100")
+    shape = {"B": 1, "H": 4, "M": 1024, "P": 1024, "E": 64, "F": 64}
+    r = evaluate(design, shape, set={"dram.bandwidth_bytes_per_s": 1e12})
+    assert _source(r, "dram.bandwidth_bytes_per_s")["kind"] == "set by the caller"
+    assert _source(r, "processors.count")["source"] != "the file does not say"
+
+
 def test_arrays_keep_their_sources() -> None:
     design = _on("flat", "flat-45nm")
     r = evaluate(design, {**SHAPE, "M": np.array([1024, 65536]), "P": np.array([1024, 65536])})

@@ -145,6 +145,13 @@ def test_published_accountings_take_no_options(accounting: str) -> None:
         evaluate(load_design("fusemax"), shape, accounting=accounting, include=["ports"])
 
 
+def test_a_kernel_on_a_gpu_takes_no_options() -> None:
+    design = load_design("flash-attention-2", architecture="a100")
+    shape = {"B": 1, "H": 4, "M": 1024, "P": 1024, "E": 64, "F": 64}
+    with pytest.raises(EinfuseError, match="a kernel on a GPU has no energies"):
+        evaluate(design, shape, include=["leakage"])
+
+
 FIGURES = {
     **{f"{name}.leakage_mw": 1.0 for name in ("dram", "buffer", "staging", "array_2d", "array_1d")},
     "array_2d.hop_pj": 0.3,
