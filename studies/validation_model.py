@@ -56,16 +56,11 @@ class DesignModel:
 
     def seconds(self, calls: Sequence[Call], constants: Settings) -> Seconds:
         """Return seconds per call; NaN where the design does not take a call."""
-        try:
-            found = self._evaluate(calls, constants)
-        except EinfuseError:
-            if len(calls) == 1:
-                return np.full(1, np.nan)
-            rows = [
-                self.seconds([call], {n: _at(value, k) for n, value in constants.items()})
-                for k, call in enumerate(calls)
-            ]
-            return np.concatenate(rows)
+        found = np.full(len(calls), np.nan)
+        taken = np.array([not self._lacks(call) for call in calls], bool)
+        if taken.any():
+            own = [call for call, takes in zip(calls, taken, strict=True) if takes]
+            found[taken] = self._evaluated(own, {n: _of(v, taken) for n, v in constants.items()})
         return np.where(np.isfinite(found), found, np.nan)
 
     def launch_seconds(self, calls: Sequence[Call], constants: Settings) -> Seconds:
@@ -82,32 +77,62 @@ class DesignModel:
 
     def refusal(self, call: Call, constants: Settings) -> str:
         """Return why the design does not take a call."""
+        lacks = self._lacks(call)
+        if lacks:
+            return lacks
         try:
-            self._evaluate_one(call, constants)
+            self._evaluate([call], constants)
         except EinfuseError as error:
             return str(error)
         return f"{self.design.name} does not take this call"
 
+    def _lacks(self, call: Call) -> str:
+        """Return what a call asks for that the design does not know; nothing if it knows all."""
+        schedule = self.design.schedule
+        asked = {
+            "causal masks": ("causal" in schedule.options, call.causal and call.seqlen_q > 1),
+            "windows": ("window" in schedule.options, 0 < call.window < call.seqlen_k),
+            "shared keys": ("HK" in schedule.ranks, call.heads_kv != call.heads_q),
+        }
+        lacks = [what for what, (known, needed) in asked.items() if needed and not known]
+        return f"{self.design.name} knows no {' and no '.join(lacks)}" if lacks else ""
+
+    def _evaluated(self, calls: Sequence[Call], constants: Settings) -> Seconds:
+        """Return seconds per call; where all at once are refused, one by one."""
+        try:
+            return self._evaluate(calls, constants)
+        except EinfuseError:
+            if len(calls) == 1:
+                return np.full(1, np.nan)
+        places = np.eye(len(calls), dtype=bool)
+        return np.concatenate(
+            [
+                self._evaluated([call], {n: _of(v, place) for n, v in constants.items()})
+                for call, place in zip(calls, places, strict=True)
+            ]
+        )
+
     def _evaluate(self, calls: Sequence[Call], constants: Settings) -> Seconds:
+        """Return seconds per call; a single call that is refused is an error."""
+        shapes = [_shape(call) for call in calls]
+        asked = [{"causal": int(call.causal), "window": call.window} for call in calls]
+        schedule, single = self.design.schedule, len(calls) == 1
         shape = {
-            rank: np.array([_shape(call)[rank] for call in calls]) for rank in _shape(calls[0])
+            rank: shapes[0][rank] if single else np.array([one[rank] for one in shapes])
+            for rank in shapes[0]
+            if rank in schedule.ranks
         }
         settings: dict[str, Any] = {
-            "causal": np.array([int(call.causal) for call in calls]),
-            "window": np.array([call.window for call in calls]),
-            **{_path(name): value for name, value in constants.items()},
+            name: asked[0][name] if single else np.array([one[name] for one in asked])
+            for name in asked[0]
+            if name in schedule.options
+        }
+        settings |= {
+            name if "." in name else f"calibration.{name}": value.item() if single else value
+            for name, value in ((name, np.asarray(value)) for name, value in constants.items())
         }
         found = evaluate(self.design, shape, set=settings).seconds
         return np.broadcast_to(np.asarray(found, float), (len(calls),))
-
-    def _evaluate_one(self, call: Call, constants: Settings) -> None:
-        settings: dict[str, Any] = {"causal": int(call.causal), "window": call.window}
-        settings |= {_path(name): float(_at(value, 0)) for name, value in constants.items()}
-        evaluate(self.design, _shape(call), set=settings)
-
-
-def _path(name: str) -> str:
-    return name if "." in name else f"calibration.{name}"
 
 
 def _shape(call: Call) -> dict[str, int]:
@@ -122,9 +147,9 @@ def _shape(call: Call) -> dict[str, int]:
     }
 
 
-def _at(value: float | Seconds, place: int) -> float:
-    array = np.atleast_1d(np.asarray(value, float))
-    return float(array[min(place, len(array) - 1)])
+def _of(value: float | Seconds, places: NDArray[np.bool_]) -> float | Seconds:
+    """Return the values of some calls; one for all stays one for all."""
+    return value[places] if isinstance(value, np.ndarray) and value.ndim else value
 
 
 @functools.cache
