@@ -33,11 +33,13 @@ from .operations import count_operations, total_operations
 from .partition import partition
 from .passes import PassReport, count_passes
 from .printer import render
+from .reassociation import reassociate
 from .rewrite import NotDerivableError, interchange, normalise
 from .safety import overflows
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
 from .validate import validated
+from .vanishing import vanish
 from .verification import Verification, without_sizes
 
 _SEARCH = 0.6
@@ -217,7 +219,8 @@ class _Search:
         if normal != self.origin:
             explanation = "every fold has one operator; sums are taken before their division"
             first = first.then("H", explanation, normal)
-        pending, seen = [first], {render(normal)}
+        first = self._read_off(self._without_zeros(first))
+        pending, seen = [first], {render(first.cascade)}
         while pending:
             check_time()
             form = pending.pop(0)
@@ -226,6 +229,23 @@ class _Search:
                 if render(other.cascade) not in seen:
                     seen.add(render(other.cascade))
                     pending.append(other)
+
+    def _without_zeros(self, form: _Form) -> _Form:
+        found = vanish(form.cascade)
+        if found is None:
+            return form
+        cascade, names = found
+        are = "is 0: its terms cancel" if len(names) == 1 else "are 0: their terms cancel"
+        return form.then("Z", f"{', '.join(names)} {are}", normalise(cascade, self.variable))
+
+    def _read_off(self, form: _Form) -> _Form:
+        found = reassociate(Dataflow(form.cascade, self.variable))
+        if found is None:
+            return form
+        explanation = "; ".join(
+            f"{fold} sums over {self.level} first, which is {known}" for fold, known in found.folds
+        )
+        return form.then("A", explanation, normalise(found.cascade, self.variable))
 
     def _interchanges(self, form: _Form) -> Iterable[_Form]:
         joined = interchange(Dataflow(form.cascade, self.variable))

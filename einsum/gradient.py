@@ -33,27 +33,34 @@ from .expression import (
 from .functions import monoid
 from .inference import rank_of_index
 from .rewrite import fresh, names_of, prune
+from .saving import check_saved, read_saved
 from .substitution import plain_access, plain_variables, replace_accesses
 from .unroll import unroll
 from .validate import validated
 
 
 def gradient(
-    cascade: Cascade, with_respect_to: Sequence[str], shape: Mapping[str, int] | None = None
+    cascade: Cascade,
+    with_respect_to: Sequence[str],
+    shape: Mapping[str, int] | None = None,
+    *,
+    saved: Sequence[str] = (),
 ) -> Cascade:
     """Return the cascade that computes ``dQ`` for every named input ``Q``.
 
     Its inputs are those of the cascade and an adjoint ``dY`` for every output ``Y``; it computes
-    again what it needs of the cascade itself. A loop is unrolled, with all generations stored.
+    again what it needs of the cascade itself, but for what is saved. A loop is unrolled, with all
+    generations stored.
 
     Args:
         cascade: what is differentiated.
         with_respect_to: names of inputs.
         shape: sizes of the iterative ranks, where the text leaves them open.
+        saved: tensors of the (unrolled) cascade that become inputs, if the gradient needs them.
 
     Raises:
-        EinfuseError: no such input, or no output depends on it; CascadeError names what is not
-            differentiable, and points at it.
+        EinfuseError: no such input or tensor, or no output depends on it; CascadeError names what
+            is not differentiable, and points at it.
 
     >>> from einfuse.einsum.parser import parse
     >>> from einfuse.einsum.printer import render_einsum
@@ -69,7 +76,9 @@ def gradient(
         raise EinfuseError("expected the names of inputs, each once, such as Q,K,V")
     cascade = unroll(cascade, shape)
     with located(cascade):
-        return _Reverse(cascade, tuple(with_respect_to)).cascade()
+        check_saved(cascade, saved)
+        found = _Reverse(cascade, tuple(with_respect_to)).cascade(tuple(saved))
+        return read_saved(found, saved) if saved else found
 
 
 @dataclass
@@ -118,7 +127,8 @@ class _Reverse:
         }
         self.backward: list[Einsum] = []
 
-    def cascade(self) -> Cascade:
+    def cascade(self, kept: tuple[str, ...]) -> Cascade:
+        """Return the gradient, with tensors of the cascade among its outputs, last."""
         for einsum in reversed(self.forward):
             self._differentiate(einsum)
         results = [self._result(name) for name in self.wanted]
@@ -133,7 +143,7 @@ class _Reverse:
             name=f"{self.source.name} gradient",
             ranks=self.source.ranks + tuple(self.names.ranks),
             input_tensors=self.source.input_tensors + seeds,
-            outputs=tuple(titles.get(name, name) for name in results),
+            outputs=(*(titles.get(name, name) for name in results), *kept),
             init=tuple(_renamed(einsum, titles) for einsum in (*self.forward, *self.backward)),
             loop=(),
             final=(),

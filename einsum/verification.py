@@ -124,7 +124,7 @@ class Verification:
                     rounded = _outputs(self.origin, _rounded(inputs), trial.shape)
                     if rounded is None or not (_all_finite(expected) and _all_finite(exact)):
                         continue
-                    error = max(_error(exact, expected), _error(exact, rounded))
+                    error = max(_error(exact, found, inputs) for found in (expected, rounded))
                     if error * LOST < 1:  # else the origin itself has no digits there
                         found.append(Strained(inputs, trial.shape, exact, error))
         return tuple(found)
@@ -169,7 +169,7 @@ class Verification:
             found = _outputs(derived, trial.inputs, trial.shape)
             if found is None or not _all_finite(found):
                 return False
-            if _error(trial.exact, found) > LOST * max(trial.error, _ROUNDING):
+            if _error(trial.exact, found, trial.inputs) > LOST * max(trial.error, _ROUNDING):
                 return False
         return True
 
@@ -200,13 +200,20 @@ def _rounded(inputs: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def _error(exact: Mapping[str, Array], found: Mapping[str, Array]) -> float:
-    """Return the largest error of an output, relative to its largest value."""
+def _error(
+    exact: Mapping[str, Array], found: Mapping[str, Array], inputs: Mapping[str, Array]
+) -> float:
+    """Return the largest error of an output, relative to its largest value.
+
+    Where an output is 0 (gradients of a softmax that has become a choice), what is left of it is
+    relative to the largest input.
+    """
+    largest = max((float(np.max(np.abs(a), initial=0.0)) for a in inputs.values()), default=0.0)
     errors = [0.0]
     for name, values in exact.items():
-        scale = float(np.max(np.abs(values), initial=0.0))
+        scale = float(np.max(np.abs(values), initial=0.0)) or max(1.0, largest)
         error = float(np.max(np.abs(found[name].astype(np.float64) - values), initial=0.0))
-        errors.append(error / scale if scale else error)
+        errors.append(error / scale)
     return max(errors)
 
 

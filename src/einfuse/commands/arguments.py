@@ -46,18 +46,25 @@ def parse_shape(text: str) -> dict[str, int]:
     return shape
 
 
+def parse_names(text: str) -> list[str]:
+    """Return the names in ``Q,K,V``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def load_cascade(name_or_path: str, settings: Sequence[str] = ()) -> Cascade:
     """Return a cascade of the library or of a file; its warnings go to standard error.
 
     Args:
-        name_or_path: a name of the library, or a file.
+        name_or_path: a name of the library, a file, or ``-`` for standard input.
         settings: parameters of the algorithm, such as ``window=512,sinks=4``.
     """
     from einfuse.einsum.library import load
+    from einfuse.einsum.parser import parse
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cascade = load(name_or_path)
+        piped = name_or_path == "-"
+        cascade = parse(sys.stdin.read(), "standard input") if piped else load(name_or_path)
     for warning in caught:
         where = f"{warning.filename}:{warning.lineno}"
         print(f"warning: {where}: {warning.message}", file=sys.stderr)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from einfuse.commands.arguments import load_cascade, parse_shape, print_json
+from einfuse.commands.arguments import load_cascade, parse_names, parse_shape, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -22,17 +22,25 @@ def gradient(
     shape: Annotated[
         str, typer.Option(help="sizes of the ranks that a loop runs over, such as M1=4")
     ] = "",
+    save: Annotated[
+        str, typer.Option(help="tensors that the forward pass saves, such as AV,GM,SD")
+    ] = "",
+    rank: Annotated[
+        str, typer.Option(help="count passes over it; by default the one the cascade sweeps most")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Derive the cascade of the gradients by some inputs, and count its passes."""
     from einfuse.commands.passes import describe
     from einfuse.einsum import gradient as reverse
-    from einfuse.einsum.passes import count_passes
+    from einfuse.einsum.passes import choose_rank, count_passes
     from einfuse.einsum.printer import render
 
-    wanted = [name.strip() for name in with_respect_to.split(",") if name.strip()]
-    derived = reverse.gradient(load_cascade(cascade), wanted, parse_shape(shape))
-    report = count_passes(derived)
+    wanted, saved = parse_names(with_respect_to), parse_names(save)
+    loaded = load_cascade(cascade)
+    derived = reverse.gradient(loaded, wanted, parse_shape(shape), saved=saved)
+    chosen = rank or choose_rank(loaded)
+    report = count_passes(derived, chosen if rank or chosen in derived.rank_names else None)
     if json:
         print_json(
             {
@@ -44,5 +52,6 @@ def gradient(
             }
         )
         return
-    print(f"# {derived.name}: {report.passes} passes over {report.rank}")
+    counted = "1 pass" if report.passes == 1 else f"{report.passes} passes"
+    print(f"# {derived.name}: {counted} over {report.rank}")
     print(render(derived), end="")
