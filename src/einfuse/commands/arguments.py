@@ -46,11 +46,6 @@ def parse_shape(text: str) -> dict[str, int]:
     return shape
 
 
-def parse_names(text: str) -> list[str]:
-    """Return the names in ``Q,K,V``."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def load_cascade(name_or_path: str, settings: Sequence[str] = ()) -> Cascade:
     """Return a cascade of the library or of a file; its warnings go to standard error.
 
@@ -64,7 +59,7 @@ def load_cascade(name_or_path: str, settings: Sequence[str] = ()) -> Cascade:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         piped = name_or_path == "-"
-        cascade = parse(sys.stdin.read(), "standard input") if piped else load(name_or_path)
+        cascade = parse(sys.stdin.read(), "input", "<stdin>") if piped else load(name_or_path)
     for warning in caught:
         where = f"{warning.filename}:{warning.lineno}"
         print(f"warning: {where}: {warning.message}", file=sys.stderr)

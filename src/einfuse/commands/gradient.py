@@ -36,7 +36,8 @@ def gradient(
     from einfuse.einsum.passes import choose_rank, count_passes
     from einfuse.einsum.printer import render
 
-    wanted, saved = parse_names(with_respect_to), parse_names(save)
+    wanted = parse_names([with_respect_to], "--with-respect-to")
+    saved = parse_names([save], "--save") if save else []
     loaded = load_cascade(cascade)
     derived = reverse.gradient(loaded, wanted, parse_shape(shape), saved=saved)
     chosen = rank or choose_rank(loaded)
