@@ -19,12 +19,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from einfuse.einsum.errors import EinfuseError, closest
 
 from .errors import ArchitectureError, MappingError
+from .extension import extended, read_yaml
 from .formula import Formula, Scope, Values, parse_formula
 
 Number = float | int | str  # a string is a formula
@@ -313,7 +313,7 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def parse_architecture(content: Any, where: str) -> Architecture:
     """Return the architecture of a YAML file's content; ArchitectureError names the path."""
-    content = _extended(content, where)
+    content = extended(content, where, _find_file)
     try:
         file = ArchitectureFile.model_validate(content)
     except ValidationError as error:
@@ -338,43 +338,6 @@ def parse_architecture(content: Any, where: str) -> Architecture:
     return Architecture(file, MappingProxyType(parameters)).with_settings(numbers)
 
 
-def _extended(content: Any, where: str) -> Any:
-    """Return a file's content over that of the one which it ``extends``, key by key, if any."""
-    seen = [where]
-    content = _rooted(content, Path(where).parent)
-    while isinstance(content, dict) and "extends" in content:
-        name = str(content["extends"])
-        beside = Path(seen[-1]).parent / name
-        path = find_file(
-            beside if beside.is_file() else name, "architectures", "architecture", ArchitectureError
-        )
-        if str(path) in seen:
-            raise ArchitectureError(f"{' extends '.join([*seen, str(path)])}, in a circle")
-        seen.append(str(path))
-        base = _rooted(read_yaml(path), path.parent)
-        if not isinstance(base, dict):
-            raise ArchitectureError(f"{where}: extends {path}, which is no architecture")
-        content = _over(base, {key: value for key, value in content.items() if key != "extends"})
-    return content
-
-
-def _rooted(content: Any, folder: Path) -> Any:
-    """Return a file's content with a table of costs beside it named by its whole path."""
-    name = content.get("technology") if isinstance(content, dict) else None
-    if isinstance(name, str) and name.endswith(".csv") and (folder / name).is_file():
-        return content | {"technology": str((folder / name).resolve())}
-    return content
-
-
-def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    return base | {
-        key: _over(base[key], value)
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-        else value
-        for key, value in own.items()
-    }
-
-
 def _number_or_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -396,19 +359,6 @@ def explain(error: ValidationError, where: str) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file safely; ArchitectureError says what is wrong with it, and where."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ArchitectureError(f"{path}{place}: {problem}") from None
-    except UnicodeDecodeError:
-        raise ArchitectureError(f"{path}: not a text file in UTF-8") from None
-
-
 def find_file(name: str | Path, folder: str, kind: str, error: type[EinfuseError]) -> Path:
     """Return the file of a shipped name or a path; the error lists the closest names."""
     path = Path(name)
@@ -428,5 +378,9 @@ def load_architecture(name: str | Path) -> Architecture:
     >>> load_architecture("fusemax").units
     ('array_2d', 'array_1d')
     """
-    path = find_file(name, "architectures", "architecture", ArchitectureError)
+    path = _find_file(name)
     return parse_architecture(read_yaml(path), str(path))
+
+
+def _find_file(name: str | Path) -> Path:
+    return find_file(name, "architectures", "architecture", ArchitectureError)

@@ -21,8 +21,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from .architecture import explain, read_yaml
+from .architecture import explain
 from .errors import MappingError
+from .extension import read_yaml
 
 TileChoices = Literal["standard", "divisors", "powers", "ragged"]
 

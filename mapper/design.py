@@ -29,9 +29,9 @@ from .architecture import (
     find_file,
     load_architecture,
     parse_architecture,
-    read_yaml,
 )
 from .errors import MappingError
+from .extension import read_yaml
 from .formula import Formula, Values, parse_formula
 from .kernel import Constant, KernelFile, Schedule, check_kernel, read_kernel, schedule_of
 from .mapping import Nest, parse_nest

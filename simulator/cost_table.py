@@ -93,6 +93,12 @@ class TableModel:
         for size in sizes:
             if size not in known:
                 raise ArchitectureError(f"{label} has no size '{size}'{closest(size, known)}")
+            given = np.asarray(sizes[size], float)
+            unknown = not given.ndim and np.isnan(given)  # at a point of an array it may be
+            if unknown or np.any((given < 0) | np.isinf(given)):
+                raise ArchitectureError(
+                    f"{label}: {size}: expected a number of at least 0, found {given.min():g}"
+                )
         needed = dict.fromkeys(s for row in own for s in (*dict(row.at), *row.per))
         for size in needed:
             if size not in sizes:
@@ -102,20 +108,43 @@ class TableModel:
             value, how = value * sizes[size], f"{how} x {size}"
         return Price(value, f"{label}: {how}", "; ".join(dict.fromkeys(r.cited for r in own)))
 
-    def _rows_of(self, component: str, type: str) -> list[Row]:
-        rows = [row for row in self.rows if row.component == component]
-        if not rows:
-            known = dict.fromkeys(row.component for row in self.rows)
+    def types(self, component: str) -> tuple[str, ...]:
+        """The types that a component has; ArchitectureError if there is no such component."""
+        known = dict.fromkeys(row.component for row in self.rows)
+        if component not in known:
             raise ArchitectureError(
                 f"{self.name}: no component '{component}'{closest(component, known)}"
             )
-        typed = [row for row in rows if row.type == type]
-        if not typed:
-            known = dict.fromkeys(row.type for row in rows)
+        return tuple(dict.fromkeys(row.type for row in self.rows if row.component == component))
+
+    def describe(self) -> list[dict[str, str]]:
+        """Return a row for each figure: component, type, quantity, value, at, per, source."""
+        groups: dict[tuple[str, str, str], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((row.component, row.type, row.quantity), []).append(row)
+        described = []
+        for (component, type_, quantity), rows in groups.items():
+            low, high = min(row.value for row in rows), max(row.value for row in rows)
+            described.append(
+                {
+                    "component": component,
+                    "type": type_,
+                    "quantity": quantity,
+                    "value": f"{low:g}" if len(rows) == 1 else f"{low:g} to {high:g}",
+                    "at": _range(rows, [name for name, _ in rows[0].at]),
+                    "per": " ".join(rows[0].per),
+                    "source": "; ".join(dict.fromkeys(row.cited for row in rows)),
+                }
+            )
+        return described
+
+    def _rows_of(self, component: str, type: str) -> list[Row]:
+        known = self.types(component)
+        if type not in known:
             raise ArchitectureError(
                 f"{self.name}: no {component} of type '{type}'{closest(type, known)}"
             )
-        return typed
+        return [row for row in self.rows if (row.component, row.type) == (component, type)]
 
 
 def _look_up(rows: Sequence[Row], sizes: Mapping[str, Values], label: str) -> tuple[Values, str]:

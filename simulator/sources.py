@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from einfuse.mapper.architecture import Architecture
@@ -128,6 +129,11 @@ def stated_source(architecture: Architecture, path: str) -> str:
             texts.append(getattr(spec, "source", ""))
     elif head == "processors" and file.processors is not None:
         texts.append(file.processors.sources.get(rest[0], ""))
-    nearest = [text for text in texts if text][-1:]
-    said = "; ".join(" ".join(text.split()) for text in (*nearest, file.source) if text)
+    nearest = next((text for text in reversed(texts) if text), "")
+    return _join(nearest, file.source)
+
+
+@cache
+def _join(nearest: str, whole: str) -> str:
+    said = "; ".join(" ".join(text.split()) for text in (nearest, whole) if text)
     return said or "the file does not say"

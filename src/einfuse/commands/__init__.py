@@ -9,6 +9,7 @@ import typer
 
 MODULES: tuple[str, ...] = (
     "cascades",
+    "costs",
     "derive",
     "designs",
     "exchange",

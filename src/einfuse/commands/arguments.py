@@ -70,7 +70,7 @@ def load_cascade(name_or_path: str, settings: Sequence[str] = ()) -> Cascade:
     return with_parameters(cascade, parse_numbers(settings))
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+def parse_settings(texts: Sequence[str], option: str = "--set") -> dict[str, str]:
     """Return ``{name: value}`` of ``--set a=1 --set b=2,c=3``, values as text.
 
     >>> parse_settings(["array_1d.lanes=512", "clock_hz=1e9,buffer.bytes=1024"])
@@ -80,25 +80,25 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
     for part in (part for text in texts for part in text.split(",") if part.strip()):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not (name and equals and value):
-            raise EinfuseError(f"--set: expected NAME=VALUE, found '{part}'")
+            raise EinfuseError(f"{option}: expected NAME=VALUE, found '{part}'")
         if name in settings:
-            raise EinfuseError(f"--set: {name} is given twice")
+            raise EinfuseError(f"{option}: {name} is given twice")
         settings[name] = value
     return settings
 
 
-def parse_numbers(texts: Sequence[str]) -> dict[str, float]:
+def parse_numbers(texts: Sequence[str], option: str = "--set") -> dict[str, float]:
     """Return the settings of ``--set``, values as numbers.
 
     >>> parse_numbers(["array_1d.lanes=512"])
     {'array_1d.lanes': 512.0}
     """
     numbers: dict[str, float] = {}
-    for path, text in parse_settings(texts).items():
+    for path, text in parse_settings(texts, option).items():
         try:
             numbers[path] = float(text)
         except ValueError:
-            raise EinfuseError(f"--set: {path} needs a number, found '{text}'") from None
+            raise EinfuseError(f"{option}: {path} needs a number, found '{text}'") from None
     return numbers
 
 

@@ -146,10 +146,10 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say why a mapping is chosen: loops, what binds, what more would bring, what comes next."""
-    from einfuse.mapper.architecture import read_yaml
     from einfuse.mapper.constraints import parse_constraints
     from einfuse.mapper.design import DesignFile, load_design
     from einfuse.mapper.explanation import find_alternatives, find_worth
+    from einfuse.mapper.extension import read_yaml
     from einfuse.mapper.mapping import render_nest
     from einfuse.mapper.search import find_best
     from einfuse.mapper.space import MapSpace
