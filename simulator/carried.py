@@ -250,25 +250,33 @@ class Tensors:
         variables, extents, _ = self._written(view, box)
         places = self._places(view.output, variables, extents, box)
         space = Space(tuple(variables), tuple(extents), {}, self.sizes)
-        for into, array in (
-            (found.data, source.data), (found.present, source.present), (found.done, source.made),
-        ):  # fmt: skip
-            into[places] = self._read(view.operands[0], space, array)
+        access = view.operands[0]
+        there = self._inside(access, space)
+        found.data[places] = np.where(there, self._read(access, space, source.data), source.empty)
+        found.present[places] = there & (self._read(access, space, source.present) > 0)
+        found.done[places] = self._read(access, space, source.made)
         found.due[...] = 1
         found.empty = source.empty
         return found
 
     def _read(self, access: Access, space: Space, array: NDArray[Any]) -> NDArray[Any]:
-        """An array as an access reads it over a space."""
+        """An array as an access reads it over a space, 1 where its filters leave it out."""
+        data, present = self._look(access, space, array)
+        seen = np.asarray(data) if present is None else np.where(present, data, 1)
+        return np.broadcast_to(seen, space.extents)
 
+    def _inside(self, access: Access, space: Space) -> NDArray[np.bool_]:
+        """Where over a space the filters of an access let it read."""
+        _, present = self._look(access, space, np.ones(self._tensor(access.tensor).data.shape))
+        return np.broadcast_to(True if present is None else np.asarray(present), space.extents)
+
+    def _look(self, access: Access, space: Space, array: NDArray[Any]) -> tuple[Any, Any]:
         def fetch(asked: Access, space: Space) -> Operand:
             if asked is access:
                 return Operand(Value(array * 1.0), access.indices, array.shape, last=False)
             return self._fetch(asked, space)
 
-        data, present = read_number(access, space, self.arithmetic, fetch)
-        seen = np.asarray(data) if present is None else np.where(present, data, 1)
-        return np.broadcast_to(seen, space.extents)
+        return read_number(access, space, self.arithmetic, fetch)
 
     def _fetch(self, access: Access, space: Space) -> Operand:
         tensor = self._tensor(access.tensor)

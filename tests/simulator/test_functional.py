@@ -27,6 +27,7 @@ from einfuse.mapper.mapping import parse_nest
 from einfuse.mapper.schedule import DeadlockError
 from einfuse.mapper.search import find_best
 from einfuse.mapper.space import MapSpace
+from einfuse.simulator.carried import Tensors
 from einfuse.simulator.functional import Functional, run_tasks, simulate_functional
 from einfuse.simulator.objectives import find_objective
 from einfuse.simulator.simulation import prepare
@@ -136,6 +137,38 @@ def test_every_dense_cascade_of_the_library_runs_tile_by_tile(name: str) -> None
     found = simulate_functional(design, sizes)
     assert found.max_error < 1e-12
     assert found.tasks >= len(facts(design.cascade).einsums)
+
+
+REFUSED = {
+    "attention/linear-decay": "reads H0 before H makes it",
+    "attention/nystrom": "computed by two Einsums",
+    "attention/quantised-estimate": "reads NM before RM makes it",
+    "attention/tree-search": "reads LA before LA makes it",
+}
+"""Cascades whose Einsums in their order are no mapping, and what is said of them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(names()) - set(dense())))
+def test_every_other_cascade_runs_tile_by_tile_or_says_why_not(name: str) -> None:
+    if name in REFUSED:
+        with pytest.raises(MappingError, match=REFUSED[name]):
+            simulate_functional(*unfused(name))
+    else:
+        assert simulate_functional(*unfused(name)).max_error < 1e-12
+
+
+def test_a_row_chosen_outside_the_tensor_is_absent_and_not_one() -> None:
+    text = "rank M, P\ninput A[M,P], F[]\noutput Y\nX[p] = A[F[]: F[]<M, p]\nY[p] = A[0,p] + X[p]\n"
+    cascade = parse(text, "chosen")
+    design = Design(
+        "chosen", cascade, machine_for(cascade), parse_nest(["for P", "compute Y on array_1d"])
+    )
+    inputs = {"A": np.arange(8.0).reshape(4, 2), "F": np.array(4.0)}
+    tensors = Tensors(cascade, inputs, {"M": 4, "P": 2})
+    assert tensors.run("Y", {"M": (0, 4), "P": (0, 2)}) is None
+    assert tensors.array("Y").tolist() == [0, 1]  # the first row, and nothing
+    assert simulate_functional(design, {"M": 4, "P": 2}).max_error < 1e-12
 
 
 def design_of(case: Case) -> Design:
