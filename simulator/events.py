@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .program import BANDWIDTH, CAUSES, EVERY_UNIT, RELEASE, UNIT, Program
+from .program import BANDWIDTH, CAUSES, EVERY_UNIT, PORT, RELEASE, UNIT, Program
 
 _CHUNK = 64  # epochs between two looks at the state
 _CLOSE = 1e-12  # relative: two states are the same but for rounding
@@ -83,7 +83,6 @@ class _Machine:
         self.ends = np.zeros((tasks, self.ring))
         self.free = np.zeros(units + ports)  # when each unit, then each port, is free
         self.clock = np.zeros(1)  # when the last phase was over
-        self.causes = np.full(1, UNIT, dtype=np.int64)  # what it ended with
         self.stalls = np.zeros((units, len(CAUSES)))
         self.count = np.zeros(1, dtype=np.int64)
         self.skipped = 0
@@ -107,7 +106,7 @@ class _Machine:
         if last > first:
             self.stepper(
                 first, last, self.every, *self.tables, self.starts, self.ends, self.free,
-                self.clock, self.causes, self.stalls, self.count, self.record,
+                self.clock, self.stalls, self.count, self.record,
             )  # fmt: skip
 
     def advance(self, first: int, last: int, periods: list[int], skip: bool) -> None:
@@ -216,9 +215,10 @@ class _Machine:
             if task.unit >= 0:
                 busy[task.unit] += task.cycles * times
             total += times if task.unit not in (EVERY_UNIT, RELEASE) else 0
-        late = self.free[:units].max(initial=0.0) < last
+        cause = UNIT  # what the others still wait for when they are through
+        if self.free[:units].max(initial=0.0) < last:
+            cause = BANDWIDTH if self.free[units] == last else PORT
         for unit in range(units):
-            cause = BANDWIDTH if late and self.clock[0] != last else UNIT
             self.stalls[unit, cause] += last - self.free[unit]
         return Events(
             last, busy, self.stalls, total, int(self.count[0]), self.record[0], self.record[1]

@@ -34,7 +34,7 @@ _WAITING, _RUNNING, _LINGERING, _DONE = 0, 1, 2, 3
 def step_shared(
     first: int, last: int, every: int, interval: int, tiles: int, lockstep: bool, units: int,
     tasks: Any, edges: Any, demands: Any, port_cause: Any,
-    starts: Any, ends: Any, free: Any, clock: Any, causes: Any, stalls: Any, count: Any,
+    starts: Any, ends: Any, free: Any, clock: Any, stalls: Any, count: Any,
     record: Any,
 ) -> None:  # fmt: skip
     """Step through epochs first to last - 1; the tasks of a phase on a unit share it."""
@@ -46,7 +46,7 @@ def step_shared(
     of_unit = np.zeros((7, units))
     for epoch in range(first, last):
         now = -1
-        over, cause_over = clock[0], causes[0]
+        over, cause_over = clock[0], UNIT
         task = 0
         while task < len(tasks):
             one = tasks[task]
@@ -55,7 +55,7 @@ def step_shared(
                 task += 1
                 continue
             if lockstep and one.phase > now:
-                end_phase(units, port_cause, free, clock, causes, used, over, cause_over)
+                end_phase(units, port_cause, free, clock, stalls, used, over, cause_over)
                 over, cause_over = clock[0], UNIT
                 now = one.phase
             if one.unit == STALL:  # nothing runs
@@ -68,7 +68,7 @@ def step_shared(
                 place = place_of(one, tile[task], ring)
                 starts[task, place], ends[task, place] = run_alone(
                     lockstep, units, tasks, edges, demands, port_cause,
-                    starts, ends, free, clock, causes, stalls, used, task, tile[task],
+                    starts, ends, free, stalls, used, task, tile[task],
                 )  # fmt: skip
             else:
                 while (
@@ -82,7 +82,7 @@ def step_shared(
                     stop += 1
                 end = _run_phase(
                     task, stop, lockstep, units, tasks, edges, demands, port_cause,
-                    starts, ends, free, clock, causes, stalls, used,
+                    starts, ends, free, stalls, used,
                     tile, progress, of_task, of_unit,
                 )  # fmt: skip
                 if end > over:
@@ -97,14 +97,14 @@ def step_shared(
                             record[1, epoch // every, own] = ends[own, place]
             task = stop
         if lockstep:
-            end_phase(units, port_cause, free, clock, causes, used, over, cause_over)
+            end_phase(units, port_cause, free, clock, stalls, used, over, cause_over)
 
 
 @njit(cache=True, forceinline=True)
 def _run_phase(
     first: int, stop: int, lockstep: bool, units: int,
     tasks: Any, edges: Any, demands: Any, port_cause: Any,
-    starts: Any, ends: Any, free: Any, clock: Any, causes: Any, stalls: Any, used: Any,
+    starts: Any, ends: Any, free: Any, stalls: Any, used: Any,
     tile: Any, progress: Any, of_task: Any, of_unit: Any,
 ) -> float:  # fmt: skip
     """Run tasks first to stop - 1, those that stand in the epoch; return the last end.
@@ -129,7 +129,7 @@ def _run_phase(
             starts[task, place] = ends[task, place] = np.inf
     for unit in range(units):
         sharers[unit] = 0
-        gate[unit] = max(free[unit], clock[0]) if lockstep else free[unit]
+        gate[unit] = free[unit]
     over = 0.0
     while left > 0:
         open_phase[:] = -1
@@ -146,11 +146,8 @@ def _run_phase(
             elif state == _RUNNING:
                 event[task] = at[unit] + (needs[task] - served[unit]) * sharers[unit]
             elif event[task] == np.inf and tasks[task].phase == open_phase[unit]:
-                begin, cause = gate[unit], UNIT
-                if lockstep and clock[0] > free[unit]:
-                    cause = causes[0]
                 begin, cause, end_at_least = wait_for_tiles(
-                    tasks, edges, starts, ends, task, tile[task], begin, cause
+                    tasks, edges, starts, ends, task, tile[task], gate[unit], UNIT
                 )
                 event[task] = begin if state == _WAITING else max(ported[task], end_at_least)
                 why[task] = cause

@@ -68,26 +68,34 @@ def wait_for_tiles(
 
 @njit(inline="always")
 def end_phase(
-    units: int, port_cause: Any, free: Any, clock: Any, causes: Any, used: Any,
+    units: int, port_cause: Any, free: Any, clock: Any, stalls: Any, used: Any,
     over: float, cause: int,
 ) -> None:  # fmt: skip
-    """Move the clock to the end of a phase: when its units are through, and its ports."""
+    """Move the clock to the end of a phase: when its units are through, and then its ports.
+
+    Every unit has waited until then, for the longest of them (or what ``cause`` says), and from
+    there on for the ports.
+    """
+    for unit in range(units):
+        stalls[unit, cause] += over - free[unit]
     for port in range(len(used)):
         if used[port] > 0.0:
             done = max(free[units + port], clock[0]) + used[port]
             free[units + port] = done
             used[port] = 0.0
             if done > over:
+                for unit in range(units):
+                    stalls[unit, port_cause[port]] += done - over
                 over = done
-                cause = port_cause[port]
+    for unit in range(units):
+        free[unit] = over
     clock[0] = over
-    causes[0] = cause
 
 
 @njit(inline="always")
 def run_alone(
     lockstep: bool, units: int, tasks: Any, edges: Any, demands: Any, port_cause: Any,
-    starts: Any, ends: Any, free: Any, clock: Any, causes: Any, stalls: Any, used: Any,
+    starts: Any, ends: Any, free: Any, stalls: Any, used: Any,
     task: int, tile: int,
 ) -> tuple[float, float]:  # fmt: skip
     """Run a task that has its unit, or its port, to itself; return its start and its end."""
@@ -95,13 +103,8 @@ def run_alone(
     mine = one.unit
     resource = mine if mine >= 0 else units + one.port
     idle_since = free[resource] if mine != RELEASE else 0.0
-    start = idle_since
-    cause = UNIT
-    if lockstep and mine >= 0 and clock[0] > start:
-        start = clock[0]
-        cause = causes[0]
     start, cause, end_at_least = wait_for_tiles(
-        tasks, edges, starts, ends, task, tile, start, cause
+        tasks, edges, starts, ends, task, tile, idle_since, UNIT
     )
     end = start + one.cycles
     stretch = 0.0
@@ -132,7 +135,7 @@ def run_alone(
 def step_in_order(
     first: int, last: int, every: int, interval: int, tiles: int, lockstep: bool, units: int,
     tasks: Any, edges: Any, demands: Any, port_cause: Any,
-    starts: Any, ends: Any, free: Any, clock: Any, causes: Any, stalls: Any, count: Any,
+    starts: Any, ends: Any, free: Any, clock: Any, stalls: Any, count: Any,
     record: Any,
 ) -> None:  # fmt: skip
     """Step through epochs first to last - 1; the tasks of a unit run one after the other."""
@@ -140,14 +143,14 @@ def step_in_order(
     used = np.zeros(len(port_cause))
     for epoch in range(first, last):
         now = -1
-        over, cause_over = clock[0], causes[0]
+        over, cause_over = clock[0], UNIT
         for task in range(len(tasks)):
             one = tasks[task]
             tile = tile_of(one, epoch, interval, tiles)
             if tile < 0:
                 continue
             if lockstep and one.phase > now:
-                end_phase(units, port_cause, free, clock, causes, used, over, cause_over)
+                end_phase(units, port_cause, free, clock, stalls, used, over, cause_over)
                 over, cause_over = clock[0], UNIT
                 now = one.phase
             if one.unit == STALL:  # nothing runs
@@ -156,7 +159,7 @@ def step_in_order(
                 continue
             start, end = run_alone(
                 lockstep, units, tasks, edges, demands, port_cause,
-                starts, ends, free, clock, causes, stalls, used, task, tile,
+                starts, ends, free, stalls, used, task, tile,
             )  # fmt: skip
             place = place_of(one, tile, ring)
             starts[task, place] = start
@@ -170,4 +173,4 @@ def step_in_order(
             if one.unit >= 0 and end > over:
                 over, cause_over = end, UNIT
         if lockstep:
-            end_phase(units, port_cause, free, clock, causes, used, over, cause_over)
+            end_phase(units, port_cause, free, clock, stalls, used, over, cause_over)
