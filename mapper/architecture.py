@@ -115,7 +115,9 @@ class Processors(_Spec):
     schedulers: Number = Field(description="quarters of a processor that issue on their own")
     registers_per_thread: Number = Field(description="most that a thread may have")
     block_shared_bytes: Number = Field(description="most shared memory that a block may have")
+    block_reserved_bytes: Number = Field(description="shared memory that every block loses")
     shared_bytes_per_cycle: Number
+    l2_bytes_per_cycle: Number = Field(description="between one processor and L2")
     warp_matrix_share: Number = Field(
         description="part of the tensor rate that matrix instructions of one warp reach"
     )
@@ -168,6 +170,7 @@ class ArchitectureFile(_Spec):
 
 _NEEDED = (".rows", ".columns", ".lanes", ".depth", ".slots", ".access_bytes")
 _WHOLE = (".rows", ".columns", ".lanes", "processors.count", "_slots", "threads_per_warp")
+_MAY_BE_ZERO = ("processors.launch_seconds", "processors.block_reserved_bytes")
 _POSITIVE = (
     ".bytes",
     ".access_bytes",
@@ -284,7 +287,7 @@ mean 'array_1d.lanes'?
             array = np.nan_to_num(array)  # NaN: unknown at some points
         positive = path.endswith(_POSITIVE) or path in ("clock_hz", "word_bytes")
         if path.startswith("processors."):
-            positive = path != "processors.launch_seconds"
+            positive = path not in _MAY_BE_ZERO
         wrong = ~((array > 0 if positive else array >= 0) & np.isfinite(array))
         if np.any(wrong):
             needed = "above 0" if positive else "of at least 0"

@@ -226,8 +226,10 @@ def _read(path: Path, architecture: str | None) -> Design:
     if architecture is not None:
         content = _extended(content, where, path.parent)
         if isinstance(content, dict):
-            content = {**content, "architecture": architecture}
-            content = {key: value for key, value in content.items() if key != "found"}
+            # What a published run or a search found held for the design's own architecture.
+            own = ("not_charged_when_published", "found")
+            content = {key: value for key, value in content.items() if key not in own}
+            content["architecture"] = architecture
     return parse_design(content, where, path.parent)
 
 

@@ -79,23 +79,23 @@ def find_makespan(
     """
     makespans: Any = _makespans
     found: NDArray[np.float64] = makespans(
-        *_columns(blocks), slots, tile_cycles, partial_cycles, block_cycles, ORDERS[order]
+        *_columns(blocks),
+        np.array(slots, dtype=np.int64),
+        *_floats(tile_cycles, partial_cycles, block_cycles),
+        ORDERS[order],
     )
     return found
 
 
 def _columns(blocks: Blocks) -> tuple[Any, ...]:
-    return (
-        blocks.owned,
-        blocks.tile,
-        blocks.looped,
-        blocks.step,
-        blocks.below,
-        blocks.above,
-        blocks.copies,
-        blocks.density,
-        blocks.split,
-    )
+    """The columns as arrays of one layout and kind, so that one compiled function takes them."""
+    whole = ("owned", "tile", "looped", "step", "below", "above", "copies")
+    counts = [np.array(getattr(blocks, name), dtype=np.int64) for name in whole]
+    return (*counts, *_floats(blocks.density, blocks.split))
+
+
+def _floats(*columns: Any) -> list[NDArray[np.float64]]:
+    return [np.array(column, dtype=np.float64) for column in columns]
 
 
 @njit(cache=True)

@@ -19,7 +19,6 @@ from .gpu_tile import UnitWork, compose_tile, lanes_of, tile_operations, unit_wo
 
 Array = NDArray[np.float64]
 _REGISTER_BYTES = 4
-_RESERVED_SHARED_BYTES = 1024  # of every block, by the driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,12 @@ class LaunchCost:
 def find_launch(launch: Launch, machine: Machine) -> LaunchCost:
     """Return the cost of a launch; MappingError names what does not fit."""
     sizes = {rank: machine.of(formula) for rank, formula in launch.sizes.items()}
+    for name, rate in launch.rates.items():
+        if np.any(~(machine.of(rate) > 0)):
+            raise MappingError(
+                f"launch {launch.name}: the rate of {name} needs a share above 0, found "
+                f"{np.min(machine.of(rate)):g} ({rate.text})"
+            )
     einsums = (*launch.tensor, *launch.vector, *launch.final)
     operations = tile_operations(launch.cascade, sizes) if einsums else {}
     done = [n for n in launch.tensor if n not in launch.accumulated]
@@ -124,14 +129,9 @@ class _Tile:
         """Of the vector units, and of what the warps move."""
         machine, moves = self.machine, self.launch.moves
         busy = sum((self._cycles(work) for work in self.vectors), np.zeros(machine.points))
-        if "shared" in moves:
-            rate = machine.number("processors.shared_bytes_per_cycle")
-            busy = busy + machine.of(moves["shared"]) / rate
-        if "l2" in moves:
-            bandwidth = machine.number("l2.bandwidth_bytes_per_s")
-            each = bandwidth / machine.number("processors.count")
-            clock = machine.number("processors.sustained_clock_hz")
-            busy = busy + machine.of(moves["l2"]) * clock / each
+        for level, moved in moves.items():
+            rate = machine.number(f"processors.{level}_bytes_per_cycle")
+            busy = busy + machine.of(moved) / rate
         return busy
 
     def final_cycles(self) -> Array:
@@ -218,6 +218,8 @@ def _in_blocks(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
     )
     seconds = cycles / machine.number("processors.sustained_clock_hz")
     reads, l2_bytes = _streamed(launch, machine, counted.tiles, counted.blocks, resident * count)
+    if "l2" in launch.moves:
+        l2_bytes = l2_bytes + machine.of(launch.moves["l2"]) * counted.tiles
     writes = machine.added(launch.writes)
     once = machine.added(launch.reads)
     memory = _memory_seconds(launch, machine, reads + once + writes, l2_bytes + once + writes)
@@ -348,9 +350,10 @@ def _occupancy(
     )
     needed = registers * threads * _REGISTER_BYTES
     shared = sum(held.get("shared", {}).values(), np.zeros(machine.points))
+    reserved = machine.number("processors.block_reserved_bytes")
     limits = [
         np.floor(machine.number("register_file.bytes") / needed),
-        np.floor(machine.number("shared.bytes") / np.maximum(shared + _RESERVED_SHARED_BYTES, 1)),
+        np.floor(machine.number("shared.bytes") / np.maximum(shared + reserved, 1)),
         np.floor(machine.number("processors.warp_slots") / warps),
         machine.number("processors.block_slots"),
     ]

@@ -12,7 +12,7 @@ from einfuse.einsum.errors import closest
 from einfuse.einsum.shape import bind
 from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.counts import REGISTERS, Counts, Problem, Work, count, select
-from einfuse.mapper.design import Design
+from einfuse.mapper.design import Design, KernelDesign
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.facts import Facts, facts
 from einfuse.mapper.formula import Formula, Scope, Values, parse_formula
@@ -52,6 +52,11 @@ class Point:
 
 def scope_of(design: Design, shape: Mapping[str, Any], settings: Mapping[str, Any]) -> Scope:
     """Return every name that the design's formulas read, at a shape and with settings."""
+    if isinstance(design, KernelDesign):
+        raise MappingError(
+            f"{design.name} is a schedule of thread blocks, without a loop tree to simulate: "
+            "evaluate it"
+        )
     fixed = {r.name: r.size for r in design.cascade.ranks if isinstance(r.size, int)}
     architecture = configured(design, settings)
     tables = {table.name: table.lookup for table in design.tables}

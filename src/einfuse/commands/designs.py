@@ -1,4 +1,4 @@
-"""Commands on designs: ``evaluate``, ``study``, ``schema``."""
+"""Commands on designs: ``evaluate``, ``architectures``, ``study``, ``schema``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from .arguments import parse_names, parse_numbers, parse_shape, print_json
 Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
 Setting = Annotated[
     list[str] | None,
-    typer.Option("--set", help="An architecture parameter by its path: array_1d.lanes=512."),
+    typer.Option(
+        "--set",
+        help="A parameter by its path: array_1d.lanes=512, causal=1, calibration.exposed=0.5.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -24,6 +27,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 def evaluate(
     design: Annotated[str, typer.Option(help="A shipped design, or a YAML file.")],
     shape: Shape,
+    architecture: Annotated[
+        str | None, typer.Option(help="Another architecture than the design's: a name or a file.")
+    ] = None,
     settings: Setting = None,
     accounting: Annotated[
         str, typer.Option(help="published, published-all-registers, or physical.")
@@ -44,7 +50,7 @@ def evaluate(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = run(
-            load_design(design),
+            load_design(design, architecture),
             parse_shape(shape),
             accounting=accounting,
             include=parse_names(include or [], "--include"),
@@ -60,6 +66,17 @@ def evaluate(
             print(result.render_sources())
 
 
+def architectures(json: Json = False) -> None:
+    """The shipped architectures: their figures, and where each is from."""
+    from einfuse.mapper.figures import architecture_figures, render_figures
+
+    figures = architecture_figures()
+    if json:
+        print_json(figures)
+    else:
+        print(render_figures(figures))
+
+
 def study(
     name: Annotated[str, typer.Argument(help="The study: fusemax.")],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")],
@@ -72,14 +89,19 @@ def study(
     run_study(name, out, models=model, lengths=length)
 
 
-def schema(kind: Annotated[str, typer.Argument(help="architecture or design.")]) -> None:
+def schema(kind: Annotated[str, typer.Argument(help="architecture, design or kernel.")]) -> None:
     """The JSON schema of a kind of file, for editors and other programs."""
     from pydantic import BaseModel
 
     from einfuse.mapper.architecture import ArchitectureFile
     from einfuse.mapper.design import DesignFile
+    from einfuse.mapper.kernel import KernelFile
 
-    kinds: dict[str, type[BaseModel]] = {"architecture": ArchitectureFile, "design": DesignFile}
+    kinds: dict[str, type[BaseModel]] = {
+        "architecture": ArchitectureFile,
+        "design": DesignFile,
+        "kernel": KernelFile,
+    }
     if kind not in kinds:
         raise EinfuseError(f"no schema of '{kind}'; known: {', '.join(kinds)}")
     print_json(kinds[kind].model_json_schema(by_alias=True))
@@ -88,5 +110,6 @@ def schema(kind: Annotated[str, typer.Argument(help="architecture or design.")])
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(evaluate)
+    app.command()(architectures)
     app.command()(study)
     app.command()(schema)
