@@ -19,7 +19,7 @@ def architecture_figures() -> list[dict[str, Any]]:
     checked for.
 
     >>> [one["name"] for one in architecture_figures() if one["processors"]][:2]
-    ['a100', 'h100-pcie']
+    ['a100', 'h100']
     """
     names = sorted(path.stem for path in (DATA / "architectures").rglob("*.yaml"))
     return [_figures(load_architecture(name)) for name in names]
