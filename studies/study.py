@@ -10,6 +10,7 @@ from einfuse.einsum.errors import EinfuseError, closest
 
 STUDIES = {
     "analytic-vs-simulated": "einfuse.studies.analytic_vs_simulated",
+    "costs": "einfuse.studies.component_costs",
     "footprint": "einfuse.studies.footprint",
     "fusemax": "einfuse.studies.fusemax",
     "model-vs-compiled": "einfuse.studies.model_vs_compiled",
