@@ -10,8 +10,11 @@ import pandas as pd
 from .validation import LAUNCH_DOMINATED_MS, LONG, Verdict, error_summary
 from .validation_cases import Skipped
 from .validation_constants import Constants, Owner
+from .validation_holdout import FACTORS
 
 _WORST = 10
+_SYSTEMATIC = 0.05
+_SLICED = ("head size", "mask", "length")
 Rows = Sequence[Verdict]
 
 
@@ -49,6 +52,7 @@ def report(
         *_held_out(held_out),
         *_by_owner(verdicts, constants),
         *_by_shape(verdicts),
+        *_misses(verdicts),
         *_failures(verdicts),
         *_disagreement(verdicts),
         *_skipped(skipped),
@@ -170,6 +174,36 @@ def _by_shape(verdicts: Rows) -> list[str]:
     if not modelled:
         return []
     return ["## By shape, of the modelled rows", "", *_table("shape", {**groups, **lengths})]
+
+
+def _misses(verdicts: Rows) -> list[str]:
+    """Slices of a kernel's rows that are off to one side: what the model does not know of."""
+    slices: dict[tuple[Owner, str], list[float]] = {}
+    for one in verdicts:
+        if one.group == "modelled":
+            for factor, label in FACTORS.items():
+                if factor in _SLICED:
+                    key = (one.case.owner, f"{factor} {label(one.case)}")
+                    slices.setdefault(key, []).append(one.error)
+    off = [
+        (sum(errors) / len(errors), len(errors), *key)
+        for key, errors in slices.items()
+        if len(errors) > 1 and abs(sum(errors)) > _SYSTEMATIC * len(errors)
+    ]
+    if not off:
+        return []
+    lines = [
+        "## What the model misses",
+        "",
+        f"Slices of two rows or more whose mean error, with its sign, is beyond "
+        f"{100 * _SYSTEMATIC:.0f} %: the model does not know what sets them apart.",
+        "",
+        "| kernel | slice | rows | bias % |",
+        "|---|---|---:|---:|",
+    ]
+    for bias, rows, owner, name in sorted(off, key=lambda one: -abs(one[0]))[:_WORST]:
+        lines.append(f"| {owner} | {name} | {rows} | {100 * bias:+.1f} |")
+    return [*lines, ""]
 
 
 def _failures(verdicts: Rows) -> list[str]:

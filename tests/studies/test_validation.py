@@ -320,6 +320,19 @@ def test_the_page_has_every_part_and_the_figure_every_row(tmp_path: Path) -> Non
     assert len(points) == len(verdicts)
 
 
+def test_slices_that_are_off_to_one_side_are_told() -> None:
+    """Rows of one length take 1.25 times as long as the model says: 20 % too little."""
+    slow = [
+        row(seqlen_q=2048, seqlen_k=2048, head_dim=d, source="a lab", metric="ms",
+            value=1.25 * float(timed(TRUE, seqlen_q=2048, seqlen_k=2048, head_dim=d).value or 0))
+        for d in (64, 128)
+    ]  # fmt: skip
+    table = fit(cases(grid()), LineModel)
+    text = report(judge([*grid(), *slow], table, (), LineModel), None, table, "a test")
+    assert "| flash-attention-2 on h100, fwd | length 2048 | 2 | -20.0 |" in text
+    assert "length 4096 |" not in text.split("What the model misses")[1].split("##")[0]
+
+
 def test_sources_that_disagree_on_a_call_are_told() -> None:
     rows = [row(metric="ms", value=1.0), row(metric="ms", value=1.1, source="another lab")]
     text = report(judge(rows, {}, (), LineModel), None, {}, "a test")
