@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -329,8 +330,11 @@ def test_slices_that_are_off_to_one_side_are_told() -> None:
     ]  # fmt: skip
     table = fit(cases(grid()), LineModel)
     text = report(judge([*grid(), *slow], table, (), LineModel), None, table, "a test")
-    assert "| flash-attention-2 on h100, fwd | length 2048 | 2 | -20.0 |" in text
-    assert "length 4096 |" not in text.split("What the model misses")[1].split("##")[0]
+    part = text.split("What the model misses")[1].split("##")[0]
+    assert re.search(
+        r"flash-attention-2 on h100, fwd \| length 2048 \| 2 \| -(19.9|20.[01]) ", part
+    )
+    assert "length 4096 |" not in part
 
 
 def test_sources_that_disagree_on_a_call_are_told() -> None:
