@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.kernels.measurement import Measurement, write_measurements
 from einfuse.studies import validation_baselines
 from einfuse.studies.validation import Verdict, error_summary, judge, to_json
 from einfuse.studies.validation_baselines import interpolated_ms
@@ -27,7 +29,7 @@ from einfuse.studies.validation_holdout import leave_one_out
 from einfuse.studies.validation_names import find_gpu, find_kernel
 from einfuse.studies.validation_prediction import fit, predict
 from einfuse.studies.validation_report import report
-from einfuse.studies.validation_rows import AttentionRow
+from einfuse.studies.validation_rows import AttentionRow, read_rows
 
 from .validation_models import LAUNCH_S, LineModel, row
 
@@ -342,6 +344,25 @@ def test_sources_that_disagree_on_a_call_are_told() -> None:
     text = report(judge(rows, {}, (), LineModel), None, {}, "a test")
     assert "1 calls are measured by several sources" in text
     assert "takes 10.0 % longer" in text
+
+
+def test_rows_that_were_measured_here_are_judged_like_published_ones(tmp_path: Path) -> None:
+    """`einfuse measure` writes the columns of the published tables first, and a window's options."""
+    own = Measurement(
+        "einfuse", "here", "NVIDIA H100 80GB HBM3", "sdpa-flash", "fwd", "float16", 4, 16, 4, 4096,
+        4096, 128, True, "ms", 0.6, options="window=1024,sinks=4", torch="2.11",
+    )  # fmt: skip
+    path = tmp_path / "measured.csv"
+    sigmoid = replace(own, options="similarity=sigmoid")
+    write_measurements(path, [own, sigmoid, replace(own, algorithm="two-pass", options="")])
+    found = judge(read_rows(path), {}, (), LineModel)
+    assert isinstance(found[0], Verdict)
+    assert found[0].case.owner == FA2
+    assert (found[0].case.call.window, found[0].case.call.heads_kv) == (1024, 4)
+    assert found[0].measured_ms == 0.6
+    assert isinstance(found[1], Skipped)
+    assert "similarity=sigmoid is not modelled" in found[1].reason
+    assert found[2] == Skipped(found[2].row, "kernel 'two-pass' is not modelled")
 
 
 def test_predictions_are_in_the_order_of_the_cases() -> None:
