@@ -347,7 +347,7 @@ def test_sources_that_disagree_on_a_call_are_told() -> None:
 
 
 def test_rows_that_were_measured_here_are_judged_like_published_ones(tmp_path: Path) -> None:
-    """`einfuse measure` writes the columns of the published tables first, and a window's options."""
+    """`einfuse measure` writes the published columns first, and a window among its options."""
     own = Measurement(
         "einfuse", "here", "NVIDIA H100 80GB HBM3", "sdpa-flash", "fwd", "float16", 4, 16, 4, 4096,
         4096, 128, True, "ms", 0.6, options="window=1024,sinks=4", torch="2.11",
