@@ -51,7 +51,7 @@ def find_case(row: AttentionRow) -> Case | Skipped:
     word_bytes = find_word_bytes(row.dtype)
     if isinstance(word_bytes, str):
         return Skipped(row, word_bytes)
-    call = find_call(row, kernel.latent)
+    call = find_call(row, kernel.latent, kernel.linear)
     if isinstance(call, str):
         return Skipped(row, call)
     metric = find_metric(row.metric)
@@ -64,6 +64,7 @@ def find_case(row: AttentionRow) -> Case | Skipped:
     if kernel.linear and metric not in ("ms", "us", "s"):
         return Skipped(row, f"what {row.metric} counts for linear attention is not known")
     few = call.direction == "fwd" and call.seqlen_q <= load_names().decode_queries
+    backward = "" if call.direction == "fwd" else kernel.backward
     notes = [f"the GPU is taken for {gpu.assumed}"] if gpu.assumed else []
     notes += [_about_lengths(row)] if "mean" in row.location.casefold() and few else []
     return Case(
@@ -72,9 +73,9 @@ def find_case(row: AttentionRow) -> Case | Skipped:
         owner=Owner(
             _decoding(kernel.version, few and bool(kernel.decode)), gpu.architecture, call.direction
         ),
-        design=kernel.decode if few and kernel.decode else kernel.design,
+        design=(kernel.decode if few else "") or backward or kernel.design,
         measured_ms=find_milliseconds(call, metric, row.value),
-        stand_in=kernel.stand_in,
+        stand_in=f"the schedule of {backward}" if backward else kernel.stand_in,
         notes=tuple(notes),
     )
 

@@ -118,8 +118,11 @@ def find_metric(text: str) -> str | None:
     return word if word in _MS else None
 
 
-def find_call(row: AttentionRow, latent: bool = False) -> Call | str:
-    """Return the call of a row, or why it cannot be told."""
+def find_call(row: AttentionRow, latent: bool = False, linear: bool = False) -> Call | str:
+    """Return the call of a row, or why it cannot be told.
+
+    ``linear`` attention does the same work with a causal mask and without: the call has none.
+    """
     direction = find_direction(row.direction)
     if direction is None:
         return f"direction '{row.direction}': expected fwd, bwd or fwd+bwd"
@@ -137,7 +140,7 @@ def find_call(row: AttentionRow, latent: bool = False) -> Call | str:
         return f"{row.heads_q} query heads are no multiple of {heads_kv} key heads"
     if row.window is None:
         return "a sliding window whose width is not given"
-    if row.causal is None and row.seqlen_q > 1 and not row.window:
+    if row.causal is None and row.seqlen_q > 1 and not row.window and not linear:
         return "causal is not given: the work is ambiguous by a factor of two"
     return Call(
         direction=direction,
@@ -148,7 +151,7 @@ def find_call(row: AttentionRow, latent: bool = False) -> Call | str:
         seqlen_k=seqlen_k,
         head_dim_qk=row.head_dims[0],
         head_dim_v=row.head_dims[1],
-        causal=bool(row.causal) or bool(row.window),
+        causal=not linear and (bool(row.causal) or bool(row.window)),
         window=row.window,
         latent=latent,
     )

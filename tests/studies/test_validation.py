@@ -142,10 +142,26 @@ def test_an_unnamed_h100_is_taken_for_the_sxm5_and_says_so() -> None:
     assert case().notes == ()
 
 
+def test_a_mask_does_not_matter_to_linear_attention() -> None:
+    calls = [case(algorithm="lightning attention", metric="ms", causal=c).call for c in ("", True)]
+    assert calls[0] == calls[1]
+    assert not calls[0].causal
+
+
 def test_few_queries_are_decoded_by_the_decoding_kernel() -> None:
     assert case(seqlen_q=1).design == "split-kv-decode"
     assert case(seqlen_q=1).owner.kernel == "flash-attention-2-decode"
     assert case(seqlen_q=4096).design == "flash-attention-2"
+
+
+def test_a_backward_pass_without_a_design_of_its_own_is_stood_in_for() -> None:
+    backward = case(algorithm="cuDNN", direction="bwd")
+    assert (backward.design, backward.stand_in) == (
+        "flash-attention-3",
+        "the schedule of flash-attention-3",
+    )
+    assert case(algorithm="cuDNN").stand_in == ""
+    assert case(algorithm="FA2", direction="fwd+bwd").stand_in == ""
 
 
 def test_a_fit_finds_the_constants_that_made_the_rows() -> None:
