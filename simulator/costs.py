@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,45 +11,53 @@ from einfuse.mapper.counts import REGISTERS
 from einfuse.mapper.formula import Values
 
 from .accounting import Accounting
-from .options import find_leakage, find_movement
+from .options import charge_options
 from .point import Point, add_up
 
 Components = Mapping[str, Values | None]
 
 
-def find_energy(point: Point, accounting: Accounting, seconds: Values) -> Components:
+@dataclass(slots=True)
+class Bill:
+    """What is charged: each component's cost, and how often each price, by its path."""
+
+    prices: Mapping[str, Values | None]
+    components: dict[str, Values | None] = field(default_factory=dict)
+    charges: dict[str, Values] = field(default_factory=dict)
+
+    def add(self, component: str, count: Values, path: str) -> None:
+        """Charge a component a price so many times; None where it is charged and unknown."""
+        known, price = self.components.get(component, 0.0), self.prices[path]
+        self.charges[path] = self.charges.get(path, 0.0) + count
+        if known is None or price is None:
+            self.components[component] = None if np.any(np.asarray(count) != 0) else known
+        else:
+            self.components[component] = known + count * price
+
+
+def find_energy(point: Point, accounting: Accounting, seconds: Values) -> Bill:
     """Energy by component of a run, in pJ; None where a price is unknown."""
     omitted = point.design.omissions.energy if accounting.omissions else ()
-    energy: dict[str, Values | None] = {}
-
-    def add(component: str, count: Values, price: Values | None) -> None:
-        known = energy.get(component, 0.0)
-        if known is None or price is None:
-            energy[component] = None if np.any(np.asarray(count) != 0) else known
-        else:
-            energy[component] = known + count * price
-
+    bill = Bill(point.values)
     for (einsum, _, level), traffic in point.counts.traffic.items():
         if level == REGISTERS:
             work = point.counts.work[einsum]
             files = work.active if accounting.all_register_files else 1
             base = f"{work.unit}.registers"
-            add(base, traffic.reads * files, point.values[f"{base}.read_pj"])
-            add(base, traffic.writes * files, point.values[f"{base}.write_pj"])
+            bill.add(base, traffic.reads * files, f"{base}.read_pj")
+            bill.add(base, traffic.writes * files, f"{base}.write_pj")
         else:
             scale = point.number("word_bytes") / point.number(f"{level}.access_bytes")
-            add(level, traffic.reads * scale, point.values[f"{level}.read_pj"])
-            add(level, traffic.writes * scale, point.values[f"{level}.write_pj"])
+            bill.add(level, traffic.reads * scale, f"{level}.read_pj")
+            bill.add(level, traffic.writes * scale, f"{level}.write_pj")
     for work in point.counts.work.values():
         for operation, done in work.operations.items():
             component = f"{work.unit}.operations.{operation}"
             if component not in omitted:
-                add(component, done * work.active, point.values[f"{component}.energy_pj"])
-    return {
-        **energy,
-        **find_movement(point, accounting),
-        **find_leakage(point, accounting, seconds),
-    }
+                bill.add(component, done * work.active, f"{component}.energy_pj")
+    for component, count, path in charge_options(point, accounting, seconds):
+        bill.add(component, count, path)
+    return bill
 
 
 def find_area(point: Point, accounting: Accounting) -> Components:
@@ -73,6 +82,22 @@ def find_area(point: Point, accounting: Accounting) -> Components:
         size = point.values[f"{level}.area_um2"]
         area[level] = None if size is None or np.all(np.isnan(size)) else size
     return area
+
+
+def area_charges(point: Point, accounting: Accounting) -> dict[str, Values]:
+    """How often each area is counted, by its path: once for each lane, or for each memory."""
+    omitted = point.design.omissions.area if accounting.omissions else ()
+    charges: dict[str, Values] = {"interconnect_area_um2": 1}
+    for unit, file in point.architecture.file.units.items():
+        lanes: Values = 1
+        for dimension in point.architecture.dimensions(unit):
+            lanes = lanes * point.number(f"{unit}.{dimension}")
+        for operation in file.operations:
+            if f"{unit}.operations.{operation}" not in omitted:
+                charges[f"{unit}.operations.{operation}.area_um2"] = lanes
+        charges[f"{unit}.registers.area_um2"] = lanes
+        charges[f"{unit}.interconnect_area_um2"] = 1
+    return charges | {f"{level}.area_um2": 1 for level in point.architecture.memories}
 
 
 def total(parts: Mapping[str, Values | None]) -> Values | None:

@@ -50,6 +50,8 @@ class Evaluation:
         feasible: whether the point meets the design's requirements and fits every level.
         warnings: what the result does not show.
         include: options that the accounting charges.
+        charges: path of a price -> how often it is charged: ``energy_pj`` and ``area_um2`` are
+            the sums of charges x ``parameters`` (leakage: lanes x seconds x 1e9 pJ/(mW s)).
         sources: where each of the ``parameters`` comes from; see `to_sources`.
     """
 
@@ -74,6 +76,7 @@ class Evaluation:
     unknown: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    charges: Mapping[str, Values] = field(default_factory=dict, repr=False)
     sources: tuple[Source, ...] = field(default=(), repr=False)
 
     def to_row(self) -> dict[str, Any]:
@@ -135,14 +138,16 @@ class Evaluation:
     def to_sources(self) -> list[dict[str, Any]]:
         """Return a row for each figure that the result stands on, as plain values.
 
-        Columns: path, value, unit, kind, formula, inputs (names that the formula reads, with their
-        values), prices (what a cost model looked up), source.
+        Columns: path, value, unit, charged (how often, None if it is no price), kind, formula,
+        inputs (names that the formula reads, with their values), prices (what a cost model looked
+        up), source.
         """
         return [
             {
                 "path": one.path,
                 "value": _plain(self.parameters[one.path]),
                 "unit": one.unit,
+                "charged": _plain(self.charges.get(one.path)),
                 "kind": one.kind,
                 "formula": one.formula,
                 "inputs": {
@@ -161,7 +166,9 @@ class Evaluation:
             for one in group:
                 made = f" = {one.formula}" if one.formula else ""
                 value = f"{_first(self.parameters[one.path]):.9g} {one.unit}".rstrip()
-                lines.append(f"{one.path}: {value}{made}  [{one.kind}]")
+                count = self.charges.get(one.path)
+                often = "" if count is None else f", charged {_first(count):.6g} times"
+                lines.append(f"{one.path}: {value}{made}  [{one.kind}{often}]")
                 lines += [
                     f"    {name} = {_first(self.parameters[name]):.9g}"
                     for name in one.reads

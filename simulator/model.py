@@ -21,7 +21,7 @@ from einfuse.mapper.formula import Values, parse_formula
 from einfuse.mapper.mapping import walk_nest
 
 from .accounting import Accounting, find_accounting
-from .costs import find_area, find_energy, find_unknown, total
+from .costs import area_charges, find_area, find_energy, find_unknown, total
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
 from .gpu import check_kernel_inputs, evaluate_kernel
 from .latency import find_latency
@@ -207,8 +207,8 @@ def _costs(point: Point, accounting: Accounting, settings: Mapping[str, Any]) ->
     check_options(point, accounting)
     latency = find_latency(point, accounting)
     cycles = latency.cycles
-    energy = find_energy(point, accounting, latency.seconds)
-    area = find_area(point, accounting)
+    bill = find_energy(point, accounting, latency.seconds)
+    energy, area = bill.components, find_area(point, accounting)
     word, traffic = point.number("word_bytes"), point.counts.traffic.items()
     levels = {
         level: LevelTraffic(
@@ -259,6 +259,7 @@ def _costs(point: Point, accounting: Accounting, settings: Mapping[str, Any]) ->
         unknown=find_unknown(point, energy, area),
         warnings=(*latency.violations, *_not_modelled(point)),
         include=accounting.include,
+        charges=bill.charges | area_charges(point, accounting),
         sources=find_sources(point.architecture, point.values, settings, point.design, point.scope),
     )
 

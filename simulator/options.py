@@ -70,35 +70,25 @@ def _needed(point: Point, option: str) -> Iterator[str]:
                 yield f"{level}.ports"
 
 
-def find_leakage(point: Point, accounting: Accounting, seconds: Values) -> dict[str, Values]:
-    """Leakage by component over the run, in pJ, if it is charged."""
-    if "leakage" not in accounting.include:
-        return {}
-    energy: dict[str, Values] = {}
-    for level in point.architecture.memories:
-        power = point.number(f"{level}.leakage_mw")
-        energy[f"{level}.leakage"] = power * seconds * PJ_PER_MW_SECOND
-    for unit in point.architecture.units:
-        power = point.number(f"{unit}.leakage_mw")
-        for dimension in point.architecture.dimensions(unit):
-            power = power * point.number(f"{unit}.{dimension}")
-        energy[f"{unit}.leakage"] = power * seconds * PJ_PER_MW_SECOND
-    return energy
-
-
-def find_movement(point: Point, accounting: Accounting) -> dict[str, Values]:
-    """Energy of moving words between the memories and the lanes, in pJ, as far as it is charged."""
-    energy: dict[str, Values] = {}
+def charge_options(
+    point: Point, accounting: Accounting, seconds: Values
+) -> Iterator[tuple[str, Values, str]]:
+    """Yield what the options charge: a component, how often, and the path of the price."""
+    if "leakage" in accounting.include:
+        for level in point.architecture.memories:
+            yield f"{level}.leakage", seconds * PJ_PER_MW_SECOND, f"{level}.leakage_mw"
+        for unit in point.architecture.units:
+            lanes: Values = 1
+            for dimension in point.architecture.dimensions(unit):
+                lanes = lanes * point.number(f"{unit}.{dimension}")
+            yield f"{unit}.leakage", lanes * seconds * PJ_PER_MW_SECOND, f"{unit}.leakage_mw"
     for delivery in point.counts.deliveries:
         unit = point.counts.work[delivery.einsum].unit
         mean = mean_hops(point, unit)
         hops = {"interconnect": mean, "multicast": np.maximum(delivery.lanes - mean, 0)}
         for option, made in hops.items():
             if option in accounting.include:
-                name = f"{unit}.{option}"
-                moved = delivery.words * made * point.number(f"{unit}.hop_pj")
-                energy[name] = energy.get(name, 0.0) + moved
-    return energy
+                yield f"{unit}.{option}", delivery.words * made, f"{unit}.hop_pj"
 
 
 def mean_hops(point: Point, unit: str) -> Values:

@@ -233,6 +233,27 @@ def test_a_gpu_has_sources_too() -> None:
     assert _source(r, "processors.count")["source"] != "the file does not say"
 
 
+@pytest.mark.parametrize("accounting", ["published", "physical"])
+@pytest.mark.parametrize("name", ["fusemax", "flat", "unfused", "fusemax-design-space"])
+def test_energy_and_area_are_the_sums_of_charges_times_prices(name: str, accounting: str) -> None:
+    base = load_design(name).architecture.name
+    shape = {**SHAPE, "M": np.array([1024, 4096]), "P": np.array([1024, 4096])}
+    for hardware, include in ((base, ()), (f"{base}-7nm", OPTIONS)):
+        chosen = include if accounting == "physical" else ()
+        r = evaluate(
+            load_design(name, architecture=hardware), shape, accounting=accounting, include=chosen
+        )
+        for total, ends in ((r.energy_pj, ("_pj", "_mw")), (r.area_um2, ("um2",))):
+            if total is None:
+                continue
+            parts = [
+                count * r.parameters[path]
+                for path, count in r.charges.items()
+                if path.endswith(ends) and r.parameters[path] is not None
+            ]
+            assert sum(parts) == pytest.approx(total, rel=1e-12)
+
+
 def test_arrays_keep_their_sources() -> None:
     design = _on("flat", "flat-45nm")
     r = evaluate(design, {**SHAPE, "M": np.array([1024, 65536]), "P": np.array([1024, 65536])})
