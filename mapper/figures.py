@@ -43,6 +43,7 @@ def _figures(architecture: Architecture) -> dict[str, Any]:
         "source": file.source.strip(),
         "processors": file.processors is not None,
         "units": {unit: _unit(architecture, unit, values) for unit in architecture.units},
+        "memories": list(architecture.memories),
         "parameters": {path: _number(value) for path, value in values.items()},
         "sources": known,
         "unverified": [path for path, source in known.items() if _UNVERIFIED in source],
@@ -82,7 +83,7 @@ def render_figures(figures: list[dict[str, Any]]) -> str:
         memories = ", ".join(
             f"{path.removesuffix('.bytes')} {_bytes(size)}"
             for path, size in parameters.items()
-            if path.endswith(".bytes") and ".registers" not in path and size is not None
+            if path.endswith(".bytes") and path.removesuffix(".bytes") in one["memories"] and size
         )
         bandwidth = parameters.get("dram.bandwidth_bytes_per_s")
         table.add_row(
