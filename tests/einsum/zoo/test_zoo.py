@@ -137,6 +137,7 @@ def test_passes_are_those_of_the_analysis(name: str) -> None:
     assert counted == PASSES[name]
 
 
+@pytest.mark.slow
 def test_an_estimate_by_diagonals_takes_three_passes_as_written_and_two_online() -> None:
     """Maximum, sum, weights; a running maximum and sum are one. What follows attends, in two."""
     head, _ = load("attention/vertical-slash").text.split("(VV[t]")
