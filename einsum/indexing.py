@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from .backend import Array, Backend, Operand
-from .errors import CascadeError
+from .errors import CascadeError, EinfuseError
 from .expression import (
     Access,
     Binary,
@@ -344,6 +344,8 @@ class Reader:
         return found
 
 
+_LARGEST = 2**63
+
 _WHOLE: Mapping[str, Callable[[Array, Array], Array]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
@@ -364,6 +366,8 @@ _COMPARE: Mapping[str, Callable[[Array, Array], Array]] = {
 def _constant(value: Operand, space: Space, backend: Backend) -> Array:
     if isinstance(value, float) and not value.is_integer():
         return backend.arange(1).reshape((1,) * space.ndim) + value
+    if not -_LARGEST <= value < _LARGEST:
+        raise EinfuseError(f"a number in an index has to fit in 64 bits, found {value}")
     return backend.arange(1).reshape((1,) * space.ndim) + int(value)
 
 

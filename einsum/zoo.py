@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,9 +22,10 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from .cascade import Cascade, Rank
 from .equation import Einsum
-from .errors import EinfuseError, closest
+from .errors import CascadeError, EinfuseError, closest
 from .expression import Access, Expression, Number
 from .passes import count_passes
+from .shape import representatives
 from .substitution import rebuild
 from .validate import validated
 
@@ -145,8 +148,9 @@ def with_parameters(cascade: Cascade, settings: Mapping[str, float]) -> Cascade:
         settings: value by parameter name.
 
     Raises:
-        EinfuseError: the algorithm has no such parameter (names the closest), or the value is no
-            size of a rank; CascadeError where sizes contradict each other.
+        EinfuseError: the algorithm has no such parameter (names the closest), the value is no
+            size of a rank, or two parameters give one rank two sizes; CascadeError where sizes
+            contradict each other.
 
     >>> from einfuse.einsum.library import load
     >>> fixed = with_parameters(load("attention/window"), {"window": 512, "sinks": 4})
@@ -154,6 +158,7 @@ def with_parameters(cascade: Cascade, settings: Mapping[str, float]) -> Cascade:
     [('W', 512), ('S', 4)]
     """
     known = parameters_of(cascade)
+    roots = representatives(cascade)
     sizes: dict[str, int] = {}
     values: dict[str, float] = {}
     for name, value in settings.items():
@@ -161,12 +166,47 @@ def with_parameters(cascade: Cascade, settings: Mapping[str, float]) -> Cascade:
             raise EinfuseError(f"{cascade.name} has no parameter '{name}'{closest(name, known)}")
         parameter = known[name]
         if parameter.rank is not None:
-            sizes[parameter.rank] = _size(cascade, name, value)
+            size, root = _size(cascade, name, value), roots[parameter.rank]
+            if sizes.setdefault(root, size) != size:
+                raise EinfuseError(
+                    f"{cascade.name}: {name} is the size of rank {root}, which is set to "
+                    f"{sizes[root]} already; found {size}"
+                )
         elif parameter.input is not None:
             if not math.isfinite(value):
                 raise EinfuseError(f"{cascade.name}: {name} needs a finite number, found {value}")
             values[parameter.input] = int(value) if value == int(value) else value
-    return _fixed(cascade, sizes, values) if settings else cascade
+    if not settings:
+        return cascade
+    with naming_parameters(cascade):
+        return _fixed(cascade, sizes, values)
+
+
+@contextmanager
+def naming_parameters(cascade: Cascade) -> Iterator[None]:
+    """Add to a `CascadeError` about ranks from inside which parameters have their sizes.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.einsum.shape import bind
+    >>> with naming_parameters(load("attention/1-pass")):
+    ...     bind(load("attention/1-pass"), {"E": 1, "F": 1, "P": 1, "M": 10, "M0": 4})
+    Traceback (most recent call last):
+    einfuse.einsum.errors.CascadeError: attention/1-pass:5:1: the sizes of a split must multiply: \
+    M = 10 is no multiple of M0 = 4; M0 is the parameter tile (keys of a tile; must divide the keys)
+        split M -> M1, M0
+        ^^^^^^^^^^^^^^^^^
+    """
+    try:
+        yield
+    except CascadeError as error:
+        entry = entry_of(cascade)
+        words = set(re.findall(r"\w+", error.message))
+        told = "".join(
+            f"; {parameter.rank} is the parameter {name} ({parameter.meaning})"
+            for name, parameter in (entry.parameters if entry else {}).items()
+            if parameter.rank in words
+        )
+        raise CascadeError(error.message + told, error.span, error.text, error.source) from None
 
 
 def defaults(cascade: Cascade, known: Collection[str] = ()) -> dict[str, float]:

@@ -19,6 +19,12 @@ def test_the_zoo_is_a_table_and_json(einfuse: Command) -> None:
     assert "StreamingLLM" in found["attention/window"]["implements"]
 
 
+def test_a_family_is_json_too(einfuse: Command) -> None:
+    found = json.loads(einfuse("zoo", "--family", "pooled", "--json").stdout)
+    assert {facts["family"] for facts in found} == {"pooled"} and len(found) > 3
+    assert all(facts["assumption"] for facts in found if facts["confidence"] == "outline")
+
+
 def test_an_unknown_family_is_told_the_closest(einfuse: Command) -> None:
     done = einfuse("zoo", "--family", "dens")
     assert (done.returncode, done.stdout) == (2, "")
@@ -51,4 +57,8 @@ def test_parameters_that_cannot_be_are_errors(einfuse: Command) -> None:
     shape = ("--shape", "E=4,F=3,P=5,M=9")
     done = einfuse("run", "attention/1-pass", *shape, "--set", "tile=4")
     assert done.returncode == 2
-    assert "M = 9 is no multiple of M0 = 4" in done.stderr
+    assert "M = 9 is no multiple of M0 = 4; M0 is the parameter tile" in done.stderr
+    sizes = "sinks=1,local=1,last=1,stride=3,phase=1e30"
+    done = einfuse("run", "attention/grid", "--shape", "E=4,F=3,P=5", "--set", sizes)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has to fit in 64 bits" in done.stderr and "Traceback" not in done.stderr

@@ -61,16 +61,19 @@ def run(
     """Run a cascade, on inputs from a file or drawn at random, and summarise its outputs."""
     from einfuse.einsum.execute import bound_sizes
     from einfuse.einsum.execute import run as execute
+    from einfuse.einsum.zoo import naming_parameters
 
     if dtype and dtype not in _DTYPES:
         raise EinfuseError(f"unknown dtype '{dtype}'; there is {', '.join(_DTYPES)}")
     sizes = parse_shape(shape)
     given = None if inputs is None else _read(inputs)
-    chosen = _with_parameters(load_cascade(cascade), settings or (), sizes, given)
-    loaded = _batched(chosen, sizes)
-    arrays = _drawn(loaded, sizes, seed, dtype) if given is None else given
-    fed = _converted(arrays, backend, device, dtype)
-    results = execute(loaded, fed, sizes, backend)
+    shipped = load_cascade(cascade)
+    with naming_parameters(shipped):
+        chosen = _with_parameters(shipped, settings or (), sizes, given)
+        loaded = _batched(chosen, sizes)
+        arrays = _drawn(loaded, sizes, seed, dtype) if given is None else given
+        fed = _converted(arrays, backend, device, dtype)
+        results = execute(loaded, fed, sizes, backend)
     outputs = {name: _numpy(array) for name, array in results.items()}
     report: dict[str, Any] = {
         "cascade": loaded.name,

@@ -81,6 +81,15 @@ def test_a_tile_that_does_not_divide_is_an_error() -> None:
         bind(fixed, {"E": 2, "F": 2, "P": 5, "M": 10})
 
 
+def test_a_parameter_of_a_rank_that_takes_its_size_from_another_fixes_that_one() -> None:
+    cascade = parse("rank M, N = M, K = N\ninput A[M], B[K]\noutput Y\nY[m] = A[m] * B[k]", "mine")
+    assert bind(with_parameters(cascade, {"K": 4}), {})["M"] == 4
+    assert bind(with_parameters(load("attention/randomised"), {"proposals": 3}), {
+        "E": 1, "F": 1, "P": 6, "M": 9})["B"] == 3  # fmt: skip
+    with pytest.raises(EinfuseError, match="M is the size of rank M, which is set to 4 already"):
+        with_parameters(cascade, {"K": 4, "M": 5})
+
+
 def test_ranks_and_scalars_of_a_cascade_of_ones_own_are_its_parameters() -> None:
     cascade = parse("rank M\ninput A[M], B[]\noutput Y\nY[m] = A[m] + B[]", "mine")
     fixed = with_parameters(cascade, {"M": 4, "B": 0.5})
