@@ -48,7 +48,7 @@ def block_sparse(x: Tensors, n: Shape) -> Tensors:
 
 def blocks(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
     rows = [generator.permutation(n["M"] // n["M0"])[: n["S"]] for _ in range(n["P"] // n["P0"])]
-    counts = [0, n["S"], 1, 2][: n["P"] // n["P0"]]
+    counts = [0, n["S"], 1, 2][: n["P"] // n["P0"]] if n["P"] > 1 else [n["S"]]
     return x | {"IDX": np.array(rows), "COUNT": np.array(counts)}
 
 
@@ -125,7 +125,12 @@ CASES = (
         yardstick=backward_by_hand,
         grouped=False,
     ),
-    Case("attention/varlen", varlen, ({"E": 4, "F": 3, "S": 4, "P": 7, "M": 7},), lengths),
+    Case(
+        "attention/varlen",
+        varlen,
+        ({"E": 4, "F": 3, "S": 4, "P": 7, "M": 7}, {"E": 4, "F": 3, "S": 2, "P": 1, "M": 5}),
+        lengths,
+    ),
     Case(
         "attention/window",
         window,
@@ -138,10 +143,17 @@ CASES = (
     Case(
         "attention/block-sparse",
         block_sparse,
-        ({"E": 4, "F": 3, "P": 12, "M": 20, "P0": 3, "M0": 4, "S": 3},),
+        (
+            {"E": 4, "F": 3, "P": 12, "M": 20, "P0": 3, "M0": 4, "S": 3},
+            {"E": 4, "F": 3, "P": 1, "M": 20, "P0": 1, "M0": 4, "S": 2},
+        ),
         blocks,
     ),
-    Case("attention/shared-prefix", shared_prefix, ({"E": 4, "F": 3, "G": 3, "P": 4, "M": 5},)),
+    Case(
+        "attention/shared-prefix",
+        shared_prefix,
+        ({"E": 4, "F": 3, "G": 3, "P": 4, "M": 5}, {"E": 4, "F": 3, "G": 2, "P": 1, "M": 1}),
+    ),
     Case(
         "attention/linear-decay",
         decay,

@@ -220,7 +220,10 @@ CASES = (
     Case(
         "attention/bilevel",
         bilevel,
-        ({"E": 4, "F": 3, "P": 8, "M": 12, "P1": 4, "M1": 4, "S": 2},),
+        (
+            {"E": 4, "F": 3, "P": 8, "M": 12, "P1": 4, "M1": 4, "S": 2},
+            {"E": 4, "F": 3, "P": 1, "M": 7, "P1": 1, "M1": 7, "S": 3},
+        ),
     ),
     Case("attention/pooled", pooled, (SELF | {"T": 3, "W": 4}, SELF | {"P": 1, "T": 1, "W": 2})),
     Case(

@@ -213,7 +213,11 @@ CASES = (
         tuple(d | {"W": w} for d, w in zip(DENSE, (3, 7), strict=True)),
     ),
     Case("attention/agent", agent, AGENTS),
-    Case("attention/gathered-states", gathered_states, ({"E": 4, "F": 3, "M": 12, "W": 3},)),
+    Case(
+        "attention/gathered-states",
+        gathered_states,
+        ({"E": 4, "F": 3, "M": 12, "W": 3}, {"E": 4, "F": 3, "M": 1, "W": 1}),
+    ),
     Case("attention/recurrent-query", recurrent_query, TOKENS),
     Case("attention/state-space", state_space, CHUNKS, steps, yardstick=state_space_in_parallel),
     Case("attention/neural-memory", neural_memory, CHUNKS, rates, large=1.5),

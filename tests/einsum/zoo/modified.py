@@ -158,7 +158,11 @@ def distributed_heads(x: Tensors, n: Shape) -> Tensors:
 
 
 MANY = tuple(d | {"B": 2} for d in DENSE)
-RELATIVE = ({"E": 4, "F": 3, "P": 6, "M": 8, "T": 3},)
+RELATIVE = (
+    {"E": 4, "F": 3, "P": 6, "M": 8, "T": 3},
+    {"E": 4, "F": 3, "P": 1, "M": 5, "T": 3},
+    {"E": 4, "F": 3, "P": 7, "M": 3, "T": 2},
+)
 BOXES = ({"E": 4, "F": 3, "P": 4, "M": 5, "N": 3}, {"E": 4, "F": 3, "P": 1, "M": 6, "N": 2})
 
 CASES = (
@@ -172,8 +176,19 @@ CASES = (
     ),
     Case("attention/elu-similarity", elu_similarity, DENSE),
     Case("attention/key-bias", key_bias, DENSE),
-    Case("attention/ring", ring, ({"E": 4, "F": 3, "P": 6, "M": 9, "W": 3},)),
-    Case("attention/ring-self", ring, ({"E": 4, "F": 3, "P": 6, "D": 3, "M": 8, "W": 2},)),
+    Case(
+        "attention/ring",
+        ring,
+        ({"E": 4, "F": 3, "P": 6, "M": 9, "W": 3}, {"E": 4, "F": 3, "P": 1, "M": 7, "W": 1}),
+    ),
+    Case(
+        "attention/ring-self",
+        ring,
+        (
+            {"E": 4, "F": 3, "P": 6, "D": 3, "M": 8, "W": 2},
+            {"E": 4, "F": 3, "P": 1, "D": 1, "M": 8, "W": 4},
+        ),
+    ),
     Case("attention/offloaded-decode", offloaded, DENSE),
     Case(
         "attention/positional", positional, tuple(d | {"B": 2} for d in DENSE), None, ("PQ", "PK")
@@ -191,6 +206,17 @@ CASES = (
     ),
     Case("attention/geometric-bias", geometric, BOXES, boxes),
     Case("attention/expert-routed", expert_routed, tuple(d | {"X": 5, "T": 2} for d in DENSE)),
-    Case("attention/mixed", mixed, tuple(d | {"P": 6, "T": 2, "TM": 3} for d in DENSE)),
-    Case("attention/partial", partial, ({"E": 4, "F": 3, "P": 8, "S": 3},)),
+    Case(
+        "attention/mixed",
+        mixed,
+        (
+            *(d | {"P": 6, "T": 2, "TM": 3} for d in DENSE),
+            {"E": 4, "F": 3, "P": 1, "M": 7, "T": 1, "TM": 3},
+        ),
+    ),
+    Case(
+        "attention/partial",
+        partial,
+        ({"E": 4, "F": 3, "P": 8, "S": 3}, {"E": 4, "F": 3, "P": 1, "S": 1}),
+    ),
 )

@@ -73,6 +73,9 @@ def streaming_cache(x: Tensors, n: Shape) -> Tensors:
     rates, columns = x["TH"].double(), []
     for p in range(n["P"]):
         now = p + n["M"] - n["P"]
+        if now < 0:
+            columns.append(torch.zeros(n["F"], dtype=torch.float64))
+            continue
         recent = range(max(n["S"], now - n["W"] + 1), now + 1)
         cache = [*range(min(n["S"], now + 1)), *recent]
         slots = torch.arange(len(cache)).double()
@@ -205,7 +208,14 @@ LATENT = {"H": 2, "E": 4, "F": 3, "L": 5, "R": 2, "P": 6, "M": 9}
 FRAMES = {"E": 4, "F": 3, "P": 12, "S": 3}
 
 CASES = (
-    Case("attention/shifted-groups", shifted_groups, ({"H": 4, "E": 4, "F": 3, "P": 12, "T": 4},)),
+    Case(
+        "attention/shifted-groups",
+        shifted_groups,
+        (
+            {"H": 4, "E": 4, "F": 3, "P": 12, "T": 4},
+            {"H": 2, "E": 4, "F": 3, "P": 1, "T": 1},
+        ),
+    ),
     Case(
         "attention/sink-groups",
         sink_groups,
@@ -230,6 +240,7 @@ CASES = (
             {"J": 3, "F": 3, "P": 12, "M": 12, "W": 4, "S": 2},
             {"J": 3, "F": 3, "P": 1, "M": 9, "W": 3, "S": 1},
             {"J": 3, "F": 3, "P": 5, "M": 7, "W": 20, "S": 4},  # the cache is not full yet
+            {"J": 3, "F": 3, "P": 8, "M": 5, "W": 2, "S": 1},  # rows before the first key
         ),
         None,
         ("QA", "KA"),
@@ -249,13 +260,19 @@ CASES = (
     Case(
         "attention/subsampled",
         subsampled,
-        ({"E": 4, "F": 3, "P": 6, "P0": 2, "M": 9, "S": 4},),
+        (
+            {"E": 4, "F": 3, "P": 6, "P0": 2, "M": 9, "S": 4},
+            {"E": 4, "F": 3, "P": 1, "P0": 1, "M": 7, "S": 2},
+        ),
         samples,
     ),
     Case(
         "attention/grid",
         grid,
-        ({"E": 4, "F": 3, "P": 16, "S": 1, "W": 2, "L": 2, "T": 4},),
+        (
+            {"E": 4, "F": 3, "P": 16, "S": 1, "W": 2, "L": 2, "T": 4},
+            {"E": 4, "F": 3, "P": 1, "S": 1, "W": 1, "L": 1, "T": 3},
+        ),
         first_phase,
     ),
     Case("attention/expert-heads", expert_heads, (GATED | {"X": 3}, GATED | {"X": 2, "P": 1})),
@@ -274,10 +291,16 @@ CASES = (
     Case(
         "mixer/monarch",
         monarch,
-        ({"D": 8, "N": 12, "N0": 3},),
+        ({"D": 8, "N": 12, "N0": 3}, {"D": 8, "N": 1, "N0": 1}),
         None,
         ("X", "W1"),
         yardstick=monarch_by_stages,
     ),
-    Case("mixer/long-convolution", long_convolution, ({"D": 8, "N": 9},), None, ("V", "KF")),
+    Case(
+        "mixer/long-convolution",
+        long_convolution,
+        ({"D": 8, "N": 9}, {"D": 8, "N": 1}),
+        None,
+        ("V", "KF"),
+    ),
 )

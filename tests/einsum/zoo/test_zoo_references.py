@@ -146,6 +146,42 @@ def test_groups_of_query_heads_share_keys(case: Case) -> None:
             np.testing.assert_allclose(found[name][g], value.numpy(), rtol=1e-10, atol=ATOL)
 
 
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    [  # CAB's causal cross attention: all keys, and a query does not see later queries
+        ("attention/3-pass", "P"),
+        ("attention/1-pass", "P"),
+        ("attention/bounded-memory", "P"),
+        ("attention/performer", "P"),
+        # and its causal self attention: a token does not see later tokens
+        ("attention/causal", "PM"),
+        ("attention/bounded-memory-causal", "N"),
+        ("attention/linear-causal", "N"),
+        ("attention/flow-causal", "N"),
+        ("attention/recurrent-query", "N"),
+        ("mixer/diagonal-states", "N"),
+    ],
+)
+def test_outputs_do_not_depend_on_later_queries(name: str, rank: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    shape = case.shapes[0] | dict.fromkeys(rank, 6)
+    inputs = drawn(case, shape)
+    cascade = load(name)
+    early = dict(inputs)
+    for tensor in cascade.input_tensors:
+        cut = tuple(slice(4) if r in rank else slice(None) for r in tensor.ranks)
+        early[tensor.name] = inputs[tensor.name][cut]
+    ((output, before),) = run(cascade, early, shape | dict.fromkeys(rank, 4)).items()
+    after = run(cascade, inputs, shape)[output]
+    np.testing.assert_allclose(before, after[:, :4], rtol=1e-12, atol=ATOL)
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_every_case_has_a_shape_with_one_query(case: Case) -> None:
+    queries = [next(s for rank in "PNM" if (s := shape.get(rank))) for shape in case.shapes]
+    assert 1 in queries and max(queries) > 1
+
+
 def test_every_cascade_of_attention_has_facts_and_a_reference() -> None:
     shipped = {name for name in names() if not name.startswith("layer/")}
     assert {entry.name for entry in entries()} == shipped
