@@ -36,17 +36,22 @@ class Parameter(BaseModel, frozen=True, extra="forbid"):
     """A parameter of an algorithm: the size of a ``rank``, or the value of a scalar ``input``.
 
     ``default`` is the paper's or the official code's; None where it depends on the model.
+    ``grows`` says how the paper lets a size grow with the sequence: with its root, its logarithm,
+    or as a share of it; None where it stays.
     """
 
     rank: str | None = None
     input: str | None = None
     default: float | None = None
+    grows: Literal["root", "logarithm", "share"] | None = None
     meaning: str
 
     @model_validator(mode="after")
     def _one_target(self) -> Parameter:
         if (self.rank is None) == (self.input is None):
             raise ValueError("a parameter names either a rank or an input")
+        if self.grows and self.rank is None:
+            raise ValueError("only the size of a rank grows")
         return self
 
 

@@ -10,12 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import permutations
 
 from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.equation import Einsum
-from einfuse.einsum.expression import Access, Binary, Call, Expression, Negate, accesses, variables
+from einfuse.einsum.expression import (
+    Access,
+    Binary,
+    Call,
+    Coordinate,
+    Expression,
+    Negate,
+    accesses,
+    variables,
+)
 from einfuse.einsum.operations import einsum_operations
-from einfuse.einsum.shape import bind, bind_symbolic
+from einfuse.einsum.shape import bind, bind_symbolic, filters
 from einfuse.einsum.space import count_points, iteration_space
 
 _UNIONS = ("+", "-", "max", "min")
@@ -24,7 +34,8 @@ _UNIONS = ("+", "-", "max", "min")
 def kept_operations(cascade: Cascade, shape: Mapping[str, int]) -> float:
     """Return the operations of all classes at a shape, without what masks leave out.
 
-    Filters on data cull nothing: the count is then the most there can be.
+    Filters on data cull nothing, but that an equality leaves one coordinate of a variable: the
+    count is then the most there can be.
 
     >>> from einfuse.einsum.parser import parse
     >>> text = "rank P, M\\ninput A[M,P]\\nB[m,p] = exp(A[m: m<=p, p])\\nC[m,p] = exp(B[m,p])"
@@ -38,10 +49,11 @@ def kept_operations(cascade: Cascade, shape: Mapping[str, int]) -> float:
     for einsum in cascade.einsums:
         space = math.prod(sizes[rank] for rank in iteration_space(cascade, einsum))
         own = float(count_points(cascade, einsum, symbolic)) / space if space else 0.0
+        picked = _picked(cascade, einsum, sizes)
         share = min(own, _share(einsum.expression, shares))
         counts = einsum_operations(cascade, einsum, symbolic)
-        total += float(sum(counts.values())) * (share / own if own else 0.0)
-        filled = share * _folded(cascade, einsum, shares, sizes)
+        total += float(sum(counts.values())) * (share / own if own else 0.0) / picked
+        filled = share / picked * _folded(cascade, einsum, shares, sizes)
         for output in einsum.outputs:
             shares[output.tensor] = max(shares.get(output.tensor, 0.0), min(1.0, filled))
     return total
@@ -69,6 +81,20 @@ def _joined(operator: str, parts: tuple[Expression, ...], shares: Mapping[str, f
     every = set().union(*(names for names, _ in found))
     supplying = [share for names, share in found if names == every]
     return min(1.0, sum(supplying)) if supplying else min(share for _, share in found)
+
+
+def _picked(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> int:
+    """Return how many times fewer points there are for variables that data fix: ``p: I[t]==p``."""
+    found = set()
+    for comparison in filters(einsum):
+        for side, other in permutations((comparison.left, comparison.right)):
+            if (
+                comparison.operator == "=="
+                and isinstance(side, Coordinate)
+                and any(accesses(other))
+            ):
+                found |= {side.variable} - set(variables(other))
+    return math.prod(sizes[cascade.rank_of(name)] for name in found)
 
 
 def _folded(

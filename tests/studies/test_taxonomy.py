@@ -12,8 +12,8 @@ from einfuse.einsum.library import load
 from einfuse.einsum.parser import parse
 from einfuse.einsum.zoo import entries
 from einfuse.studies import run_study
+from einfuse.studies.growth import Order, order_between
 from einfuse.studies.kept import kept_operations
-from einfuse.studies.taxonomy import order_of_growth
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +41,40 @@ def test_every_cascade_has_a_row(table: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("name", "prefill", "decode"),
     [  # orders of the work that the papers state
-        ("attention/causal", 2.0, 1.0),
-        ("attention/window", 1.0, 0.0),
-        ("attention/linear-causal", 1.0, 0.0),
-        ("attention/linear-decay", 1.0, 0.0),
-        ("attention/latent", 2.0, 1.0),
+        ("attention/causal", "n^2", "n"),
+        ("attention/window", "n", "1"),
+        ("attention/linear-causal", "n", "1"),
+        ("attention/linear-decay", "n", "1"),
+        ("attention/latent", "n^2", "n"),
+        ("attention/shifted-groups", "n^2", ""),  # a quarter of dense
+        ("attention/product-codes", "n^2", ""),  # an eighth of dense
+        ("attention/landmark-retrieval", "n^2", "n"),  # a fiftieth
+        ("attention/routing", "n^1.5", ""),
+        ("mixer/monarch", "n^1.5", ""),
+        ("attention/sparse-queries", "n log n", ""),
+        ("attention/tree-search", "n log n", "log n"),
+        ("attention/flow", "n", ""),
+        ("attention/agent", "n", ""),
     ],
 )
 def test_work_grows_as_the_papers_say(
-    table: pd.DataFrame, name: str, prefill: float, decode: float
+    table: pd.DataFrame, name: str, prefill: str, decode: str
 ) -> None:
     row = table.loc[name]
-    assert (row.operations_prefill, row.operations_decode) == (prefill, decode)
+    assert row.operations_prefill_order == prefill
+    assert (row.operations_decode_order if decode else "") == decode
+
+
+def test_an_equality_with_data_leaves_one_coordinate() -> None:
+    """A scatter: every one of the 3 points of T goes to one place of P."""
+    text = """
+    rank P, T
+    input A[T], I[T]
+    output B
+    ON[p] = ge(p, 0)
+    B[p] = A[t] * ON[p: I[t]==p] :: +(t)
+    """
+    assert kept_operations(parse(text), {"P": 7, "T": 3}) == 7 + 3
 
 
 def test_kept_operations_are_those_of_the_whole_where_nothing_is_masked() -> None:
@@ -80,9 +102,20 @@ def test_disjoint_masks_add_up() -> None:
     assert kept_operations(parse(text), {"M": 4, "P": 4}) == 6 + 6 + 12
 
 
-def test_orders_of_growth() -> None:
-    assert order_of_growth(100, 283) == 1.5
-    assert order_of_growth(0, 5) == 0
+@pytest.mark.parametrize(
+    ("lengths", "counts", "order"),
+    [
+        ((100, 200), (100, 283), Order(1.5)),
+        ((100, 200), (0, 5), Order(0.0)),
+        ((2**24, 2**48), (24 * 2**24 + 5, 48 * 2**48), Order(1.0, True)),
+        ((2**24, 2**48), (24, 48), Order(0.0, True)),
+        ((2**24, 2**48), (2**48 + 9 * 2**24, 2**96), Order(2.0)),
+        ((2**24, 2**48), (2**36 + 9 * 2**24, 2**72 + 9 * 2**48), Order(1.5)),
+        ((2**24, 2**48), (7, 7), Order(0.0)),
+    ],
+)
+def test_orders_of_growth(lengths: tuple[int, int], counts: tuple[int, int], order: Order) -> None:
+    assert order_between(lengths, counts) == order
 
 
 def test_the_study_writes_table_figure_and_report(folder: Path) -> None:
@@ -90,7 +123,8 @@ def test_the_study_writes_table_figure_and_report(folder: Path) -> None:
         "report.md", "taxonomy.csv", "taxonomy.png", "taxonomy.svg",
     }  # fmt: skip
     report = (folder / "report.md").read_text()
-    assert "| 1 pass | attention/1-pass | `E*M0 + E + F*M0 + F + 2` |" in report
+    assert "| 1 | attention/1-pass | `E*M0 + E + F*M0 + F + 2` | 1 |" in report
+    assert "### recurrent" in report
 
 
 def test_it_has_no_models_and_no_lengths(tmp_path: Path) -> None:

@@ -212,7 +212,10 @@ CASES = (
     Case(
         "attention/vertical-slash",
         vertical_slash,
-        (SELF | {"L": 4, "T": 2, "U": 2}, SELF | {"P": 1, "L": 4, "T": 1, "U": 1}),
+        (
+            SELF | {"L": 4, "T": 2, "U": 2, "M0": 3},
+            SELF | {"P": 1, "L": 4, "T": 1, "U": 1, "M0": 1},
+        ),
     ),
     Case("attention/product-codes", product_codes, (CODES, CODES | {"P": 1, "M": 7}), codes_drawn),
     Case("attention/landmark", landmark, (SELF | {"M0": 3}, SELF | {"P": 1, "M0": 1})),
