@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from .validation_baselines import interpolated_ms, roofline_ms
+from .validation_baselines import Known, interpolated_ms, roofline_ms
 from .validation_cases import Case, Skipped, find_cases
 from .validation_constants import Constants, Owner
 from .validation_model import DesignModel
@@ -110,7 +110,7 @@ def judge(
     """
     found = find_cases(rows)
     cases = [one for one in found if isinstance(one, Case)]
-    others = [one for one in find_cases(known) if isinstance(one, Case)]
+    others = Known(one for one in find_cases(known) if isinstance(one, Case))
     predictions = iter(predict(cases, constants, models))
     verdicts: list[Verdict | Skipped] = []
     for one in found:
@@ -118,7 +118,7 @@ def judge(
     return tuple(verdicts)
 
 
-def _verdict(prediction: Prediction, known: Sequence[Case]) -> Verdict | Skipped:
+def _verdict(prediction: Prediction, known: Known) -> Verdict | Skipped:
     case = prediction.case
     if not math.isfinite(prediction.ms):
         return Skipped(case.row, f"not predicted: {prediction.refusal}")

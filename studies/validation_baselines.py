@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -30,18 +30,30 @@ def published_peaks(architecture: str) -> tuple[float, float]:
     return 2 * count * rows * columns * clock_hz, bytes_per_s
 
 
-def interpolated_ms(case: Case, known: Sequence[Case]) -> float | None:
-    """Return the milliseconds of a case from known rows at other lengths; None without any.
+class Known:
+    """Rows that one knows, by family: kernel version, GPU, direction, head sizes and mask."""
 
-    Known are rows of the same kernel version, GPU, direction, head sizes and mask. The logarithm
-    of their operations per second is interpolated over that of the length; beyond the known
-    lengths the slope of the last two goes on, and one alone stands for all.
+    def __init__(self, cases: Iterable[Case] = ()) -> None:
+        self._families: dict[tuple[object, ...], list[Case]] = {}
+        for case in cases:
+            self._families.setdefault(_family(case), []).append(case)
+
+    def relatives(self, case: Case) -> tuple[Case, ...]:
+        """Return the rows of a case's family, without the case itself."""
+        family = self._families.get(_family(case), ())
+        return tuple(other for other in family if other.row.key != case.row.key)
+
+
+def interpolated_ms(case: Case, known: Known) -> float | None:
+    """Return the milliseconds of a case from its known relatives; None without any.
+
+    The logarithm of their operations per second is interpolated over that of the length; beyond
+    the known lengths the slope of the last two goes on, and one alone stands for all.
     """
     curve: dict[int, list[float]] = {}
-    for other in known:
-        if _family(other) == _family(case) and other.row.key != case.row.key:
-            rate = np.log(other.call.flops / other.measured_ms)
-            curve.setdefault(other.call.seqlen_k, []).append(float(rate))
+    for other in known.relatives(case):
+        rate = np.log(other.call.flops / other.measured_ms)
+        curve.setdefault(other.call.seqlen_k, []).append(float(rate))
     if not curve:
         return None
     lengths = np.log(np.array(sorted(curve), float))

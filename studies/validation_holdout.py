@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .validation_baselines import interpolated_ms, roofline_ms
+from .validation_baselines import Known, interpolated_ms, roofline_ms
 from .validation_cases import Case
 from .validation_constants import Constants, Owner
 from .validation_model import DesignModel
@@ -35,13 +35,13 @@ def leave_one_out(cases: Sequence[Case], models: Models = DesignModel) -> pd.Dat
         for value in dict.fromkeys(map(label, cases)):
             out = [case for case in cases if label(case) == value]
             kept = [case for case in cases if label(case) != value]
-            constants = _refitted(whole, out, kept, models)
+            constants, known = _refitted(whole, out, kept, models), Known(kept)
             for prediction in predict(out, constants, models):
                 case = prediction.case
                 errors = {
                     "model": prediction.ms,
                     "roofline": roofline_ms(case),
-                    "interpolation": interpolated_ms(case, kept),
+                    "interpolation": interpolated_ms(case, known),
                 }
                 rows.append({
                     "factor": factor,

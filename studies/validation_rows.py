@@ -197,7 +197,7 @@ def _head_dims(text: str, where: str) -> tuple[int, int] | None:
     """Return the head sizes of ``128`` or ``192/128``."""
     if text.casefold() in _NOTHING:
         return None
-    parts = text.split("/")
+    parts = re.split(r"[/,+x]", text.strip("()[] "))
     if len(parts) > 2 or not all(re.fullmatch(r"\s*\d+(\.0*)?\s*", part) for part in parts):
         raise EinfuseError(
             f"{where}: column head_dim: expected a size such as 128, or 192/128 where values have "

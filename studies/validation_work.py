@@ -106,10 +106,13 @@ def find_direction(text: str) -> Direction | None:
 def find_metric(text: str) -> str | None:
     """Return the metric that a text names: ms, us, s, tflops, gb/s or tb/s.
 
-    >>> find_metric("TFLOP/s"), find_metric("GB/s"), find_metric("tokens/s")
-    ('tflops', 'gb/s', None)
+    >>> find_metric("TFLOP/s"), find_metric("GB/s"), find_metric("latency_ms")
+    ('tflops', 'gb/s', 'ms')
+    >>> find_metric("tokens/s")
     """
-    word = text.casefold().replace(" ", "").replace("µ", "u")
+    told = text.casefold().replace("µ", "u")
+    named = re.search(r"[\s_(]+(ms|us|s)\)?$", told)  # latency_ms, time (us)
+    word = named[1] if named else told.replace(" ", "")
     if re.fullmatch(r"tflops?(/s|ps)?s?", word):
         return "tflops"
     aliases = {"msec": "ms", "milliseconds": "ms", "usec": "us", "microseconds": "us",

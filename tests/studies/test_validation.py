@@ -14,7 +14,7 @@ from einfuse.einsum.errors import EinfuseError
 from einfuse.kernels.measurement import Measurement, write_measurements
 from einfuse.studies import validation_baselines
 from einfuse.studies.validation import Verdict, error_summary, judge, to_json
-from einfuse.studies.validation_baselines import interpolated_ms
+from einfuse.studies.validation_baselines import Known, interpolated_ms
 from einfuse.studies.validation_cases import Case, Skipped, find_case
 from einfuse.studies.validation_constants import (
     Constants,
@@ -242,12 +242,13 @@ def test_files_that_are_no_constants_are_refused(tmp_path: Path, text: str, word
 
 def test_the_interpolation_is_a_line_of_logarithms() -> None:
     """Rates of 100 and 400 at lengths 1024 and 4096: 200 at 2048, 800 at 8192."""
-    known = [case(seqlen_q=n, seqlen_k=n, value=v) for n, v in ((1024, 100), (4096, 400))]
+    rows = [case(seqlen_q=n, seqlen_k=n, value=v) for n, v in ((1024, 100), (4096, 400))]
+    known = Known(rows)
     for length, rate in ((2048, 200), (8192, 800)):
         wanted = case(seqlen_q=length, seqlen_k=length, value=rate)
         assert interpolated_ms(wanted, known) == pytest.approx(wanted.measured_ms)
     assert interpolated_ms(case(causal=True), known) is None
-    assert interpolated_ms(known[0], known) == pytest.approx(known[0].measured_ms / 4)
+    assert interpolated_ms(rows[0], known) == pytest.approx(rows[0].measured_ms / 4)
 
 
 def test_a_row_is_judged_by_what_its_prediction_stands_on() -> None:

@@ -97,6 +97,11 @@ def test_what_a_row_does_not_tell_is_said(cells: dict[str, object], reason: str)
     assert reason.replace(".", "+") in found or reason in found
 
 
+@pytest.mark.parametrize("text", ["192/128", "192, 128", "(192,128)", "192+128", "192.0/128"])
+def test_head_sizes_of_two_kinds_are_read(text: str) -> None:
+    assert row(head_dim=text).head_dims == (192, 128)
+
+
 def test_blank_key_lengths_and_heads_are_those_of_the_queries() -> None:
     found = call(heads_kv="", seqlen_k=float("nan"))
     assert (found.heads_kv, found.seqlen_k) == (16, 4096)
