@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .plot import PALETTE, new_figure
 from .validation import Verdict
@@ -50,6 +51,35 @@ def draw_scatter(verdicts: Sequence[Verdict]) -> Figure:
     return figure
 
 
+def draw_held_out(table: pd.DataFrame) -> Figure:
+    """Return the errors on rows left out, by what was left out: model, interpolation, roofline.
+
+    A point a row; the bar is the mean of the sizes. ``table`` is that of `leave_one_out`.
+    """
+    factors = list(dict.fromkeys(table["factor"]))
+    figure, axes = new_figure(1, len(factors), 10.5, 3.2)
+    colours = {"model": PALETTE[4], "interpolation": PALETTE[1], "roofline": PALETTE[0]}
+    for axis, factor in zip(axes[0], factors, strict=True):
+        rows = table[table["factor"] == factor]
+        for place, (name, colour) in enumerate(colours.items()):
+            sizes = 100 * rows[name].dropna().abs().to_numpy()
+            if len(sizes):
+                spread = place + np.linspace(-0.3, 0.3, len(sizes))
+                axis.plot(spread, sizes, ".", color=colour, markersize=2.5, alpha=0.7)
+                axis.hlines(sizes.mean(), place - 0.38, place + 0.38, color=colour, linewidth=2)
+                axis.text(place, 112, f"{sizes.mean():.1f}", ha="center", fontsize=8)
+            else:
+                axis.text(place, 112, "none", ha="center", fontsize=8)
+        axis.set_xticks(range(len(colours)), list(colours), rotation=35, ha="right")
+        axis.set_title(f"one {factor} left out")
+    axes[0][0].set_yscale("symlog", linthresh=10)
+    axes[0][0].set_yticks([0, 5, 10, 20, 50, 100], ["0", "5", "10", "20", "50", "100"])
+    worst = 100 * table[list(colours)].abs().max().max()
+    axes[0][0].set_ylim(0, max(150.0, 1.2 * worst))
+    axes[0][0].set_ylabel("error without its sign, %")
+    return figure
+
+
 def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
     """Scales, labels, the diagonal and the bands."""
     from matplotlib.axes import Axes
@@ -71,7 +101,7 @@ def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
     errors.set_xticks(shown, [str(length) for length in shown], rotation=45, ha="right")
     errors.minorticks_off()
     errors.set_yscale("symlog", linthresh=40)
-    ticks = [n for n in (-80, -40, -20, 0, 20, 40, 100, 300, 1000) if _within(n, verdicts)]
+    ticks = [n for n in (-80, -40, -20, -10, 0, 10, 20, 40, 100, 300, 1000) if _within(n, verdicts)]
     errors.set_yticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
     percent = [100 * one.error for one in verdicts]
     errors.set_ylim(1.15 * min(-20.0, *percent), 1.15 * max(20.0, *percent))

@@ -126,6 +126,8 @@ def _held_out(table: pd.DataFrame | None) -> list[str]:
         "defaults of their constants were chosen with the shipped rows at hand: wholly unseen are "
         "only the rows of other tables (`--data`).",
         "",
+        "![Errors on rows left out, of model, interpolation and roofline](leave-one-out.png)",
+        "",
         "| left out | rows | mean % | p90 % | max % | roofline % | interpolation % (rows) |",
         "|---|" + "---:|" * 6,
     ]

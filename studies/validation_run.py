@@ -16,7 +16,7 @@ from .validation_cases import Case, find_cases
 from .validation_constants import SHIPPED, format_constants, read_constants
 from .validation_cpu import validate_cpu
 from .validation_cpu_report import cpu_report, cpu_section, read_committed
-from .validation_figures import draw_scatter
+from .validation_figures import draw_held_out, draw_scatter
 from .validation_holdout import leave_one_out
 from .validation_prediction import fit as fit_cases
 from .validation_report import report
@@ -36,7 +36,7 @@ def validate_gpus(
 ) -> tuple[JsonRows, str]:
     """Predict a table of GPU measurements; write its files under ``out``.
 
-    Writes ``results.csv``, ``leave-one-out.csv``, ``scatter.png`` and ``.svg``, ``report.md``.
+    Writes ``report.md``, ``results.csv``, ``leave-one-out.csv``, and figures of both.
 
     Args:
         out: a folder, made if it is not there.
@@ -76,6 +76,7 @@ def validate_gpus(
     write_table(out / "results.csv", pd.DataFrame(json))
     if left_out is not None:
         write_table(out / "leave-one-out.csv", left_out)
+        save_figure(draw_held_out(left_out), out, "leave-one-out")
     if verdicts:
         save_figure(draw_scatter(verdicts), out, "scatter")
     more = [*_instructions(out, compiled), *cpu_section(read_committed())]

@@ -23,7 +23,7 @@ from einfuse.studies.validation_constants import (
     format_constants,
     read_constants,
 )
-from einfuse.studies.validation_figures import draw_scatter
+from einfuse.studies.validation_figures import draw_held_out, draw_scatter
 from einfuse.studies.validation_fit import Range, fit_constants
 from einfuse.studies.validation_holdout import leave_one_out
 from einfuse.studies.validation_names import find_gpu, find_kernel
@@ -305,6 +305,14 @@ def test_what_is_left_out_is_predicted_by_constants_that_never_saw_it() -> None:
     assert (errors < -0.4).all()
     assert set(table["factor"]) == {"head size", "mask", "length", "source", "GPU"}
     assert len(table) == 5 * 10
+
+
+def test_the_figure_of_what_was_left_out_has_a_point_a_prediction() -> None:
+    table = leave_one_out(cases(grid()), LineModel)
+    figure = draw_held_out(table)
+    points = sum(len(line.get_xdata()) for axis in figure.axes for line in axis.lines)
+    assert points == table[["model", "roofline", "interpolation"]].notna().sum().sum()
+    assert [axis.get_title() for axis in figure.axes][0] == "one head size left out"
 
 
 def test_without_any_rows_left_a_kernel_takes_those_of_its_relative() -> None:
