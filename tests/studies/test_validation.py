@@ -312,7 +312,7 @@ def test_the_figure_of_what_was_left_out_has_a_point_a_prediction() -> None:
     figure = draw_held_out(table)
     points = sum(len(line.get_xdata()) for axis in figure.axes for line in axis.lines)
     assert points == table[["model", "roofline", "interpolation"]].notna().sum().sum()
-    assert [axis.get_title() for axis in figure.axes][0] == "one head size left out"
+    assert figure.axes[0].get_title() == "one head size left out"
 
 
 def test_without_any_rows_left_a_kernel_takes_those_of_its_relative() -> None:
