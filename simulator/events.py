@@ -43,10 +43,14 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Which epochs' times to keep: every so many of the first ``epochs`` (None: of all)."""
+    """Which epochs' times to keep: every so many of the first ``epochs`` (None: of all).
+
+    ``limit`` is the most tasks whose times may be kept.
+    """
 
     every: int = 1
     epochs: int | None = None
+    limit: int = 500_000
 
     def rows(self, epochs: int) -> int:
         """How many of a run's epochs are kept."""

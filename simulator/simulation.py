@@ -48,6 +48,9 @@ class Simulation:
         tasks: tile tasks of the run; ``simulated`` of them were stepped through one by one.
         analytic: what the analytic model says under ``pipelined`` composition.
         runs: the programs with their events, in their order.
+        einsums: in the order of the cascade.
+        memories: (level, start, cycles) of each stage's accesses, unless they take time tile by
+            tile.
     """
 
     design: str
@@ -64,6 +67,8 @@ class Simulation:
     analytic: Evaluation
     clock_hz: float
     runs: tuple[Run, ...]
+    einsums: tuple[str, ...]
+    memories: tuple[tuple[str, float, float], ...]
     recording: Recording | None
 
     def __str__(self) -> str:
@@ -164,21 +169,18 @@ def _named(design: Design, error: EinfuseError) -> EinfuseError:
     return MappingError(f"{design.name}: {error}")
 
 
-RECORDED_TASKS = 500_000
-"""The most tasks whose times are kept."""
-
-
 def _check_size(design: Design, prepared: Prepared, recording: Recording) -> None:
     tasks = sum(
         recording.rows(schedule.epochs) * len(schedule.slots)
         for own in prepared.schedules
         for schedule in own
     )
-    if tasks > RECORDED_TASKS:
-        enough = -(-tasks // RECORDED_TASKS) * recording.every
+    if tasks > recording.limit:
+        enough = -(-tasks // recording.limit) * recording.every
         raise MappingError(
-            f"{design.name}: the record would hold {tasks} tasks, more than {RECORDED_TASKS}: "
-            f"keep every {enough}th epoch (--sample {enough}), or a smaller shape"
+            f"{design.name}: the trace would hold {tasks} tasks, more than {recording.limit}: "
+            f"keep one epoch in {enough} (--sample {enough}), allow more (--trace-limit {tasks}), "
+            "or choose a smaller shape"
         )
 
 
@@ -227,6 +229,7 @@ def simulate(
     stalls = {unit: dict.fromkeys(CAUSES, 0.0) for unit in units}
     busy = dict.fromkeys(units, 0.0)
     runs: list[Run] = []
+    memories: list[tuple[str, float, float]] = []
     cycles = 0.0
     for stage, schedules in zip(stages_of(point), prepared.schedules, strict=True):
         start = cycles
@@ -245,6 +248,8 @@ def simulate(
             taken = memory_seconds(point, level, {*stage.einsums})
             if taken is not None:
                 longest = max(longest, float(taken * clock))
+                if not overheads.fetches:
+                    memories.append((level, start, float(taken * clock)))
         for unit in units:
             stalls[unit][CAUSES[BANDWIDTH]] += longest - compute
         cycles = cycles + longest
@@ -275,5 +280,7 @@ def simulate(
         analytic=analytic,
         clock_hz=clock,
         runs=tuple(runs),
+        einsums=tuple(point.facts.einsums),
+        memories=tuple(memories),
         recording=recording,
     )

@@ -2,13 +2,13 @@
 
 The format is Google's "Trace Event Format": an object with ``traceEvents``; a complete event
 (``ph`` is "X") has a start ``ts`` and a duration ``dur`` in microseconds; metadata events ("M")
-name the rows. Here a process is the machine, a thread a unit or a port.
+name the rows. Here a process is the machine, a thread a unit or a port, or a lane of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,31 @@ from .simulation import Run, Simulation
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A task in time: cycles from the start of the run."""
+    """A task in time: cycles from the start of the run.
+
+    Tasks that share a unit, or wait on it side by side, stand in several of its *lanes*.
+    """
 
     resource: str
     name: str
     tile: int
     start: float
     end: float
+    lane: int = 0
 
 
 def spans(simulation: Simulation) -> Iterator[Span]:
-    """Yield the recorded tasks of a simulation, epoch by epoch."""
-    for run in simulation.runs:
-        yield from _of_run(run, simulation)
+    """Yield the recorded tasks of a simulation by their starts."""
+    found = [span for run in simulation.runs for span in _of_run(run, simulation)]
+    lanes: dict[str, list[float]] = {}  # of each resource, when each lane is free
+    for span in sorted(found, key=lambda span: (span.start, span.end)):
+        free = lanes.setdefault(span.resource, [])
+        rounding = 1e-9 * max(1.0, span.start)
+        lane = next((n for n, end in enumerate(free) if end <= span.start + rounding), len(free))
+        if lane == len(free):
+            free.append(0.0)
+        free[lane] = span.end
+        yield replace(span, lane=lane)
 
 
 def _of_run(run: Run, simulation: Simulation) -> Iterator[Span]:
@@ -65,10 +77,10 @@ def render_trace(simulation: Simulation) -> dict[str, Any]:
     ['QK', 'LM', 'RM']
     """
     microseconds = 1e6 / simulation.clock_hz
-    rows: dict[str, int] = {}
+    rows: dict[tuple[str, int], int] = {}
     events: list[dict[str, Any]] = []
     for span in spans(simulation):
-        row = rows.setdefault(span.resource, len(rows) + 1)
+        row = rows.setdefault((span.resource, span.lane), len(rows) + 1)
         events.append(
             {
                 "name": span.name,
@@ -84,7 +96,8 @@ def render_trace(simulation: Simulation) -> dict[str, Any]:
     names: list[dict[str, Any]] = [
         {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": simulation.design}}
     ]
-    for resource, row in rows.items():
+    for (resource, lane), row in rows.items():
+        resource += f" ({lane + 1})" if lane else ""
         names.append(
             {"name": "thread_name", "ph": "M", "pid": 1, "tid": row, "args": {"name": resource}}
         )

@@ -54,6 +54,9 @@ def test_a_trace_that_is_too_large_offers_sampling(einfuse: Any, tmp_path: Path)
     done = einfuse(*large, "--trace", path)
     assert done.returncode == 2
     assert "--sample 7" in done.stderr
+    assert not Path(path).exists()
+    small = ("simulate", "--design", "fusemax", "--shape", SHAPE, "--trace", path)
+    assert "--trace-limit 228" in einfuse(*small, "--trace-limit", "100").stderr
     assert einfuse(*large, "--trace", path, "--sample", "2000").returncode == 0
     tasks = [e for e in json.loads(Path(path).read_text())["traceEvents"] if e["ph"] == "X"]
     assert {event["args"]["tile"] % 2000 for event in tasks if event["name"] == "QK"} == {0}
@@ -74,7 +77,12 @@ def test_the_plot_is_a_picture(einfuse: Any, tmp_path: Path, design: str) -> Non
         (["--overhead", "gravity"], "no overhead 'gravity'"),
         (["--set", "dram.bandwidth_bytes_per_s=0"], "dram.bandwidth_bytes_per_s"),
         (["--set", "buffer.bytes=1000"], "no tile of queries fits the buffer"),
+        (["--overhead", "drain,gravity"], "no overhead 'gravity'"),
+        (["--set", "array_3d.lanes=2"], "no parameter 'array_3d.lanes'"),
+        (["--set", "dram.bandwidth_bytes_per_s=nan"], "expected a number above 0, found nan"),
         (["--plot", "out.nothing"], "cannot write the plot"),
+        (["--plot", "/nowhere/out.png"], "/nowhere/out.png: cannot write the plot"),
+        (["--plot", "/tmp"], "/tmp: cannot write the plot"),
         (["--trace", "/nowhere/out.json"], "cannot write the trace"),
     ],
 )

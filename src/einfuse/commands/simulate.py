@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from einfuse.einsum.errors import EinfuseError
 
-from .arguments import parse_numbers, parse_shape, print_json
+from .arguments import parse_names, parse_numbers, parse_shape, print_json
 
 
 def simulate(
@@ -22,8 +23,8 @@ def simulate(
     overhead: Annotated[
         list[str] | None,
         typer.Option(
-            help="Charge it too: dependencies, drain, fill, skew, bandwidth, buffering, "
-            "decoupled, interleaved; or all (but fill, skew, decoupled, interleaved)."
+            help="Charge it too (several with commas): dependencies, drain, fill, skew, bandwidth, "
+            "buffering, decoupled, interleaved; or all (but fill, skew, decoupled, interleaved)."
         ),
     ] = None,
     strict: Annotated[
@@ -39,6 +40,9 @@ def simulate(
         Path | None, typer.Option(help="Write a Chrome trace, which Perfetto opens.")
     ] = None,
     sample: Annotated[int, typer.Option(min=1, help="Trace every so many epochs.")] = 1,
+    trace_limit: Annotated[
+        int, typer.Option(min=1, help="The most tasks that a trace may hold.")
+    ] = 500_000,
     plot: Annotated[
         Path | None, typer.Option(help="Write the waterfall of the first epochs.")
     ] = None,
@@ -54,26 +58,25 @@ def simulate(
 
     found = load_design(design)
     sizes, numbers = parse_shape(shape), parse_numbers(settings or [])
-    charged = find_overheads(overhead or [])
+    charged = find_overheads(parse_names(overhead or [], "--overhead"))
     if plot is not None:
         drawn = run(
             found, sizes, overheads=charged, set=numbers, repair=not strict,
             recording=Recording(1, EPOCHS),
         )  # fmt: skip
-        draw_waterfall(drawn, plot)
+        figure = draw_waterfall(drawn)
+        _write(plot, "plot", lambda path: figure.savefig(path, dpi=160))
     result = run(
         found, sizes, overheads=charged, set=numbers, repair=not strict, skip=trace is None,
-        recording=None if trace is None else Recording(sample),
+        recording=None if trace is None else Recording(sample, limit=trace_limit),
     )  # fmt: skip
     if trace is not None:
         import json as encoder
 
         from einfuse.simulator.trace import render_trace
 
-        try:
-            trace.write_text(encoder.dumps(render_trace(result)), encoding="utf-8")
-        except OSError as error:
-            raise EinfuseError(f"{trace}: cannot write the trace: {error.strerror}") from None
+        text = encoder.dumps(render_trace(result))
+        _write(trace, "trace", lambda path: path.write_text(text, encoding="utf-8"))
     carried = (
         simulate_functional(found, sizes, set=numbers, repair=not strict) if functional else None
     )
@@ -83,6 +86,18 @@ def simulate(
         print(result)
         if carried:
             print(carried)
+
+
+def _write(path: Path, what: str, write: Callable[[Path], object]) -> None:
+    """Write a file, whole or not at all."""
+    from einfuse.studies.files import write_whole
+
+    if not path.parent.is_dir() or path.is_dir():
+        raise EinfuseError(f"{path}: cannot write the {what}: expected a file in a folder")
+    try:
+        write_whole(path, write)
+    except ValueError as error:  # a kind of picture that is not known
+        raise EinfuseError(f"{path}: cannot write the {what}: {error}") from None
 
 
 def register(app: typer.Typer) -> None:
