@@ -86,6 +86,10 @@ class Unit(_Spec):
     interconnect_area_um2: Number = 0
     leakage_mw: Number | None = Field(None, description="of one lane; null if unknown")
     hop_pj: Number | None = Field(None, description="energy of a word from a lane to the next")
+    pipelined: bool = Field(
+        False,
+        description="a mapping may overlap the operations of a point (`compute ... pipelined`)",
+    )
     source: str = ""
 
     @model_validator(mode="after")
@@ -303,9 +307,12 @@ mean 'array_1d.lanes'?
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    texts = ("source", "sources", "description", "area_unknown", "energy_unknown", "holds", "name")
+    no_numbers = (
+        *("source", "sources", "description", "area_unknown", "energy_unknown", "holds", "name"),
+        "pipelined",
+    )
     for key, item in value.items():
-        if key in texts:
+        if key in no_numbers:
             continue
         path = f"{prefix}{key}"
         if isinstance(item, dict):

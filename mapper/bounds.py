@@ -143,7 +143,7 @@ def _roofs(pieces: Pieces, name: str, sizes: Mapping[str, int]) -> Choice:
             if operation.ranks == einsum.ranks:
                 known = per_point.get(operation.name, 0)
                 per_point[operation.name] = known + operation.times
-        pipelined = unit in space.constraints.pipelined
+        pipelined = unit in space.pipelined
         work = Work(unit, steps, active, lanes, operations, per_point, pipelined)
         # Every step reads each operand and writes the output, and reads it back but for the first.
         written = sum(prod(float(sizes[r]) for r in o.ranks) for o in einsum.outputs) / active

@@ -10,7 +10,7 @@
     fuse: [[QK, GM]]              # Einsums that stand in one group
     split: [[SD, A]]              # Einsums that stand in different groups
     double: [Q]                   # tensors that are kept twice, so that the next tile loads
-    pipelined: [array_1d]         # units whose operations of a point overlap
+    pipelined: [array_1d]         # which units overlap a point's operations, of those that may
     retention: explicit           # see `einfuse.mapper.counts`
 """
 
@@ -41,7 +41,7 @@ class Constraints(BaseModel):
     fuse: tuple[tuple[str, ...], ...] = ()
     split: tuple[tuple[str, str], ...] = ()
     double: tuple[str, ...] = ()
-    pipelined: tuple[str, ...] = ()
+    pipelined: tuple[str, ...] | None = None
     retention: Literal["trailing", "explicit"] = "trailing"
 
     @field_validator("units", "keep", "tiles", mode="before")

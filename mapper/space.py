@@ -129,6 +129,13 @@ class MapSpace:
         put(self, "units_of", {name: self._units(name) for name in self.facts.einsums})
 
     @property
+    def pipelined(self) -> frozenset[str]:
+        """The units that overlap the operations of a point: no mapping is better without."""
+        able = {u for u, unit in self.architecture.file.units.items() if unit.pipelined}
+        wanted = self.constraints.pipelined
+        return frozenset(able if wanted is None else able & {*wanted})
+
+    @property
     def einsums(self) -> tuple[str, ...]:
         """The Einsums that need a place, in order."""
         return tuple(self.facts.einsums)
@@ -312,7 +319,7 @@ class MapSpace:
         """Yield the ways to run an Einsum over the ranks that the loops above leave it."""
         for unit in self.units_of[einsum]:
             dimensions = self.architecture.dimensions(unit)
-            pipelined = unit in self.constraints.pipelined
+            pipelined = unit in self.pipelined
             slots = permutations((*ranks, *(None for _ in dimensions)), len(dimensions))
             for chosen in dict.fromkeys(slots):
                 spatial = tuple(
@@ -442,7 +449,7 @@ class MapSpace:
             "double": (given.double, self.facts.ranks),
             "tiles": (given.tiles, (*self.cascade.rank_names, *(self.batch or ()))),
             "exchange": (given.exchange or (), self.memories),
-            "pipelined": (given.pipelined, self.architecture.units),
+            "pipelined": (given.pipelined or (), self.architecture.units),
         }
         levels = [(f"keep.{t}", level) for t, ls in given.keep.items() for level in ls]
         units = [(f"units.{e}", unit) for e, us in given.units.items() for unit in us]
@@ -452,6 +459,12 @@ class MapSpace:
         for where, name, names in checks:
             if name not in names:
                 raise MappingError(f"constraints: {where}: unknown '{name}'{closest(name, names)}")
+        for unit in given.pipelined or ():
+            if not self.architecture.file.units[unit].pipelined:
+                raise MappingError(
+                    f"constraints: pipelined: the operations of a point do not overlap on {unit} "
+                    f"of {self.architecture.name} (its 'pipelined' is false)"
+                )
         for number, fused in enumerate(given.fuse):
             for x, y in given.split:
                 if {x, y} <= set(fused):

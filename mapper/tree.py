@@ -268,7 +268,7 @@ class GroupTree:
                 if operation.ranks == einsum.ranks:
                     known = per_point.get(operation.name, 0)
                     per_point[operation.name] = known + operation.times
-            pipelined = unit in space.constraints.pipelined
+            pipelined = unit in space.pipelined
             work = Work(unit, serial / best, 1.0, 1.0, {}, per_point, pipelined)
             columns = objective.compute(work, Traffic(0.0, 0.0))
             time = np.asarray(columns[objective.times[unit]], float)

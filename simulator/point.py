@@ -97,6 +97,12 @@ def find_point(
         nest,
         Problem(known, sizes, scope, lanes, architecture.memories, design.retention, design.edges),
     )
+    for name, work in counts.work.items():
+        if work.pipelined and not architecture.file.units[work.unit].pipelined:
+            raise MappingError(
+                f"compute {name} on {work.unit} pipelined: the operations of a point do not "
+                f"overlap there; expected 'pipelined: true' at {work.unit} of {architecture.name}"
+            )
     cycles = {name: find_cycles(work, values) for name, work in counts.work.items()}
     word = values["word_bytes"]
     peak = {level: words * word for level, words in counts.peak_words.items()}
