@@ -1,21 +1,27 @@
 """What no mapping of a group can beat: compute roofs and compulsory traffic.
 
-An Einsum takes at least its points over all lanes of a unit; which units is decided exactly, as
+An Einsum takes at least its points over the lanes that it uses; which units is decided exactly, as
 in the search, so that the bound on the longest unit is that of the best assignment. A tensor from
-outside a group crosses the outermost memory at least once. Both hold for every tiling, order and
-placement, so a group whose bound does not improve on what is known is never searched.
+outside a group crosses the outermost memory at least once. An operand that depends on the innermost
+loop in time comes to the registers anew in every step, from the level where that costs least; the
+others come once at least. All of it holds for every tiling, order and placement, so a group whose
+bound does not improve on what is known is never searched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import permutations, product
 from math import prod
 
 import numpy as np
 
 from .choices import Alternative, Choice, Interrupted
 from .counts import Traffic, Work
+from .formula import Values
 from .objective import Numbers
+from .space import Structure
 from .tree import Pieces
 
 _NODES = 4096  # assignments looked at, in part or whole, before the bound does without
@@ -23,9 +29,36 @@ _NODES = 4096  # assignments looked at, in part or whole, before the bound does 
 
 def bound_group(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, int]) -> Numbers:
     """Return figures that no mapping of a group of Einsums goes below."""
+    space = pieces.space
+    roles = space.roles(einsums)
+    outside = {tensor: space.face_levels(tensor) for tensor in roles.outside}
+    within = space.exchange_levels((*roles.inside, *roles.through))
+    inside = {tensor: within for tensor in (*roles.inside, *roles.through)}
+    return _bound(pieces, einsums, sizes, {**outside, **inside})
+
+
+def bound_structure(pieces: Pieces, structure: Structure, sizes: Mapping[str, int]) -> Numbers:
+    """Return figures that no mapping of a structure goes below, whatever its tiles."""
+    space = pieces.space
+    roles = space.roles(structure.einsums)
+    outside = {tensor: space.face_levels(tensor) for tensor in roles.outside}
+    inside = dict.fromkeys((*roles.inside, *roles.through), (structure.exchange,))
+    faces = {tensor: (level,) for tensor, level in structure.faces}
+    return _bound(pieces, structure.einsums, sizes, {**outside, **inside, **faces})
+
+
+def _bound(
+    pieces: Pieces,
+    einsums: tuple[str, ...],
+    sizes: Mapping[str, int],
+    levels: Mapping[str, tuple[int, ...]],
+) -> Numbers:
+    """Bound a group whose tensors come to the units from one of some levels each."""
     objective = pieces.objective
     base = _compulsory(pieces, einsums, sizes)
-    choices = [_roofs(pieces, name, sizes) for name in einsums]
+    roles = pieces.space.roles(einsums)
+    homed = frozenset(roles.outside)
+    choices = [_roofs(pieces, name, sizes, levels, homed) for name in einsums]
     overlapped = pieces.space.overlap_depth(einsums) is not None
     least = base + sum(choice.bound for choice in choices)
     rows = len(objective.columns)
@@ -124,40 +157,115 @@ def least_longest(busy: Sequence[Mapping[str, Numbers]], weights: Numbers) -> Nu
     return np.asarray(best)
 
 
-def _roofs(pieces: Pieces, name: str, sizes: Mapping[str, int]) -> Choice:
+def _roofs(
+    pieces: Pieces,
+    name: str,
+    sizes: Mapping[str, int],
+    levels: Mapping[str, tuple[int, ...]],
+    homed: frozenset[str],
+) -> Choice:
+    """The least columns of an Einsum on each unit.
+
+    Args:
+        pieces: of the space and the objective.
+        name: of the Einsum.
+        sizes: the size of every rank.
+        levels: those that may feed the units with each tensor.
+        homed: the tensors that come from the outermost memory, or go there.
+    """
+    touched = pieces.space.touched(name)
+    own = {tensor: levels[tensor] for tensor in touched}
+    from_home = homed & {*touched}
+    key = ("roofs", name, tuple(sorted(sizes.items())), tuple(own.items()), from_home)
+    return pieces.keep(key, lambda: _find_roofs(pieces, name, sizes, own, from_home))
+
+
+def _find_roofs(
+    pieces: Pieces,
+    name: str,
+    sizes: Mapping[str, int],
+    levels: Mapping[str, tuple[int, ...]],
+    homed: frozenset[str],
+) -> Choice:
     space = pieces.space
     einsum = space.facts.einsums[name]
-    points = prod(float(sizes[rank]) for rank in einsum.ranks)
+    ranks = [r for r in space.legality.order if r in einsum.ranks and sizes[r] > 1]
+    points = prod(float(sizes[rank]) for rank in ranks)
+    per_point: dict[str, int] = {}
+    for operation in einsum.operations:
+        if operation.ranks == einsum.ranks:
+            per_point[operation.name] = per_point.get(operation.name, 0) + operation.times
     ways = []
     for unit in space.units_of[name]:
         extents = [float(np.floor(n)) for n in space.lanes[unit].values()]
-        lanes = prod(extents)
-        # A unit whose lanes outnumber the points still takes a step.
-        active = min(lanes, points)
+        slots = permutations((*ranks, *(None for _ in extents)), len(extents))
+        chosen = list(dict.fromkeys(slots))
+        innermost = [*ranks, None] if ranks else [None]
+        every = list(product(chosen, innermost))
+        width = {rank: np.ones(len(every)) for rank in ranks}
+        for number, (spatial, _) in enumerate(every):
+            for rank, lanes in zip(spatial, extents, strict=True):
+                if rank is not None:
+                    width[rank][number] = min(lanes, float(sizes[rank]))
+        active = np.prod([*width.values(), np.ones(len(every))], axis=0)
         steps = points / active
-        operations: dict[str, float] = {}
-        per_point: dict[str, int] = {}
+        operations: dict[str, Values] = {}
         for operation in einsum.operations:
             done = prod(float(sizes[rank]) for rank in operation.ranks) / active
             operations[operation.name] = operations.get(operation.name, 0) + operation.times * done
-            if operation.ranks == einsum.ranks:
-                known = per_point.get(operation.name, 0)
-                per_point[operation.name] = known + operation.times
         pipelined = unit in space.pipelined
-        work = Work(unit, steps, active, lanes, operations, per_point, pipelined)
+        work = Work(unit, steps, active, prod(extents), operations, per_point, pipelined)
         # Every step reads each operand and writes the output, and reads it back but for the first.
         written = sum(prod(float(sizes[r]) for r in o.ranks) for o in einsum.outputs) / active
         reads = steps * (len(einsum.operands) + len(einsum.outputs)) - written
-        registers = Traffic(max(reads, 0.0), steps * len(einsum.outputs))
-        ways.append(Alternative(unit, pieces.stack(1, pieces.objective.compute(work, registers))))
+        registers = Traffic(np.maximum(reads, 0.0), steps * len(einsum.outputs))
+        columns = pieces.stack((len(every),), pieces.objective.compute(work, registers))
+        last = [inner for _, inner in every]
+        for used, made in (
+            *((o, False) for o in einsum.operands),
+            *((o, True) for o in einsum.outputs),
+        ):
+            once = prod(float(sizes[rank]) for rank in used.ranks)
+            again = np.prod([sizes[r] / width[r] for r in ranks if r not in used.ranks], axis=0)
+            words = once * np.where([inner in used.ranks for inner in last], again, 1.0)
+            place = levels[used.tensor]
+            columns += _fed(pieces, place, once, words, made, used.tensor in homed)
+        ways.append(Alternative(unit, columns.min(axis=1, keepdims=True)))
     return Choice(tuple(ways))
+
+
+def _fed(
+    pieces: Pieces,
+    levels: tuple[int, ...],
+    once: float,
+    words: Numbers,
+    made: bool,
+    homed: bool,
+) -> Numbers:
+    """The least columns of words that go between the registers and one of some levels.
+
+    What crosses the outermost memory once is counted apart; at a level below, that is a fill.
+    """
+    space, objective = pieces.space, pieces.objective
+    found = []
+    for number in levels:
+        level = space.memories[number]
+        if number == 0:
+            less = words - once
+            traffic = Traffic(less, less) if made else Traffic(less, 0.0)
+        elif made:
+            traffic = Traffic(words - once, words)
+        else:
+            traffic = Traffic(words, once if homed else 0.0)
+        found.append(pieces.stack((len(words),), objective.access(level, traffic)))
+    return reduce(np.minimum, found)
 
 
 def _compulsory(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, int]) -> Numbers:
     space, objective = pieces.space, pieces.objective
     roles = space.roles(einsums)
     outer = space.memories[0]
-    out = pieces.stack(1)
+    out = pieces.stack((1,))
     for tensor in (*roles.outside, *roles.through):
         every = [space.facts.einsums[name] for name in roles.touched_by[tensor]]
         made = [o.ranks for e in every for o in e.outputs if o.tensor == tensor]
@@ -165,5 +273,5 @@ def _compulsory(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, in
         ranks = frozenset[str]().union(*(made or read))
         words = prod(float(sizes[rank]) for rank in ranks)
         traffic = Traffic(0.0, words) if made else Traffic(words, 0.0)
-        out += pieces.stack(1, objective.access(outer, traffic))
+        out += pieces.stack((1,), objective.access(outer, traffic))
     return out

@@ -1,37 +1,53 @@
-"""The search of one group of Einsums: its structures at all their tile sizes.
+"""The search of one group of Einsums: its structures at all their tile sizes, in three steps.
 
-First every structure drops the tile sizes at which what it exchanges does not fit, and bounds the
-others by the least time of each Einsum on each unit; structures are then solved in the order of
-their bounds.
+`prepare` drops the tile sizes at which what a structure exchanges does not fit, and bounds the
+others by the least time of each Einsum on each unit. `look` lays the choices of a structure out,
+bounds them without their capacities and at prices of room (`einfuse.mapper.relaxation`), and keeps
+the mappings that it comes across. `solve` ends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
 import numpy as np
 
-from .bounds import assignment_floor
-from .choices import Interrupted, Rules, Tally, solve
+from .bounds import assignment_floor, bound_structure
+from .choices import Choice, Interrupted, Rules, Tally, solve
+from .floors import least_rooms, least_times, least_traffic
 from .front import Front
 from .objective import Numbers, Objective
+from .relaxation import Relaxation, Weights, add_sums, with_sums
 from .space import MapSpace, Structure
 from .tree import GroupTree, Pieces
 
-CHUNK = 8192  # points at a time, so that their columns stay in the cache
+CHUNK = 2048  # points at a time
+_LAID_OUT = 8  # structures whose choices are kept
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A structure at tile sizes that leave room for what it exchanges, with bounds on figures."""
+    """A structure at tile sizes that leave room for what it exchanges, with bounds on figures.
+
+    ``prices`` are those of a word at each limited level for each figure, [figure, level, point],
+    once it was looked at.
+    """
 
     structure: Structure
     sizes: Mapping[str, int]
     points: Mapping[str, Numbers]
     floor: Numbers
+    prices: Numbers | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _LaidOut:
+    tree: GroupTree
+    choices: tuple[Choice, ...]
+    base: Numbers
 
 
 class GroupSearch:
@@ -53,41 +69,161 @@ class GroupSearch:
             for level, row in self.pieces.rooms.items()
             if space.values[f"{level}.bytes"] is not None
         )
+        self._laid_out: dict[int, tuple[Candidate, _LaidOut]] = {}
 
     def prepare(self, einsums: tuple[str, ...], sizes: Mapping[str, int]) -> list[Candidate]:
-        """Return the structures of a group where they have room, those of the least bound first."""
+        """Return the structures of a group where they have room."""
         found: list[Candidate] = []
         for structure in self.space.structures(einsums):
             if self.expired():
                 raise Interrupted
-            found += self._candidates(structure, sizes)
-        return sorted(found, key=lambda one: float(one.floor[0].min()))
+            least = bound_structure(self.pieces, structure, sizes)[:, None]
+            found += [
+                replace(one, floor=np.maximum(one.floor, least))
+                for one in self._candidates(structure, sizes)
+            ]
+        return found
+
+    def look(self, candidate: Candidate, front: Front) -> Candidate | None:
+        """Bound a structure's choices, and put the mappings met on the way onto a front.
+
+        Returns the candidate with better bounds at the points that may still improve the front;
+        None if there are none.
+        """
+        found = self._alive(candidate, front)
+        if found is None:
+            return None
+        self.structures += 1
+        tree = GroupTree(self.pieces, found.structure, found.sizes, found.points)
+        floor = np.maximum(found.floor, self._traffic(tree, self._spare(tree)))
+        found = self._alive(replace(found, floor=floor), front)
+        if found is None:
+            return None
+        laid_out = self._lay_out(found)
+        tree, choices, base = laid_out.tree, laid_out.choices, laid_out.base
+        if not all(choice.alternatives for choice in choices):
+            return None
+        relaxed = Relaxation(choices, base)
+        floor = np.maximum(found.floor, self._figures(tree, base + sum(c.bound for c in choices)))
+        prices = np.zeros((len(self.objective.figures), len(self.rooms), tree.count))
+        limits = {row: words for row, _, words in self.rooms}
+
+        def visit(picks: Numbers, sums: Numbers) -> Numbers:
+            figures = self._figures(tree, sums)
+            fits = np.ones(tree.count, dtype=bool)
+            for row, words in limits.items():
+                fits &= sums[row] <= words * (1 + 1e-12)
+            self.tally.candidates += tree.count
+            kept = np.flatnonzero(fits)
+            for index in front.add_all(figures[:, kept]):
+                point = int(kept[index])
+                group = tree.group(point, relaxed.labels(picks, point))
+                front.add(figures[:, point], group)
+            return fits
+
+        aims = self._aims(tree)
+        if len(aims) > 1:
+            aims.append(_together(aims, floor))
+        for number, aim in enumerate(aims):
+            priced = relaxed.price(aim, limits, visit)
+            if number < len(floor) and self._bounds(number):
+                prices[number] = priced.words
+                floor[number] = np.maximum(floor[number], priced.bound)
+        return self._alive(replace(found, floor=floor, prices=prices), front)
 
     def solve(self, candidate: Candidate, front: Front) -> None:
         """Put what a structure has to offer onto a front."""
-        stay = np.asarray(front.improves(candidate.floor))
-        if not stay.any():
+        alive = np.flatnonzero(front.improves(candidate.floor))
+        if not len(alive):
             return
-        self.structures += 1
-        points = {rank: column[stay] for rank, column in candidate.points.items()}
-        tree = GroupTree(self.pieces, candidate.structure, candidate.sizes, points)
-        floor = np.maximum(candidate.floor[:, stay], self._traffic(tree, self._spare(tree)))
-        stay = np.asarray(front.improves(floor))
-        if not stay.any():
-            return
-        points = {rank: column[stay] for rank, column in points.items()}
-        floor = floor[:, stay]
-        tree = GroupTree(self.pieces, candidate.structure, candidate.sizes, points)
-        overlapped = np.broadcast_to(tree.overlapped, (tree.count,))
-        rows = len(self.objective.columns)
+        laid_out = self._lay_out(candidate)
+        tree = laid_out.tree
+        height, rows = self.pieces.height, len(self.objective.columns)
+        sums: list[Weights] = []
+        priced: list[tuple[int, Numbers]] = []  # figure, what its capacities take off
+        for number, aim in enumerate(self._aims(tree)):
+            prices = None if candidate.prices is None else candidate.prices[number][:, alive]
+            if prices is None or not prices.any():
+                continue
+            weights = {row: np.broadcast_to(w, (tree.count,))[alive] for row, w in aim.items()}
+            for (row, _, _), one in zip(self.rooms, prices, strict=True):
+                weights[row] = weights.get(row, 0.0) + one
+            words = np.array([words for _, _, words in self.rooms])
+            sums.append(weights)
+            priced.append((number, words @ prices))
+        floor, overlapped = candidate.floor[:, alive], tree.overlapped[alive]
 
-        def figures(sums: Numbers, alive: Numbers) -> Numbers:
-            peak = sums[rows] if len(sums) > rows else np.zeros(sums.shape[1])
-            found = self.objective.close(sums[:rows], peak, overlapped[alive])
-            return np.asarray(np.maximum(found, floor[:, alive]))
+        def figures(columns: Numbers, points: Numbers) -> Numbers:
+            peak = columns[rows] if height > rows else np.zeros(columns.shape[1])
+            found = self.objective.close(columns[:rows], peak, overlapped[points])
+            found = np.maximum(found, floor[:, points])
+            for place, (number, taken) in enumerate(priced):
+                found[number] = np.maximum(found[number], columns[height + place] - taken[points])
+            return np.asarray(found)
+
+        def describe(point: int, labels: tuple[Hashable, ...]) -> Any:
+            return tree.group(int(alive[point]), labels)
 
         rules = Rules(figures, self.rooms, self.expired)
-        solve(tree.choices(), tree.base(), rules, front, self.tally, tree.group)
+        choices = with_sums(laid_out.choices, alive, sums)
+        base = add_sums(laid_out.base[:, alive], sums)
+        solve(choices, base, rules, front, self.tally, describe)
+
+    def _alive(self, candidate: Candidate, front: Front) -> Candidate | None:
+        """A candidate at the points that may improve a front."""
+        stay = np.asarray(front.improves(candidate.floor))
+        if stay.all():
+            return candidate
+        if not stay.any():
+            return None
+        return replace(
+            candidate,
+            points={rank: column[stay] for rank, column in candidate.points.items()},
+            floor=candidate.floor[:, stay],
+            prices=None if candidate.prices is None else candidate.prices[:, :, stay],
+        )
+
+    def _lay_out(self, candidate: Candidate) -> _LaidOut:
+        """The choices of a candidate; those of the last few are kept."""
+        key = id(candidate.points)
+        kept = self._laid_out.get(key)
+        if kept is None or kept[0].points is not candidate.points:
+            if len(self._laid_out) >= _LAID_OUT:
+                del self._laid_out[next(iter(self._laid_out))]
+            tree = GroupTree(self.pieces, candidate.structure, candidate.sizes, candidate.points)
+            kept = (candidate, _LaidOut(tree, tree.choices(), tree.base()))
+            self._laid_out[key] = kept
+        return kept[1]
+
+    def _aims(self, tree: GroupTree) -> list[Weights]:
+        """For each figure the weighted sum of columns to minimise: itself, or close to it."""
+        rows, objective = self.pieces.rows, self.objective
+        aims: list[Weights] = []
+        for figure in objective.figures:
+            if figure in rows:
+                aims.append({rows[figure]: 1.0})
+            elif figure == objective.timed and objective.times:
+                # the mean of the units' times, or their sum where they do not overlap
+                mix = objective.mixes[0]
+                aims.append(
+                    {
+                        rows[column]: np.where(tree.overlapped, mix[unit], 1.0)
+                        for unit, column in objective.times.items()
+                    }
+                )
+            else:
+                aims.append({len(rows): 1.0} if self.pieces.height > len(rows) else {})
+        return aims
+
+    def _bounds(self, figure: int) -> bool:
+        """Whether the sum that is minimised for a figure bounds it."""
+        name = self.objective.figures[figure]
+        return name in self.pieces.rows or (name == self.objective.timed)
+
+    def _figures(self, tree: GroupTree, sums: Numbers) -> Numbers:
+        rows = len(self.objective.columns)
+        peak = sums[rows] if len(sums) > rows else np.zeros(sums.shape[1])
+        return np.asarray(self.objective.close(sums[:rows], peak, tree.overlapped))
 
     def _candidates(self, structure: Structure, sizes: Mapping[str, int]) -> list[Candidate]:
         axes = [
@@ -111,7 +247,7 @@ class GroupSearch:
 
     def _spare(self, tree: GroupTree) -> Numbers:
         """The words that the largest room has left at most; below 0 where a group does not fit."""
-        taken = tree.least_rooms()
+        taken = least_rooms(tree)
         spare = np.zeros(tree.count)
         fits = np.ones(tree.count, dtype=bool)
         limited = {level: words for _, level, words in self.rooms}
@@ -125,16 +261,26 @@ class GroupSearch:
     def _traffic(self, tree: GroupTree, spare: Numbers) -> Numbers:
         """Figures that the traffic of the outermost memory alone does not go below."""
         rows = len(self.objective.columns)
-        columns = tree.least_traffic(spare)[:rows]
+        columns = least_traffic(tree, spare)[:rows]
         return self.objective.close(columns, np.zeros(tree.count), tree.overlapped)
 
     def _floor(self, tree: GroupTree) -> Numbers:
         """Figures that no leaves and no assignment of Einsums to units go below, at every point."""
         out = np.zeros((len(self.objective.figures), tree.count))
         if self.objective.times:
-            busy = tree.least_times()
+            busy = least_times(tree)
             serial: Any = sum(reduce(np.minimum, task.values()) for task in busy)
             side_by_side = assignment_floor(self.pieces, busy)
             place = self.objective.figures.index(self.objective.timed)
             out[place] = np.where(tree.overlapped, side_by_side, serial)
         return out
+
+
+def _together(aims: list[Weights], floor: Numbers) -> Weights:
+    """The sum of all figures, each in terms of its bound."""
+    found: dict[int, Numbers | float] = {}
+    for aim, least in zip(aims, floor, strict=True):
+        scale = np.where(least > 0, least, 1.0)
+        for row, weight in aim.items():
+            found[row] = found.get(row, 0.0) + weight / scale
+    return found

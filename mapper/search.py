@@ -1,16 +1,17 @@
 """The search: the best mapping of a map space, with a proof or with the gap that is left.
 
 Groups hand tensors on through the outermost memory, so figures of groups add (or the larger one
-counts), and a mapping is a path through runs of Einsums. Each run has a bound; the search works
-out the run on the path of the smallest bound first, until that path has no bound left in it: then
-no other mapping is better. For a front it works out every run that could be part of a point on it.
+counts), and a mapping is a path through runs of Einsums. Each run has bounds, which are tightened
+step by step (`einfuse.mapper.groups`): always those that stand behind the mapping that promises
+most, until none is left that could improve on what was found. Whenever a run has found something,
+the mappings that it completes are kept, so that a search may end at any time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from dataclasses import dataclass
+from heapq import heappop, heappush
 from time import monotonic
 
 import numpy as np
@@ -22,7 +23,7 @@ from .front import Front
 from .groups import Candidate, GroupSearch
 from .objective import Numbers, Objective, join
 from .space import MapSpace
-from .structure import Group, Plan
+from .structure import Plan
 
 Run = tuple[int, int]
 Report = Callable[[str], None]
@@ -43,8 +44,9 @@ class SearchResult:
     Attributes:
         solutions: the best mapping, or the front, best first in its first figure.
         optimal: whether the space was searched to its end.
-        gap: by how much, relatively, the best may be above the optimum (0 if optimal; of a front
-            None while it is open).
+        gap: by how much, relatively, the best may be above the optimum (0 if optimal); of a front,
+            every mapping of the space has one on the front that is no more than that above it in
+            any figure.
         candidates: mappings (of groups) whose full costs were worked out.
         structures: structures that were worked on.
         infeasible: how many partial mappings fell to which reason.
@@ -54,7 +56,7 @@ class SearchResult:
     objective: Objective
     solutions: tuple[Solution, ...]
     optimal: bool
-    gap: float | None
+    gap: float
     candidates: int
     structures: int
     infeasible: Mapping[str, int]
@@ -122,14 +124,50 @@ def find_best(
     )
 
 
-@dataclass(slots=True)
-class _Sized:
-    """The runs of Einsums at one choice of the open splits: bounds, and fronts once worked out."""
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What may be worked on next: a run, and a candidate of it (None: the run is not prepared)."""
 
-    sizes: dict[str, int]
-    bounds: dict[Run, Numbers]
-    fronts: dict[Run, Front] = field(default_factory=dict)
-    candidates: dict[Run, list[Candidate]] = field(default_factory=dict)
+    run: Run
+    candidate: Candidate | None
+    promise: float
+
+
+class _Sized:
+    """The runs of Einsums at one choice of the open splits: bounds, candidates, fronts."""
+
+    def __init__(self, sizes: dict[str, int], bounds: dict[Run, Numbers], count: int) -> None:
+        self.sizes, self.bounds, self.count = sizes, bounds, count
+        self.candidates: dict[Run, list[Candidate]] = {}
+        self.fronts: dict[Run, Front] = {}
+
+    def open(self, run: Run) -> Numbers:
+        """Figures that nothing still open in a run goes below, a column each."""
+        if run not in self.candidates:
+            return self.bounds[run][:, None]
+        columns = [candidate.floor for candidate in self.candidates[run]]
+        none = np.empty((len(self.bounds[run]), 0))
+        return np.asarray(np.maximum(np.hstack([none, *columns]), self.bounds[run][:, None]))
+
+    def least(self, run: Run) -> Numbers:
+        """The least that each figure of a run may be: of what was found, or of what is open."""
+        columns = self.open(run)
+        if run in self.fronts:
+            columns = np.hstack([columns, self.fronts[run].points])
+        return np.asarray(columns.min(axis=1, initial=np.inf))
+
+    def around(self, objective: Objective) -> tuple[list[Numbers], list[Numbers]]:
+        """The least figures of the runs before every Einsum, and of those from it on."""
+        figures = len(objective.figures)
+        least = {run: self.least(run)[:, None] for run in sorted(self.bounds)}
+        never = np.full((figures, 1), np.inf)
+        before = [np.zeros((figures, 1))] + [never for _ in range(self.count)]
+        for (start, end), own in least.items():
+            before[end] = np.minimum(before[end], join(objective, before[start], own))
+        after = [never for _ in range(self.count)] + [np.zeros((figures, 1))]
+        for (start, end), own in reversed(least.items()):
+            after[start] = np.minimum(after[start], join(objective, own, after[end]))
+        return before, after
 
 
 class _Search:
@@ -141,52 +179,39 @@ class _Search:
         self.groups = GroupSearch(space, objective, self.expired)
         self.figures = len(objective.figures)
         self.front = Front(self.figures)
-        self.additive = self.figures == 1
+        self.version = 0  # how often the front has improved
         self.scored = objective.score(np.ones((self.figures, 1))) is not None
-        self.lower = 0.0
-
-    def score(self, figures: Numbers) -> float:
-        """The single number of figures."""
-        found = self.objective.score(figures.reshape(self.figures, 1))
-        assert found is not None
-        return float(found[0])
-
-    def gap(self) -> float | None:
-        """How far, relatively, the best may be above the optimum."""
-        if not self.additive:
-            return None
-        best = self.front.best
-        return float(max(0.0, (best - self.lower) / best)) if best else 0.0
+        self.sized: list[_Sized] = []
 
     def expired(self) -> bool:
         """Whether the time is up."""
         return self.deadline is not None and monotonic() > self.deadline
 
     def run(self) -> None:
-        """Search the sizes of the open splits, those of the smallest bound first."""
-        sizes = [_Sized(s, self.bound_runs(s)) for s in self.space.splits()]
-        if not self.additive:
-            for sized in sorted(sizes, key=self.bound):
-                self.whole_front(sized)
-            return
-        # The least bound first, whole again after it is tightened; of equals, the smaller sizes.
-        waiting = [(_rounded(self.bound(sized)), -n, False) for n, sized in enumerate(sizes)]
-        heapify(waiting)
+        """Work on what promises most, until nothing is left that may improve the front.
+
+        Of equal promises, the smaller sizes of the open splits come first.
+        """
+        count = len(self.space.einsums)
+        self.sized = [_Sized(s, self.bound_runs(s), count) for s in self.space.splits()]
+        waiting: list[tuple[float, int, int]] = []
+
+        def put(number: int) -> None:
+            task = self.task(self.sized[number])
+            if task is not None:
+                heappush(waiting, (-task.promise, -number, self.version))
+
+        for number in range(len(self.sized)):
+            put(number)
         while waiting:
-            self.lower = min(waiting[0][0], self.front.best)
-            _, number, tight = heappop(waiting)
-            sized = sizes[-number]
-            if tight:
-                self.shortest(sized, [sizes[-n] for _, n, _ in waiting])
-            else:
-                self.tightened(sized)
-                heappush(waiting, (_rounded(self.bound(sized)), number, True))
+            _, number, version = heappop(waiting)
+            if version == self.version:
+                if self.expired():
+                    raise Interrupted
+                self.work(self.sized[-number])
+            put(-number)
 
-    def bound(self, sized: _Sized) -> float:
-        """What no mapping with these sizes goes below, in the first figure."""
-        return float(self.rest(sized)[0][0])
-
-    # Runs of Einsums.
+    # What to do next.
 
     def bound_runs(self, sizes: dict[str, int]) -> dict[Run, Numbers]:
         """The bound of every run that may stand in one group."""
@@ -199,182 +224,171 @@ class _Search:
                     found[first, last] = bound_group(self.groups.pieces, run, sizes)
         return found
 
-    def rest(self, sized: _Sized) -> list[Numbers]:
-        """From every Einsum on, the least of the first figure's bounds (figures for one alone)."""
-        count = len(self.space.einsums)
-        least = [np.full(self.figures, np.inf) for _ in range(count)] + [np.zeros(self.figures)]
-        for first in reversed(range(count)):
-            for start, end in sized.bounds:
-                if start == first:
-                    own = self.known(sized, (start, end))
-                    joined = join(self.objective, own[:, None], least[end][:, None])[:, 0]
-                    least[first] = np.minimum(least[first], joined)
-        return least
+    def task(self, sized: _Sized) -> _Task | None:
+        """What promises most at some sizes; of equals, what is done soonest."""
+        before, after = sized.around(self.objective)
+        best: tuple[tuple[float, int], _Task] | None = None
+        runs = self.path(sized, after) if self.figures == 1 else list(sized.bounds)
+        for run in runs:
+            promises = self.promises(sized, run, before, after)
+            if not len(promises) or (most := promises.max()) == -np.inf:
+                continue
+            candidate, urgency = None, 0
+            if run in sized.candidates:
+                candidates = sized.candidates[run]
+                owners = np.repeat(
+                    np.arange(len(candidates)), [c.floor.shape[1] for c in candidates]
+                )
+                equal = [candidates[n] for n in dict.fromkeys(owners[promises == most])]
+                looked = [one for one in equal if one.prices is not None]
+                candidate = (looked or equal)[0]
+                seen = any(one.prices is not None for one in candidates)
+                urgency = 2 if looked else 3 if seen else 1
+            order = (-float(most), urgency)
+            if best is None or order < best[0]:
+                best = order, _Task(run, candidate, float(most))
+        return None if best is None else best[1]
 
-    def until(self, sized: _Sized) -> list[Numbers]:
-        """Up to every Einsum, the least of the bounds of the runs before it."""
-        count = len(self.space.einsums)
-        least = [np.zeros(self.figures)] + [np.full(self.figures, np.inf) for _ in range(count)]
-        for start, end in sorted(sized.bounds):
-            own = self.known(sized, (start, end))
-            joined = join(self.objective, least[start][:, None], own[:, None])[:, 0]
-            least[end] = np.minimum(least[end], joined)
-        return least
-
-    def known(self, sized: _Sized, run: Run) -> Numbers:
-        """The least figures of a run: found if it is worked out, else bounds."""
-        found = sized.fronts.get(run)
-        if found is None:
-            return sized.bounds[run]
-        return np.asarray(found.points.min(axis=1, initial=np.inf))
-
-    def candidates(self, sized: _Sized, run: Run) -> list[Candidate]:
-        """The structures of a run where they have room; they tighten its bound."""
-        if run not in sized.candidates:
-            names = self.space.einsums[run[0] : run[1]]
-            found = self.groups.prepare(names, sized.sizes)
-            least = [candidate.floor.min(axis=1) for candidate in found]
-            floor = np.min(least, axis=0) if least else np.full(self.figures, np.inf)
-            sized.bounds[run] = np.maximum(sized.bounds[run], floor)
-            sized.candidates[run] = found
-        return sized.candidates[run]
-
-    def solve_run(self, sized: _Sized, run: Run, front: Front) -> None:
-        """Work out a run: put its figures onto a front."""
-        names = self.space.einsums[run[0] : run[1]]
-        self.report(f"{'+'.join(names)} of {self.open_sizes(sized)}")
-        for candidate in self.candidates(sized, run):
-            if not front.improves(sized.bounds[run][:, None])[0]:
-                break
-            self.groups.solve(candidate, front)
-
-    # One figure: the shortest path over bounds.
-
-    def shortest(self, sized: _Sized, others: list[_Sized]) -> None:
-        """Work out runs on the shortest path until it has no bound in it."""
-        while True:
-            self.lower = min([self.front.best, *(self.bound(one) for one in (sized, *others))])
-            least = self.tightened(sized)
-            if not self.front.improves(least[0][:, None])[0]:
-                return
-            path = self.path(sized, least)
-            todo = [run for run in path if run not in sized.fronts]
-            for run in todo:
-                front = Front(1, self.limit(sized, run, least))
-                self.solve_run(sized, run, front)
-                sized.fronts[run] = front
-                if not front.payloads:
-                    break
-            else:
-                self.finish(sized, path)
-
-    def tightened(self, sized: _Sized) -> list[Numbers]:
-        """The bounds from every Einsum on, once those on the shortest path are tight."""
-        while True:
-            least = self.rest(sized)
-            if not np.isfinite(least[0]).all():
-                return least
-            loose = [r for r in self.path(sized, least) if r not in sized.candidates]
-            if not loose or not self.front.improves(least[0][:, None])[0]:
-                return least
-            self.candidates(sized, loose[0])
-
-    def path(self, sized: _Sized, least: list[Numbers]) -> list[Run]:
-        """The runs of the shortest path."""
-        at, runs = 0, []
-        while at < len(self.space.einsums):
+    def path(self, sized: _Sized, after: list[Numbers]) -> list[Run]:
+        """The runs of a shortest path over bounds; none if there is no path."""
+        at, runs = 0, list[Run]()
+        while at < sized.count and np.isfinite(after[at][0, 0]):
             for start, end in sorted(sized.bounds):
-                if start != at:
-                    continue
-                own = self.known(sized, (start, end))
-                joined = join(self.objective, own[:, None], least[end][:, None])[:, 0]
-                if joined[0] == least[at][0]:
-                    runs.append((start, end))
-                    at = end
-                    break
-            else:  # pragma: no cover - a path of that length is there
-                raise AssertionError("no path")
+                if start == at:
+                    own = sized.least((start, end))[:, None]
+                    if join(self.objective, own, after[end])[0, 0] == after[at][0, 0]:
+                        runs.append((start, end))
+                        at = end
+                        break
         return runs
 
-    def limit(self, sized: _Sized, run: Run, least: list[Numbers]) -> float:
-        """What a run has to stay below for any path through it to be better than the best."""
-        best = self.front.best
-        if not self.objective.adds[0]:
-            return best
-        return float(best - self.until(sized)[run[0]][0] - least[run[1]][0])
+    def promises(
+        self, sized: _Sized, run: Run, before: list[Numbers], after: list[Numbers]
+    ) -> Numbers:
+        """How far what is open in a run may improve the front; minus infinity where it may not.
 
-    def finish(self, sized: _Sized, path: list[Run]) -> None:
-        """Put a path that is worked out onto the front."""
-        total = np.zeros((self.figures, 1))
-        groups: list[Group] = []
-        for run in path:
-            found = sized.fronts[run]
-            total = join(self.objective, total, found.points[:, [0]])
-            groups.append(found.payloads[0])
-        self.put(sized, total[:, 0], tuple(groups))
-
-    # A front: every run that may be part of it.
-
-    def whole_front(self, sized: _Sized) -> None:
-        """Join the fronts of runs, Einsum by Einsum."""
-        count = len(self.space.einsums)
-        ahead = self.rest(sized)
-        partial: list[list[tuple[Numbers, tuple[Group, ...]]]] = [[] for _ in range(count + 1)]
-        partial[0] = [(np.zeros(self.figures), ())]
-        for first in range(count):
-            for (start, end), bound in sorted(sized.bounds.items(), key=lambda i: -i[0][1]):
-                if start != first or not partial[first]:
-                    continue
-                if not any(self.open(before, bound, ahead[end]) for before, _ in partial[first]):
-                    continue
-                before_it = self.until(sized)[start]
-
-                def wanted(
-                    figures: Numbers,
-                    before: Numbers = before_it[:, None],
-                    after: Numbers = ahead[end][:, None],
-                ) -> Numbers:
-                    joined = join(self.objective, before, figures)
-                    return self.may_improve(join(self.objective, joined, after))
-
-                self.candidates(sized, (start, end))
-                front = Front(self.figures, wanted=wanted)
-                self.solve_run(sized, (start, end), front)
-                for before, groups in partial[first]:
-                    for point, group in zip(front.points.T, front.payloads, strict=True):
-                        joined = join(self.objective, before[:, None], point[:, None])[:, 0]
-                        if end == count:
-                            self.offer(sized, joined, (*groups, group))
-                        elif self.open(joined, np.zeros(self.figures), ahead[end]):
-                            partial[end].append((joined, (*groups, group)))
-                if end < count:
-                    partial[end] = _nondominated(partial[end])
-
-    def open(self, before: Numbers, bound: Numbers, after: Numbers) -> bool:
-        """Whether a path may still come onto the front."""
-        joined = join(self.objective, before[:, None], bound[:, None])
-        joined = join(self.objective, joined, after[:, None])
-        return bool(self.may_improve(joined)[0])
+        With a single score that is its bound, below 0; else the gap that it leaves.
+        """
+        joined = join(self.objective, before[run[0]], sized.open(run))
+        joined = join(self.objective, joined, after[run[1]])
+        scores = self.objective.score(joined)
+        if scores is None:
+            scores = -self.gaps(joined) if self.front.payloads else joined[0]
+        rounded = np.array([float(f"{score:.9g}") for score in scores])
+        return np.where(self.may_improve(joined), -rounded, -np.inf)
 
     def may_improve(self, figures: Numbers) -> Numbers:
         """Tell of many figures which may improve on what is known."""
-        if not self.scored:
+        scores = self.objective.score(figures)
+        if scores is None or self.figures == 1:
             return self.front.improves(figures)
         known = min((self.score(point) for point in self.front.points.T), default=np.inf)
-        scores = self.objective.score(figures)
-        assert scores is not None
         return np.asarray(np.isfinite(figures).all(axis=0) & (scores < known * (1 - 1e-12)))
 
-    def offer(self, sized: _Sized, figures: Numbers, groups: tuple[Group, ...]) -> None:
-        """Put a finished path onto the front if it improves it."""
-        if self.may_improve(figures[:, None])[0]:
-            if self.scored:
-                self.front = Front(self.figures)
-            self.put(sized, figures, groups)
+    def score(self, figures: Numbers) -> float:
+        """The single number of figures."""
+        found = self.objective.score(figures.reshape(self.figures, 1))
+        assert found is not None
+        return float(found[0])
 
-    def put(self, sized: _Sized, figures: Numbers, groups: tuple[Group, ...]) -> None:
-        self.front.add(figures, Plan(self.space.open_sizes(sized.sizes), groups))
-        self.report(f"best so far: {', '.join(f'{value:.6g}' for value in figures)}")
+    def gaps(self, figures: Numbers) -> Numbers:
+        """How far each of many figures is below the point of the front that is closest to it."""
+        gaps = np.full(figures.shape[1], np.inf)
+        for point in self.front.points.T[:, :, None]:
+            below = np.divide(point - figures, point, out=np.zeros_like(figures), where=point > 0)
+            gaps = np.minimum(gaps, below.max(axis=0))
+        return np.asarray(np.maximum(gaps, 0.0))
+
+    def gap(self) -> float:
+        """How far, relatively, the best may be above what is still open."""
+        largest = 0.0
+        for sized in self.sized:
+            before, after = sized.around(self.objective)
+            for run in sized.bounds:
+                joined = join(self.objective, before[run[0]], sized.open(run))
+                joined = join(self.objective, joined, after[run[1]])
+                joined = joined[:, np.isfinite(joined).all(axis=0)]
+                if not joined.shape[1]:
+                    continue
+                scores = self.objective.score(joined)
+                if scores is None:
+                    largest = max(largest, float(self.gaps(joined).max()))
+                else:
+                    best = min(self.score(point) for point in self.front.points.T)
+                    largest = max(largest, float((best - scores.min()) / best) if best else 0.0)
+        return largest
+
+    # Doing it.
+
+    def work(self, sized: _Sized) -> None:
+        """Take the step that promises most at some sizes."""
+        task = self.task(sized)
+        if task is None:
+            return
+        run, candidate = task.run, task.candidate
+        names = self.space.einsums[run[0] : run[1]]
+        self.report(f"{'+'.join(names)} of {self.open_sizes(sized)}")
+        if candidate is None:
+            sized.candidates[run] = self.groups.prepare(names, sized.sizes)
+            sized.fronts[run] = Front(self.figures)
+            return
+        front = self.aimed(sized, run)
+        known = front.points
+        rest = [one for one in sized.candidates[run] if one is not candidate]
+        try:
+            if candidate.prices is None:
+                looked = self.groups.look(candidate, front)
+                rest += [] if looked is None else [looked]
+            else:
+                self.groups.solve(candidate, front)
+            sized.candidates[run] = rest
+        finally:
+            if front.points is not known:
+                self.gather(sized)
+
+    def aimed(self, sized: _Sized, run: Run) -> Front:
+        """The front of a run, which takes what may be part of something better than the best."""
+        front = sized.fronts[run]
+        starts, ends = sized.around(self.objective)
+        before, after = starts[run[0]], ends[run[1]]
+        if self.figures == 1:
+            best = self.front.best
+            adds = self.objective.adds[0]
+            front.limit = float(best - before[0, 0] - after[0, 0]) if adds else best
+        else:
+
+            def wanted(figures: Numbers) -> Numbers:
+                joined = join(self.objective, before, figures)
+                return self.may_improve(join(self.objective, joined, after))
+
+            front.wanted = wanted
+        return front
+
+    def gather(self, sized: _Sized) -> None:
+        """Put the mappings that the fronts of runs make together onto the front."""
+        _, after = sized.around(self.objective)
+        partial = [Front(self.figures) for _ in range(sized.count + 1)]
+        partial[0].add(np.zeros(self.figures), ())
+        for (start, end), front in sorted(sized.fronts.items()):
+            first = partial[start]
+            if not first.payloads or not front.payloads:
+                continue
+            joined = join(self.objective, first.points[:, :, None], front.points[:, None, :])
+            joined = joined.reshape(self.figures, -1)
+            whole = join(self.objective, joined, after[end])
+            stay = np.flatnonzero(self.may_improve(whole))
+            for index in partial[end].add_all(joined[:, stay]):
+                one, other = divmod(int(stay[index]), len(front.payloads))
+                groups = (*first.payloads[one], front.payloads[other])
+                partial[end].add(joined[:, stay[index]], groups)
+        found = partial[-1]
+        for figures, groups in zip(found.points.T, found.payloads, strict=True):
+            if self.may_improve(figures[:, None])[0]:
+                if self.scored:
+                    self.front = Front(self.figures)
+                self.front.add(figures, Plan(self.space.open_sizes(sized.sizes), groups))
+                self.version += 1
+                self.report(f"best so far: {', '.join(f'{value:.6g}' for value in figures)}")
 
     def open_sizes(self, sized: _Sized) -> str:
         """The sizes of the open splits, for a line of progress."""
@@ -397,21 +411,3 @@ class _Search:
             f"{name}: the constraints leave no mapping: no way to group all Einsums meets 'fuse', "
             "'split', 'keep', 'exchange' and 'tiles' together"
         )
-
-
-def _rounded(value: float) -> float:
-    """A bound for an order that rounding does not disturb."""
-    return float(f"{value:.9g}")
-
-
-def _nondominated(
-    entries: list[tuple[Numbers, tuple[Group, ...]]],
-) -> list[tuple[Numbers, tuple[Group, ...]]]:
-    front = Front(len(entries[0][0])) if entries else None
-    for figures, groups in entries:
-        assert front is not None
-        if front.improves(figures[:, None])[0]:
-            front.add(figures, groups)
-    if front is None:
-        return []
-    return list(zip(front.points.T, front.payloads, strict=True))

@@ -193,7 +193,7 @@ class MapSpace:
         roles = self.roles(einsums)
         exchanged = (*roles.inside, *roles.through)
         shared_tensors = [t for t in roles.outside if len(roles.touched_by[t]) > 1]
-        levels = self._exchange_levels(exchanged) if exchanged else (0,)
+        levels = self.exchange_levels(exchanged) if exchanged else (0,)
         faces = [tuple((t, level) for level in self.face_levels(t)) for t in shared_tensors]
         common = self.legality.shared(einsums)
         for blocks, inner in self._blockings(einsums, common):
@@ -344,7 +344,8 @@ class MapSpace:
         joined = any({x, y} <= own for x, y in self.constraints.split)
         return not torn and not joined
 
-    def _exchange_levels(self, tensors: tuple[str, ...]) -> tuple[int, ...]:
+    def exchange_levels(self, tensors: tuple[str, ...]) -> tuple[int, ...]:
+        """The levels at which a group may keep what it makes and reads."""
         allowed = self.constraints.exchange
         return tuple(
             number

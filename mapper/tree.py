@@ -3,27 +3,32 @@
 Every piece is counted once: an Einsum's leaf under the loops of its group and block, a tensor's
 chain of homes. Since columns add, what an Einsum costs does not depend on how the others run; of
 its leaves those stay that none beats at every point, which drops no optimum.
+
+The tiles of a block's loops are an axis of their own, before that of the points: what depends on
+both is counted as one array, of which each alternative takes a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
 
 from .choices import Alternative, Choice
-from .counts import Loop, Traffic, Work
+from .counts import Loop, Traffic
 from .formula import Values
 from .objective import Numbers, Objective
-from .pieces import LeafCounts, count_home, count_leaf, loop
+from .pieces import count_home, count_leaf, loop
 from .space import MapSpace, Roles, Structure
 from .structure import Group, Home, Inner, Leaf
 
-_KEPT = 4096  # Einsums under loops whose leaves or times are kept
+_KEPT_NUMBERS = 16_000_000  # how many are kept of leaves, homes and times under loops
+_GLANCE = 64
+_BATCH = 8192  # tiles of a block times points that are counted at a time
 T = TypeVar("T")
 
 
@@ -56,23 +61,55 @@ class Pieces:
         self.rooms = {level: len(self.rows) + n for n, level in enumerate(self.inner_levels)}
         self.height = len(self.rows) + len(self.rooms)
         self._kept: dict[Hashable, Any] = {}
+        self._numbers = 0
 
-    def keep(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what was made under a key, making it once; the last ones are kept."""
+    def keep(self, key: Hashable, make: Callable[[], T], numbers: int = 0) -> T:
+        """Return what was made under a key, making it once; the last ones are kept.
+
+        Args:
+            key: what it depends on.
+            make: makes it.
+            numbers: about how many it holds.
+        """
         if key not in self._kept:
-            if len(self._kept) >= _KEPT:
+            found = make()
+            if self._numbers > _KEPT_NUMBERS:
                 self._kept.clear()
-            self._kept[key] = make()
-        found: T = self._kept[key]
-        return found
+                self._numbers = 0
+            self._kept[key] = found
+            self._numbers += numbers + 100
+        kept: T = self._kept[key]
+        return kept
 
-    def stack(self, points: int, *parts: Mapping[str, Values]) -> Numbers:
-        """Return the sum of columns by name as rows."""
-        out = np.zeros((self.height, points))
+    def stack(self, shape: tuple[int, ...], *parts: Mapping[str, Values]) -> Numbers:
+        """Return the sum of columns by name as rows, each of a shape."""
+        out = np.zeros((self.height, *shape))
         for part in parts:
             for name, value in part.items():
                 out[self.rows[name]] += value
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """The leaves of an Einsum in a batch: [leaf, row, tile, point], words by tensor likewise."""
+
+    leaves: tuple[Leaf, ...]
+    columns: Numbers
+    words: Mapping[str, Traffic]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tiles of a block's loops, and the path that has all of them at once."""
+
+    tiles: tuple[tuple[int, ...], ...]
+    path: Path
+
+    @property
+    def count(self) -> int:
+        """How many tiles."""
+        return len(self.tiles)
 
 
 class GroupTree:
@@ -109,7 +146,7 @@ class GroupTree:
         """Where the group has tiles enough to overlap its Einsums."""
         depth = self.space.overlap_depth(self.structure.einsums)
         if depth is None:
-            return False
+            return np.zeros(self.count, dtype=bool)
         tiles: Values = 1.0
         for one in self.top.loops:
             tiles = tiles * one.count
@@ -118,174 +155,17 @@ class GroupTree:
     def choices(self) -> tuple[Choice, ...]:
         """The open choices at the top: blocks, and tensors that several of them touch."""
         found = [self._block(number) for number in range(len(self.structure.blocks))]
-        homes = [self._homes(t, self.faces[t], self.top) for t in self._shared_across()]
+        across = [t for t in self.roles.outside if self.block_local(t) is None]
+        top = Batch(((),), self.top)
+        homes = [self._homes(t, self.faces[t], top)[0] for t in across]
         return (*found, *homes)
-
-    def least_rooms(self) -> Numbers:
-        """The words that what stays inside takes at least at every level, a row each."""
-        out = self.base()
-        for number, block in enumerate(self.structure.blocks):
-            key = (
-                "block rooms",
-                self.structure.einsums,
-                block,
-                self.structure.inner[number],
-                self.structure.exchange,
-                tuple(self.overlays),
-                self._key(self.top),
-            )
-            out = out + self.pieces.keep(key, partial(self._block_rooms, number))
-        return out[len(self.pieces.rows) :]
-
-    def _block_rooms(self, number: int) -> Numbers:
-        """What the tensors that only a block touches and makes take at least."""
-        local = [
-            t for t in (*self.roles.inside, *self.roles.through) if self._block_local(t) == number
-        ]
-        if not local:
-            return np.zeros((self.pieces.height, self.count))
-        taken = (
-            reduce(np.add, (self._exchanged(t, path) for t in local))
-            for path in self._inner_paths(number)
-        )
-        return reduce(np.minimum, taken)
-
-    def _inner_paths(self, number: int) -> Iterator[Path]:
-        """The loops of a block with all their tiles."""
-        ranks = self.structure.inner[number]
-        block = self.structure.blocks[number]
-        tiles = [self.space.loop_tiles(rank, self.sizes[rank], block) for rank in ranks]
-        for chosen in product(*tiles):
-            yield self._inner_path(ranks, chosen)
-
-    def least_traffic(self, spare_words: Values) -> Numbers:
-        """The columns of what has to cross the outermost memory, a tensor's best home each.
-
-        Args:
-            spare_words: the words that a home may take at most, at every point.
-        """
-        out = self.pieces.stack(self.count)
-        for tensor in (*self.roles.outside, *self.roles.through):
-            block = self._block_local(tensor)
-            key = (
-                "traffic",
-                tensor,
-                self.roles.touched_by[tensor],
-                None if block is None else self.structure.blocks[block],
-                None if block is None else self.structure.inner[block],
-                self._key(self.top),
-                np.asarray(spare_words).tobytes(),
-            )
-            out += self.pieces.keep(key, partial(self._tensor_traffic, tensor, block, spare_words))
-        return out
-
-    def _tensor_traffic(self, tensor: str, block: int | None, spare_words: Values) -> Numbers:
-        paths = [self.top] if block is None else self._inner_paths(block)
-        return reduce(np.minimum, (self._least_crossing(tensor, p, spare_words) for p in paths))
-
-    def _least_crossing(self, tensor: str, path: Path, spare_words: Values) -> Numbers:
-        """What a tensor's best home that has room, or the registers beneath, bring in or out.
-
-        Registers stand beneath all loops, and hold a word each.
-        """
-        depths = self.space.depths(tensor, path.ranks)
-        every = [self.space.facts.einsums[name] for name in self.roles.touched_by[tensor]]
-        made = self._made(tensor)
-        read = {o.ranks for e in every for o in e.operands if o.tensor == tensor}
-        whole = self._home_ranks(tensor)
-
-        def crossing(depth: int, ranks: frozenset[str], beneath: Loop | None = None) -> Numbers:
-            retention = self.space.constraints.retention
-            above, tiles = path.loops[:depth], path.tiles[depth]
-            moved = count_home(above, tiles, ranks, made, retention, beneath)
-            columns = self.pieces.objective.access(self.space.memories[0], moved.parent)
-            return self.pieces.stack(self.count, columns)
-
-        def registers(ranks: frozenset[str]) -> Numbers:
-            # What has more words than there are lanes passes through the registers in turns.
-            words: Values = 1.0
-            for rank in sorted(ranks):
-                words = words * path.tiles[-1][rank]
-            turns = np.where(words > lanes, 2.0, 1.0)
-            part = Loop(min(ranks), turns, False, 1) if ranks else None
-            return crossing(len(path.loops), ranks, part)
-
-        units = {unit for e in every for unit in self.space.units_of[e.name]}
-        lanes = max(np.prod([*self.space.lanes[unit].values()]) for unit in units)
-        found = [reduce(np.maximum, map(registers, {whole} if made else read))]
-        for depth in depths:
-            fits = self._room(tensor, path.tiles[depth]) <= spare_words
-            found.append(np.where(fits, crossing(depth, whole), np.inf))
-        return reduce(np.minimum, found)
-
-    def least_times(self) -> list[dict[str, Numbers]]:
-        """The least time of each Einsum on each unit, whatever its leaf and its block's tiles."""
-        found: list[dict[str, Numbers]] = []
-        for number, block in enumerate(self.structure.blocks):
-            key = ("block times", block, self.structure.inner[number], self._key(self.top))
-            found += self.pieces.keep(key, partial(self._block_times, number))
-        return found
-
-    def _block_times(self, number: int) -> list[dict[str, Numbers]]:
-        paths = list(self._inner_paths(number))
-        found: list[dict[str, Numbers]] = []
-        for name in self.structure.blocks[number]:
-            task: dict[str, Numbers] = {}
-            for path in paths:
-                for unit, time in self._times(name, path).items():
-                    task[unit] = np.minimum(task.get(unit, time), time)
-            found.append(task)
-        return found
-
-    def _times(self, name: str, path: Path) -> dict[str, Numbers]:
-        """The time of an Einsum on each unit with the ranks in space that make it shortest."""
-        space, objective = self.space, self.pieces.objective
-        einsum = space.facts.einsums[name]
-        tiles = path.tiles[-1]
-        ranks = [r for r in space.legality.order if r in einsum.ranks and np.any(tiles[r] > 1)]
-        serial: Values = 1.0
-        for one in path.loops:
-            serial = serial * one.count
-        for rank in ranks:
-            serial = serial * tiles[rank]
-        found: dict[str, Numbers] = {}
-        for unit in space.units_of[name]:
-            lanes = [float(np.floor(n)) for n in space.lanes[unit].values()]
-            speedups = [
-                [np.ones(1)] + [np.asarray(tiles[r] / np.ceil(tiles[r] / n)) for r in ranks]
-                for n in lanes
-            ]
-            best: Values = 1.0
-            for chosen in product(*(range(len(ways)) for ways in speedups)):
-                taken = [number for number in chosen if number]
-                if len(set(taken)) == len(taken):
-                    speedup: Values = 1.0
-                    for ways, number in zip(speedups, chosen, strict=True):
-                        speedup = speedup * ways[number]
-                    best = np.maximum(best, speedup)
-            per_point: dict[str, int] = {}
-            for operation in einsum.operations:
-                if operation.ranks == einsum.ranks:
-                    known = per_point.get(operation.name, 0)
-                    per_point[operation.name] = known + operation.times
-            pipelined = unit in space.pipelined
-            work = Work(unit, serial / best, 1.0, 1.0, {}, per_point, pipelined)
-            columns = objective.compute(work, Traffic(0.0, 0.0))
-            time = np.asarray(columns[objective.times[unit]], float)
-            found[unit] = np.broadcast_to(time, (self.count,))
-        return found
-
-    def _key(self, path: Path) -> Hashable:
-        """What the pieces under some loops depend on."""
-        tiles = tuple(np.asarray(one.tile).tobytes() for one in path.loops)
-        return (tuple(sorted(self.sizes.items())), path.ranks, tiles)
 
     def base(self) -> Numbers:
         """What every choice has: the room of what several blocks exchange, and its traffic."""
-        out = self.pieces.stack(self.count)
+        out = self.pieces.stack((self.count,))
         for tensor in (*self.roles.inside, *self.roles.through):
-            if self._block_local(tensor) is None:
-                out += self._exchanged(tensor, self.top)
+            if self.block_local(tensor) is None:
+                out += self.exchanged(tensor, Batch(((),), self.top))[:, 0]
         return out
 
     def group(self, point: int, labels: tuple[Hashable, ...]) -> Group:
@@ -295,7 +175,7 @@ class GroupTree:
         homes = [label for label in labels if isinstance(label, Home)]
         leaves = [label for label in labels if isinstance(label, Leaf)]
         for tensor in (*self.roles.inside, *self.roles.through):
-            block = self._block_local(tensor)
+            block = self.block_local(tensor)
             path = self.structure.loops
             if block is not None:
                 path = (*path, *self.structure.inner[block])
@@ -311,60 +191,75 @@ class GroupTree:
             tuple(sorted(inner, key=lambda one: one.block)),
             tuple(sorted((h for h in homes if h.places), key=lambda h: tensors[h.tensor])),
             tuple(sorted(leaves, key=lambda leaf: order[leaf.einsum])),
-            bool(np.broadcast_to(self.overlapped, (self.count,))[point]),
+            bool(self.overlapped[point]),
         )
 
     # Blocks.
 
-    def _block(self, number: int) -> Choice:
-        """The tiles of a block's loops; each opens the block's leaves and local tensors."""
+    def batches(self, number: int) -> Iterator[Batch]:
+        """The tiles of a block's loops, as many at a time as are worth an array."""
         ranks = self.structure.inner[number]
         block = self.structure.blocks[number]
-        tiles = [self.space.loop_tiles(rank, self.sizes[rank], block) for rank in ranks]
-        return Choice(tuple(self._tiled(number, ranks, chosen) for chosen in product(*tiles)))
+        axes = [self.space.loop_tiles(rank, self.sizes[rank], block) for rank in ranks]
+        every = list(product(*axes))
+        size = max(1, _BATCH // self.count)
+        for start in range(0, len(every), size):
+            tiles = tuple(every[start : start + size])
+            path = self.top
+            for rank, column in zip(ranks, zip(*tiles, strict=True), strict=False):
+                path = path.extend(rank, np.array(column, float)[:, None])
+            yield Batch(tiles, path)
 
-    def _tiled(self, number: int, ranks: tuple[str, ...], tiles: tuple[int, ...]) -> Alternative:
-        path = self._inner_path(ranks, tiles)
-        opens = [self._leaf(name, path) for name in self.structure.blocks[number]]
-        columns = self.pieces.stack(self.count)
-        for tensor, names in self.roles.touched_by.items():
-            if self._block_local(tensor) != number:
-                continue
-            if tensor in self.roles.outside:
-                if len(names) > 1:
-                    opens.append(self._homes(tensor, self.faces[tensor], path))
-            else:
-                columns += self._exchanged(tensor, path)
-        label = Inner(number, tuple(zip(ranks, tiles, strict=True)))
-        return Alternative(label, columns, tuple(opens))
-
-    def _inner_path(self, ranks: tuple[str, ...], tiles: tuple[int, ...]) -> Path:
-        path = self.top
-        for rank, tile in zip(ranks, tiles, strict=True):
-            path = path.extend(rank, float(tile))
-        return path
-
-    def _block_local(self, tensor: str) -> int | None:
+    def block_local(self, tensor: str) -> int | None:
         """The only block that touches a tensor; None if several do."""
         blocks = {self.block_of[name] for name in self.roles.touched_by[tensor]}
         return blocks.pop() if len(blocks) == 1 else None
 
-    def _shared_across(self) -> list[str]:
-        return [t for t in self.roles.outside if self._block_local(t) is None]
+    def key(self, path: Path) -> Hashable:
+        """What the pieces under some loops depend on."""
+        tiles = (np.asarray(one.tile) for one in path.loops)
+        arrays = tuple((tile.shape, tile.tobytes()) for tile in tiles)
+        return (tuple(sorted(self.sizes.items())), path.ranks, arrays)
+
+    def _block(self, number: int) -> Choice:
+        """The tiles of a block's loops; each opens the block's leaves and local tensors."""
+        ranks = self.structure.inner[number]
+        local = [t for t in self.roles.touched_by if self.block_local(t) == number]
+        inside = [t for t in local if t not in self.roles.outside]
+        homed = [t for t in local if t not in inside and len(self.roles.touched_by[t]) > 1]
+        ways: list[Alternative] = []
+        for batch in self.batches(number):
+            opened = [self._leaves(name, batch) for name in self.structure.blocks[number]]
+            opened += [self._homes(tensor, self.faces[tensor], batch) for tensor in homed]
+            columns = self.pieces.stack((batch.count, self.count))
+            for tensor in inside:
+                columns += self.exchanged(tensor, batch)
+            for at, tiles in enumerate(batch.tiles):
+                label = Inner(number, tuple(zip(ranks, tiles, strict=True)))
+                opens = tuple(choices[at] for choices in opened)
+                if all(choice.alternatives for choice in opens):
+                    ways.append(Alternative(label, columns[:, at], opens))
+        return Choice(tuple(ways))
 
     # Homes.
 
-    def _homes(self, tensor: str, face: int, path: Path) -> Choice:
-        depths = self.space.depths(tensor, path.ranks)
-        costed = (
-            (self.space.home(tensor, places), self._chain(tensor, places, path))
-            for places in self.space.chains(tensor, face, depths)
-        )
-        return Choice(tuple(Alternative(home, columns) for home, columns in undominated(costed)))
+    def _homes(self, tensor: str, face: int, batch: Batch) -> tuple[Choice, ...]:
+        """Where a tensor may live above the level that feeds the units, for each tile."""
+        key = ("homes", tensor, face, self.roles.touched_by[tensor], self.key(batch.path))
 
-    def _chain(self, tensor: str, places: tuple[tuple[str, int], ...], path: Path) -> Numbers:
+        def make() -> tuple[Choice, ...]:
+            depths = self.space.depths(tensor, batch.path.ranks)
+            places = list(self.space.chains(tensor, face, depths))
+            labels = [self.space.home(tensor, one) for one in places]
+            columns = np.array([self._chain(tensor, one, batch) for one in places])
+            return _per_tile(labels, columns, batch.count)
+
+        return self.pieces.keep(key, make, 4 * self.pieces.height * batch.count * self.count)
+
+    def _chain(self, tensor: str, places: tuple[tuple[str, int], ...], batch: Batch) -> Numbers:
         """The columns of a tensor's homes, from the outermost memory inwards."""
-        out = self.pieces.stack(self.count)
+        shape, path = (batch.count, self.count), batch.path
+        out = self.pieces.stack(shape)
         parent = self.space.memories[0]
         objective = self.pieces.objective
         for level, depth in places:
@@ -372,31 +267,32 @@ class GroupTree:
                 moved = count_home(
                     path.loops[:depth],
                     path.tiles[depth],
-                    self._home_ranks(tensor),
-                    self._made(tensor),
+                    self.home_ranks(tensor),
+                    self.made(tensor),
                     self.space.constraints.retention,
                 )
                 out += self.pieces.stack(
-                    self.count,
+                    shape,
                     objective.access(level, moved.own),
                     objective.access(parent, moved.parent),
                 )
-            out[self.pieces.rooms[level]] += self._room(tensor, path.tiles[depth])
+            out[self.pieces.rooms[level]] += self.room(tensor, path.tiles[depth])
             parent = level
         return out
 
-    def _exchanged(self, tensor: str, path: Path) -> Numbers:
+    def exchanged(self, tensor: str, batch: Batch) -> Numbers:
+        """The columns of a tensor that stays in the group: [row, tile, point]."""
         names = self.roles.touched_by[tensor]
-        depth = self.space.exchange_depth(tensor, path.ranks, names)
+        depth = self.space.exchange_depth(tensor, batch.path.ranks, names)
         level = self.space.memories[self.structure.exchange]
         if tensor in self.roles.through:
-            return self._chain(tensor, ((level, depth),), path)
-        out = self.pieces.stack(self.count)
+            return self._chain(tensor, ((level, depth),), batch)
+        out = self.pieces.stack((batch.count, self.count))
         if tensor not in self.overlays:
-            out[self.pieces.rooms[level]] += self._room(tensor, path.tiles[depth])
+            out[self.pieces.rooms[level]] += self.room(tensor, batch.path.tiles[depth])
         return out
 
-    def _room(self, tensor: str, tiles: Mapping[str, Values]) -> Values:
+    def room(self, tensor: str, tiles: Mapping[str, Values]) -> Values:
         """The words that a tensor's tile takes; of a carried tensor, one generation."""
         facts = self.space.facts
         ranks = facts.ranks[tensor]
@@ -407,7 +303,8 @@ class GroupTree:
             words = words * tiles[rank]
         return words
 
-    def _made(self, tensor: str) -> bool:
+    def made(self, tensor: str) -> bool:
+        """Whether an Einsum of the group makes a tensor."""
         every = self.space.facts.einsums
         return any(
             output.tensor == tensor
@@ -415,7 +312,7 @@ class GroupTree:
             for output in every[name].outputs
         )
 
-    def _home_ranks(self, tensor: str) -> frozenset[str]:
+    def home_ranks(self, tensor: str) -> frozenset[str]:
         """The ranks that its makers, else its readers, index."""
         every = [self.space.facts.einsums[name] for name in self.roles.touched_by[tensor]]
         made = [o.ranks for e in every for o in e.outputs if o.tensor == tensor]
@@ -424,85 +321,113 @@ class GroupTree:
 
     # Leaves.
 
-    def _leaf(self, name: str, path: Path) -> Choice:
-        """How an Einsum runs, and which levels feed it with the tensors that it alone touches."""
+    def _leaves(self, name: str, batch: Batch) -> tuple[Choice, ...]:
+        """How an Einsum runs, and which levels feed it with what it alone touches, by tile."""
         tensors = self.space.touched(name)
-        local = [
+        local = tuple(
             t for t in tensors if t in self.roles.outside and len(self.roles.touched_by[t]) == 1
-        ]
-        key = ("leaves", name, self._key(path))
-        counted = self.pieces.keep(key, partial(self._counted, name, path))
-        alternatives: list[Alternative] = []
-        for faces in product(*(self.space.face_levels(t) for t in local)):
-            levels = {t: self._level(t, dict(zip(local, faces, strict=True))) for t in tensors}
-            opens = tuple(
-                self._homes(t, face, path) for t, face in zip(local, faces, strict=True) if face
+        )
+        fixed = {
+            t: self.space.memories[self.faces.get(t, self.structure.exchange)]
+            for t in tensors
+            if t not in local
+        }
+        under = self.key(batch.path)
+        size = self.pieces.height * batch.count * self.count
+
+        def make() -> tuple[Choice, ...]:
+            make_counted = partial(self._counted, name, batch)
+            counted = self.pieces.keep(("counted", name, under), make_counted, 8 * size)
+            ways: list[list[Alternative]] = [[] for _ in batch.tiles]
+            for faces in product(*(self.space.face_levels(t) for t in local)):
+                opened = [
+                    self._homes(t, face, batch)
+                    for t, face in zip(local, faces, strict=True)
+                    if face
+                ]
+                levels = {t: self.space.memories[f] for t, f in zip(local, faces, strict=True)}
+                columns = self._leaf_columns(counted, {**fixed, **levels})
+                for at, choice in enumerate(_per_tile(counted.leaves, columns, batch.count)):
+                    opens = tuple(homes[at] for homes in opened)
+                    if all(homes.alternatives for homes in opens):
+                        ways[at] += [
+                            Alternative(way.label, way.columns, opens)
+                            for way in choice.alternatives
+                        ]
+            # What is in short supply is decided first: homes, and the leaves that open some.
+            return tuple(
+                Choice(tuple(found), late=not any(way.opens for way in found)) for found in ways
             )
-            if not all(choice.alternatives for choice in opens):
-                continue
-            costed = ((leaf, self._leaf_columns(counts, levels)) for leaf, counts in counted)
-            alternatives += [
-                Alternative(leaf, columns, opens) for leaf, columns in undominated(costed)
-            ]
-        # What is in short supply is decided first: homes, and the leaves that open some.
-        return Choice(tuple(alternatives), late=not any(way.opens for way in alternatives))
 
-    def _level(self, tensor: str, local: Mapping[str, int]) -> str:
-        face = local.get(tensor, self.faces.get(tensor, self.structure.exchange))
-        return self.space.memories[face]
+        key = ("leaves", name, local, tuple(fixed.items()), under)
+        return self.pieces.keep(key, make, 8 * size)
 
-    def _leaf_columns(self, counts: LeafCounts, levels: Mapping[str, str]) -> Numbers:
+    def _leaf_columns(self, counted: Counted, levels: Mapping[str, str]) -> Numbers:
+        """The columns of leaves whose tensors are at some levels: [leaf, row, tile, point]."""
         objective = self.pieces.objective
-        parts = [objective.compute(counts.work, counts.registers)]
-        parts += [
-            objective.access(levels[tensor], traffic)
-            for tensor, traffic in counts.homes.items()
-            if objective.prices(levels[tensor])
-        ]
-        return self.pieces.stack(self.count, *parts)
+        columns = counted.columns.copy()
+        for tensor, traffic in counted.words.items():
+            if objective.prices(levels[tensor]):
+                for column, value in objective.access(levels[tensor], traffic).items():
+                    columns[:, self.pieces.rows[column]] += value
+        return columns
 
-    def _counted(self, name: str, path: Path) -> list[tuple[Leaf, LeafCounts]]:
-        """Count the leaves of an Einsum; those beaten in everything at every point are dropped."""
-        tiles = path.tiles[-1]
+    def _counted(self, name: str, batch: Batch) -> Counted:
+        """Count the leaves of an Einsum; those beaten in everything everywhere are dropped."""
+        path, shape = batch.path, (batch.count, self.count)
+        tiles, retention = path.tiles[-1], self.space.constraints.retention
         einsum = self.space.facts.einsums[name]
         ranks = tuple(
             r for r in self.space.legality.order if r in einsum.ranks and np.any(tiles[r] > 1)
         )
-
-        def vectors() -> Iterable[tuple[tuple[Leaf, LeafCounts], Numbers]]:
-            for leaf in self.space.leaves(name, ranks):
-                counts = count_leaf(
-                    einsum,
-                    leaf,
-                    path.loops,
-                    tiles,
-                    self.space.lanes[leaf.unit],
-                    self.space.constraints.retention,
-                )
-                columns = self.pieces.objective.compute(counts.work, counts.registers)
-                rows: list[Values] = [0.0, *(columns.get(n, 0.0) for n in self.pieces.rows)]
-                if any(map(self.pieces.objective.prices, self.space.memories)):
-                    rows += [v for t in counts.homes.values() for v in (t.reads, t.writes)]
-                yield (
-                    (leaf, counts),
-                    np.stack(
-                        [np.broadcast_to(np.asarray(row, float), (self.count,)) for row in rows]
-                    ),
-                )
-
-        return [kept for kept, _ in undominated(vectors())]
+        priced = any(map(self.pieces.objective.prices, self.space.memories))
+        leaves = list(self.space.leaves(name, ranks))
+        touched = self.space.touched(name) if priced else ()
+        rows = self.pieces.height
+        out = np.zeros((len(leaves), rows + 2 * len(touched), *shape))
+        for own, leaf in zip(out, leaves, strict=True):
+            lanes = self.space.lanes[leaf.unit]
+            counts = count_leaf(einsum, leaf, path.loops, tiles, lanes, retention)
+            columns = self.pieces.objective.compute(counts.work, counts.registers)
+            for column, value in columns.items():
+                own[self.pieces.rows[column]] = value
+            for number, tensor in enumerate(touched):
+                own[rows + 2 * number] = counts.homes[tensor].reads
+                own[rows + 2 * number + 1] = counts.homes[tensor].writes
+        kept = undominated(out)
+        words = {
+            tensor: Traffic(out[kept, rows + 2 * n], out[kept, rows + 2 * n + 1])
+            for n, tensor in enumerate(touched)
+        }
+        return Counted(tuple(leaves[n] for n in kept), out[kept, :rows], words)
 
 
-def undominated(costed: Iterable[tuple[Any, Numbers]]) -> list[tuple[Any, Numbers]]:
-    """Return what no other equals or beats in every row at every point; of equals the first.
+def _per_tile(labels: Iterable[Hashable], columns: Numbers, tiles: int) -> tuple[Choice, ...]:
+    """Return for each tile the choice between alternatives of [alternative, row, tile, point]."""
+    names = list(labels)
+    return tuple(
+        Choice(
+            tuple(Alternative(names[n], columns[n, :, at]) for n in undominated(columns[:, :, at]))
+        )
+        for at in range(tiles)
+    )
 
-    >>> undominated([("a", np.array([[2.0]])), ("b", np.array([[1.0]]))])[0][0]
-    'b'
+
+def undominated(vectors: Numbers) -> list[int]:
+    """Return which vectors no other equals or beats in every number; of equals the first.
+
+    >>> undominated(np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 5.0], [1.0, 1.0]]))
+    [1, 2]
     """
-    kept: list[tuple[Any, Numbers]] = []
-    for label, columns in costed:
-        if any((other <= columns).all() for _, other in kept):
+    flat = vectors.reshape(len(vectors), -1)
+    few = flat[:, :_GLANCE]  # most are told apart by a few numbers
+    kept: list[int] = []
+    for number, one in enumerate(flat):
+        at = np.array(kept, dtype=int)
+        below = at[(few[at] <= few[number]).all(axis=1)]
+        if any((flat[other] <= one).all() for other in below):
             continue
-        kept = [(one, other) for one, other in kept if not (columns <= other).all()]
-        kept.append((label, columns))
+        above = at[(few[at] >= few[number]).all(axis=1)]
+        beaten = {int(other) for other in above if (flat[other] >= one).all()}
+        kept = [other for other in kept if other not in beaten] + [number]
     return kept

@@ -274,10 +274,10 @@ def build(space: MapSpace, groups: tuple[tuple[str, ...], ...], nested: list[lis
 
 
 @st.composite
-def cases(draw: st.DrawFn, without: str = "") -> tuple[MapSpace, str]:
-    name = draw(st.sampled_from(sorted({*CASCADES} - {without})))
+def cases(draw: st.DrawFn, without: tuple[str, ...] = (), most: int = 4) -> tuple[MapSpace, str]:
+    name = draw(st.sampled_from(sorted({*CASCADES} - {*without})))
     cascade = parse(CASCADES[name], name)
-    largest = 2 if name == "chain" else 3 if len(cascade.rank_names) > 1 else 4
+    largest = min(most, 2 if name == "chain" else 3 if len(cascade.rank_names) > 1 else 4)
     sizes = {r: draw(st.integers(1, largest)) for r in cascade.rank_names}
     architecture = make_architecture(
         draw(st.sampled_from((1, 2, 3, 4))),
@@ -313,8 +313,8 @@ SLOW_OK = {
 }
 
 
-@settings(max_examples=15, derandomize=True, **SLOW_OK)
-@given(cases(without="chain"))
+@settings(max_examples=12, derandomize=True, **SLOW_OK)
+@given(cases(without=("chain", "two"), most=2))
 def test_the_optimum_is_that_of_an_enumeration(case: tuple[MapSpace, str]) -> None:
     check(*case)
 
