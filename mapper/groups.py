@@ -42,6 +42,23 @@ class Candidate:
     floor: Numbers
     prices: Numbers | None = None
 
+    def at(self, points: Numbers) -> Candidate:
+        """The candidate at some of its points."""
+        return replace(
+            self,
+            points={rank: column[points] for rank, column in self.points.items()},
+            floor=self.floor[:, points],
+            prices=None if self.prices is None else self.prices[:, :, points],
+        )
+
+    def split(self, points: Numbers) -> tuple[Candidate, Candidate | None]:
+        """The candidate at some of its points, and at the others."""
+        others = np.ones(self.floor.shape[1], dtype=bool)
+        others[points] = False
+        if not others.any():
+            return self, None
+        return self.at(~others), self.at(others)
+
 
 @dataclass(frozen=True, slots=True)
 class _LaidOut:
@@ -176,12 +193,7 @@ class GroupSearch:
             return candidate
         if not stay.any():
             return None
-        return replace(
-            candidate,
-            points={rank: column[stay] for rank, column in candidate.points.items()},
-            floor=candidate.floor[:, stay],
-            prices=None if candidate.prices is None else candidate.prices[:, :, stay],
-        )
+        return candidate.at(stay)
 
     def _lay_out(self, candidate: Candidate) -> _LaidOut:
         """The choices of a candidate; those of the last few are kept."""

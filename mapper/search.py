@@ -25,6 +25,7 @@ from .objective import Numbers, Objective, join
 from .space import MapSpace
 from .structure import Plan
 
+_FEW = 4  # tile sizes that are worked out at a time where there are several figures
 Run = tuple[int, int]
 Report = Callable[[str], None]
 
@@ -66,6 +67,11 @@ class SearchResult:
     def best(self) -> Solution:
         """The best mapping; of a front, that of the least first figure."""
         return self.solutions[0]
+
+    @property
+    def is_front(self) -> bool:
+        """Whether the objective asks for a front, not for a single best."""
+        return self.objective.score(np.array(self.best.figures)[:, None]) is None
 
     @property
     def score(self) -> float:
@@ -131,6 +137,7 @@ class _Task:
     run: Run
     candidate: Candidate | None
     promise: float
+    points: Numbers  # of the candidate, that of the largest promise first
 
 
 class _Sized:
@@ -233,7 +240,7 @@ class _Search:
             promises = self.promises(sized, run, before, after)
             if not len(promises) or (most := promises.max()) == -np.inf:
                 continue
-            candidate, urgency = None, 0
+            candidate, urgency, points = None, 0, np.arange(1)
             if run in sized.candidates:
                 candidates = sized.candidates[run]
                 owners = np.repeat(
@@ -242,11 +249,13 @@ class _Search:
                 equal = [candidates[n] for n in dict.fromkeys(owners[promises == most])]
                 looked = [one for one in equal if one.prices is not None]
                 candidate = (looked or equal)[0]
+                own = promises[owners == candidates.index(candidate)]
+                points = np.argsort(-own, kind="stable")
                 seen = any(one.prices is not None for one in candidates)
                 urgency = 2 if looked else 3 if seen else 1
             order = (-float(most), urgency)
             if best is None or order < best[0]:
-                best = order, _Task(run, candidate, float(most))
+                best = order, _Task(run, candidate, float(most), points)
         return None if best is None else best[1]
 
     def path(self, sized: _Sized, after: list[Numbers]) -> list[Run]:
@@ -340,7 +349,10 @@ class _Search:
                 looked = self.groups.look(candidate, front)
                 rest += [] if looked is None else [looked]
             else:
-                self.groups.solve(candidate, front)
+                few = task.points[:_FEW] if self.figures > 1 else task.points
+                first, others = candidate.split(few)
+                rest += [] if others is None else [others]
+                self.groups.solve(first, front)
             sized.candidates[run] = rest
         finally:
             if front.points is not known:

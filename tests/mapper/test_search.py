@@ -313,7 +313,7 @@ SLOW_OK = {
 }
 
 
-@settings(max_examples=12, derandomize=True, **SLOW_OK)
+@settings(max_examples=5, derandomize=True, **SLOW_OK)
 @given(cases(without=("chain", "two"), most=2))
 def test_the_optimum_is_that_of_an_enumeration(case: tuple[MapSpace, str]) -> None:
     check(*case)
@@ -339,7 +339,7 @@ def best_of(space: MapSpace, objective: str) -> float:
 MORE = ("buffer.bytes", "dram.bandwidth_bytes_per_s", "vector.lanes")
 
 
-@settings(max_examples=60, derandomize=True, **SLOW_OK)
+@settings(max_examples=20, derandomize=True, **SLOW_OK)
 @given(cases(), st.sampled_from(MORE), st.sampled_from((1.5, 2.0, 3.0)))
 def test_more_of_a_resource_never_makes_the_optimum_worse(
     case: tuple[MapSpace, str], path: str, by: float
@@ -352,7 +352,7 @@ def test_more_of_a_resource_never_makes_the_optimum_worse(
     assert again <= best_of(space, objective) * (1 + 1e-12)
 
 
-@settings(max_examples=60, derandomize=True, **SLOW_OK)
+@settings(max_examples=20, derandomize=True, **SLOW_OK)
 @given(cases(), st.data())
 def test_a_constraint_never_makes_the_optimum_better(
     case: tuple[MapSpace, str], data: st.DataObject
@@ -366,7 +366,7 @@ def test_a_constraint_never_makes_the_optimum_better(
     assert constrained >= best_of(space, objective) * (1 - 1e-12)
 
 
-@settings(max_examples=40, derandomize=True, **SLOW_OK)
+@settings(max_examples=20, derandomize=True, **SLOW_OK)
 @given(cases())
 def test_a_front_holds_the_optima_of_its_figures(case: tuple[MapSpace, str]) -> None:
     space, _ = case
@@ -434,6 +434,29 @@ def test_a_unit_pipelines_only_if_its_architecture_says_so() -> None:
         evaluate(moved, attention(1024))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", itertools.combinations(sorted(FIGURES), 2), ids="-".join)
+def test_a_front_that_is_stopped_is_within_its_gap(pair: tuple[str, str]) -> None:
+    space = MapSpace(load("attention/3-pass"), load_architecture("flat"), attention(4096))
+    result = find_best(space, find_objective(pair, space.architecture), seconds=8)
+    # what is best of each figure alone is no further below than the gap says
+    figures = result.objective.figures
+    for number, figure in enumerate(figures):
+        name = {"seconds": "latency", "energy_pj": "energy", "dram_bytes": "traffic"}
+        alone = find_best(
+            space, find_objective(name.get(figure, "buffer"), space.architecture), seconds=60
+        )
+        least = min(one.figures[number] for one in result.solutions)
+        assert alone.score <= least * (1 + 1e-9)
+        if result.is_front:
+            assert alone.score >= least * (1 - result.gap - 1e-9)
+    for one in result.solutions:
+        found = evaluate(to_design(space, one.plan), dict(space.shape))
+        for figure, value in zip(figures, one.figures, strict=True):
+            known = found.peak_bytes["buffer"] if figure == "peak_bytes" else getattr(found, figure)
+            assert known == pytest.approx(value, rel=1e-9)
+
+
 MODELS = {"BERT": (12, 64), "TrXL": (16, 64), "T5": (8, 64), "XLM": (16, 128)}
 
 
@@ -456,7 +479,7 @@ def test_the_same_mapping_is_found_again() -> None:
     space = MapSpace(
         load("attention/1-pass"),
         load_architecture("fusemax"),
-        {"B": 1, "H": 1, "E": 16, "F": 16, "M": 256, "P": 256},
+        {"B": 1, "H": 1, "E": 4, "F": 4, "M": 16, "P": 8},
     )
     assert search(space, "latency").best == search(space, "latency").best
 
@@ -466,12 +489,12 @@ def test_a_search_that_is_interrupted_keeps_its_best_and_the_gap() -> None:
         if line.startswith("best so far"):
             raise KeyboardInterrupt
 
-    shape = {"B": 1, "H": 1, "E": 16, "F": 16, "M": 256, "P": 256}
+    shape = {"B": 1, "H": 1, "E": 4, "F": 4, "M": 16, "P": 8}
     architecture = load_architecture("fusemax")
     space = MapSpace(load("attention/1-pass"), architecture, shape)
     result = find_best(space, find_objective("energy", architecture), report=interrupt)
     assert not result.optimal
-    assert result.gap is not None and 0 <= result.gap < 1
+    assert 0 <= result.gap < 1
     assert evaluated(space, result).energy_pj == pytest.approx(result.score)
 
 

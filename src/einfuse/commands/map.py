@@ -75,7 +75,7 @@ def map_(
         print_json(_to_json(result, found))
         return
     print(found[0][1])
-    if len(found) > 1:
+    if result.is_front:
         print(_front(result))
     print(_verdict(result))
     if out is not None:
@@ -108,10 +108,9 @@ def _to_json(result: SearchResult, found: list[tuple[Solution, Evaluation]]) -> 
             "mapping": nest,
         }
 
-    front = len(result.objective.figures) > 1 and len(found) > 1
     return {
         **one(*found[0]),
-        **({"front": [one(*pair) for pair in found]} if front else {}),
+        **({"front": [one(*pair) for pair in found]} if result.is_front else {}),
         "objective": result.objective.name,
         "optimal": result.optimal,
         "gap": result.gap,
@@ -130,8 +129,11 @@ def _front(result: SearchResult) -> str:
 def _verdict(result: SearchResult) -> str:
     if result.optimal:
         proof = "optimal in this space"
-    elif result.gap is None:
-        proof = "stopped early: the front may be incomplete"
+    elif result.is_front:
+        proof = (
+            "stopped early: no mapping is better in every figure by more than "
+            f"{100 * result.gap:.3g} % than one found"
+        )
     else:
         proof = f"stopped early: at most {100 * result.gap:.3g} % above the optimum"
     return (
