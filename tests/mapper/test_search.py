@@ -313,7 +313,7 @@ SLOW_OK = {
 }
 
 
-@settings(max_examples=5, derandomize=True, **SLOW_OK)
+@settings(max_examples=4, derandomize=True, **SLOW_OK)
 @given(cases(without=("chain", "two"), most=2))
 def test_the_optimum_is_that_of_an_enumeration(case: tuple[MapSpace, str]) -> None:
     check(*case)
@@ -435,7 +435,7 @@ def test_a_unit_pipelines_only_if_its_architecture_says_so() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", itertools.combinations(sorted(FIGURES), 2), ids="-".join)
+@pytest.mark.parametrize("pair", list(itertools.combinations(sorted(FIGURES), 2)), ids="-".join)
 def test_a_front_that_is_stopped_is_within_its_gap(pair: tuple[str, str]) -> None:
     space = MapSpace(load("attention/3-pass"), load_architecture("flat"), attention(4096))
     result = find_best(space, find_objective(pair, space.architecture), seconds=8)
@@ -476,11 +476,8 @@ def test_all_models_at_all_lengths_are_as_fast_as_published(
 
 
 def test_the_same_mapping_is_found_again() -> None:
-    space = MapSpace(
-        load("attention/1-pass"),
-        load_architecture("fusemax"),
-        {"B": 1, "H": 1, "E": 4, "F": 4, "M": 16, "P": 8},
-    )
+    shape = {"B": 1, "H": 1, "E": 4, "F": 4, "M": 16, "P": 8}
+    space = MapSpace(load("attention/3-pass"), load_architecture("flat"), shape)
     assert search(space, "latency").best == search(space, "latency").best
 
 
