@@ -33,7 +33,8 @@ from .architecture import (
 from .errors import MappingError
 from .extension import read_yaml
 from .formula import Formula, Values, parse_formula
-from .kernel import Constant, KernelFile, Schedule, check_kernel, read_kernel, schedule_of
+from .kernel import Constant, Schedule, check_kernel, schedule_of
+from .kernel_file import KernelFile, read_kernel
 from .mapping import Nest, parse_nest
 from .pipeline import Stage, StageFile, parse_stage
 
@@ -308,7 +309,8 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
 def _run_together(content: dict[str, Any], where: str, folder: Path | None) -> dict[str, Any]:
     """Return a kernel design's content with the launches of those that it ``runs``, in order.
 
-    Their definitions are put together; a name that two of them define differently is an error.
+    Their definitions are put together. A name that two of them define differently is an error,
+    unless the content defines it itself.
     """
     if "runs" not in content:
         return content
@@ -324,7 +326,7 @@ def _run_together(content: dict[str, Any], where: str, folder: Path | None) -> d
             known = together.get(key)
             if isinstance(known, dict) and isinstance(value, dict):
                 for entry in known.keys() & value.keys():
-                    if known[entry] != value[entry]:
+                    if known[entry] != value[entry] and key not in content:
                         raise MappingError(f"{where}: runs: {key}.{entry} means two things")
                 together[key] = {**known, **value}
             elif key == "require" and known:

@@ -94,7 +94,7 @@ def render_figures(figures: list[dict[str, Any]]) -> str:
             memories,
             "" if bandwidth is None else f"{bandwidth / 1e12:.3g} TB/s",
         )
-    console = Console(file=io.StringIO(), width=110, force_terminal=False)
+    console = Console(file=io.StringIO(), width=98, force_terminal=False)
     console.print(table)
     for one in figures:
         console.print(f"{one['name']}: {one['source']}", markup=False, highlight=False)

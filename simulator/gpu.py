@@ -13,7 +13,8 @@ from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.kernel import kernel_scope
 
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
-from .gpu_launch import Array, LaunchCost, Machine, find_launch
+from .gpu_launch import LaunchCost, find_launch
+from .gpu_machine import Array, Machine
 from .gpu_tile import lanes_of
 from .sources import find_sources
 
@@ -96,6 +97,7 @@ def _evaluation(
     count = machine.number("processors.count")
     slots: dict[str, dict[str, Array]] = {}
     resources: dict[str, Array] = {}
+    critical: dict[str, Array] = {}
     for cost in costs:
         for einsum, own in cost.slots.items():
             for unit, amount in own.items():
@@ -103,6 +105,8 @@ def _evaluation(
                 slots[einsum][unit] = known + amount
         for level, taken in cost.resources.items():
             resources[level] = resources.get(level, 0.0) + taken
+        for name, taken in cost.critical.items():
+            critical[name] = critical.get(name, 0.0) + taken
     lanes = {
         unit: lanes_of(unit, machine.architecture, machine.values) * count
         for unit in machine.architecture.units
@@ -119,8 +123,8 @@ def _evaluation(
             unit = max(at_work, key=lambda name: float(np.max(at_work[name])))
             used = at_work[unit] / (seconds * clock)
             per_einsum[einsum] = EinsumResult(unit, at_work[unit], used)
-    names = list(resources)
-    longest = np.argmax(np.stack([machine.spread(t) for t in resources.values()]), axis=0)
+    names = list(critical)
+    longest = np.argmax(np.stack([machine.spread(t) for t in critical.values()]), axis=0)
     bound = np.array(names, dtype=object)[longest]
     reads = sum((cost.reads for cost in costs), np.zeros(machine.points))
     writes = sum((cost.writes for cost in costs), np.zeros(machine.points))

@@ -4,65 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.formula import Formula, Scope, Values
+from einfuse.mapper.formula import Values
 from einfuse.mapper.kernel import TENSOR, Launch
 
 from .gpu_blocks import UNBOUNDED, Blocks, count_tiles, find_makespan
+from .gpu_machine import Array, Machine
+from .gpu_memory import memory_seconds, streamed_bytes
+from .gpu_occupancy import find_occupancy
 from .gpu_tile import UnitWork, compose_tile, lanes_of, tile_operations, unit_work
-
-Array = NDArray[np.float64]
-_REGISTER_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """An architecture with its values at the points, and the names that formulas read."""
-
-    architecture: Architecture
-    values: Mapping[str, Values | None]
-    scope: Scope
-    points: int
-    scalar: bool  # one point: what does not fit is an error
-
-    def number(self, path: str) -> Array:
-        """A parameter at every point."""
-        return self.spread(self.values[path])
-
-    def spread(self, value: Any) -> Array:
-        """A value at every point."""
-        return np.broadcast_to(np.asarray(value, float), (self.points,))
-
-    def of(self, formula: Formula) -> Array:
-        """A formula's value at every point."""
-        return self.spread(formula.evaluate(self.scope))
-
-    def added(self, formulas: Mapping[str, Formula]) -> Array:
-        """The sum of some formulas at every point."""
-        return sum((self.of(f) for f in formulas.values()), np.zeros(self.points))
-
-    def whole(self, formula: Formula, what: str) -> NDArray[np.int64]:
-        """A formula that must be a whole number of at least 1."""
-        found = self.of(formula)
-        wrong = ~(np.isfinite(found) & (found >= 1) & (found == np.floor(found)))
-        if np.any(wrong):
-            raise MappingError(
-                f"{what}: expected a whole number of at least 1, found {found[wrong][0]:g} "
-                f"({formula.text})"
-            )
-        return found.astype(np.int64)
-
-    @property
-    def vector_units(self) -> tuple[str, ...]:
-        """The units with lanes."""
-        units = self.architecture.file.units
-        return tuple(name for name, unit in units.items() if unit.lanes is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +24,13 @@ class LaunchCost:
     """What a launch costs at every point.
 
     ``slots`` are operations x issue slots by Einsum and unit, all blocks together; ``resources``
-    the seconds that each alone would take; ``held`` the bytes of each tensor by level.
+    the seconds that each alone would take, ``critical`` those of the launch under what sets them;
+    ``held`` the bytes of each tensor by level.
     """
 
     seconds: Array
     resources: Mapping[str, Array]
+    critical: Mapping[str, Array]
     slots: Mapping[str, Mapping[str, Array]]
     reads: Array
     writes: Array
@@ -127,12 +83,18 @@ class _Tile:
 
     def warp_cycles(self) -> Array:
         """Of the vector units, and of what the warps move."""
-        machine, moves = self.machine, self.launch.moves
-        busy = sum((self._cycles(work) for work in self.vectors), np.zeros(machine.points))
-        for level, moved in moves.items():
-            rate = machine.number(f"processors.{level}_bytes_per_cycle")
-            busy = busy + machine.of(moved) / rate
-        return busy
+        return sum(self.warp_parts().values(), np.zeros(self.machine.points))
+
+    def warp_parts(self) -> dict[str, Array]:
+        """The warps' cycles by the unit or the level that takes them."""
+        found: dict[str, Array] = {}
+        for work in self.vectors:
+            for unit, slots in work.by_unit.items():
+                found[unit] = found.get(unit, 0.0) + self._unit_cycles(unit, slots)
+        for level, moved in self.launch.moves.items():
+            rate = self.machine.number(f"processors.{level}_bytes_per_cycle")
+            found[level] = self.machine.of(moved) / rate
+        return found
 
     def final_cycles(self) -> Array:
         """Of what a block does once."""
@@ -159,9 +121,12 @@ class _Tile:
     def _cycles(self, work: UnitWork) -> Array:
         total = np.zeros(self.machine.points)
         for unit, slots in work.by_unit.items():
-            lanes = lanes_of(unit, self.machine.architecture, self.machine.values)
-            total = total + self.machine.spread(slots / (lanes * self.share(unit)))
+            total = total + self._unit_cycles(unit, slots)
         return total
+
+    def _unit_cycles(self, unit: str, slots: Values) -> Array:
+        lanes = lanes_of(unit, self.machine.architecture, self.machine.values)
+        return self.machine.spread(slots / (lanes * self.share(unit)))
 
     def share(self, unit: str) -> Array:
         """The part of a unit's rate that the launch reaches."""
@@ -177,15 +142,16 @@ def _flat(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
         machine.number("processors.sustained_clock_hz"),
     )
     exposed = machine.of(launch.exposed)
-    cycles = compose_tile(tile.tensor_cycles(), tile.warp_cycles(), exposed, 2)
-    compute = cycles * copies / count / clock
+    tensor, warps = tile.tensor_cycles(), tile.warp_cycles()
+    compute = compose_tile(tensor, warps, exposed, 2) * copies / count / clock
     reads, writes = machine.added(launch.reads), machine.added(launch.writes)
-    memory = _memory_seconds(launch, machine, reads + writes, reads + writes)
+    memory = memory_seconds(launch, machine, reads + writes, reads + writes)
     longest = np.maximum.reduce([compute, *memory.values()])
     seconds = longest + exposed * np.minimum(compute, memory["dram"])
     nothing = np.zeros(machine.points)
+    critical = _critical(tile, tensor - exposed * warps, compute, memory, seconds)
     return _cost(
-        machine, when, seconds, tile, copies, nothing, memory,
+        machine, when, seconds, critical, tile, copies, nothing, memory,
         (reads, writes, reads + writes), {}, np.ones(machine.points), np.ones(machine.points, bool),
     )  # fmt: skip
 
@@ -198,7 +164,7 @@ def _in_blocks(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
         level: {tensor: machine.of(f) for tensor, f in tensors.items()}
         for level, tensors in launch.keep.items()
     }
-    occupancy, feasible = _occupancy(launch, machine, held)
+    occupancy, feasible = find_occupancy(launch, machine, held)
     blocks = _blocks(launch, machine)
     counted = count_tiles(blocks)
     count = machine.number("processors.count")
@@ -217,23 +183,51 @@ def _in_blocks(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
         launch.grid.order,
     )
     seconds = cycles / machine.number("processors.sustained_clock_hz")
-    reads, l2_bytes = _streamed(launch, machine, counted.tiles, counted.blocks, resident * count)
+    reads, l2_bytes = streamed_bytes(
+        launch, machine, counted.tiles, counted.blocks, resident * count
+    )
     if "l2" in launch.moves:
         l2_bytes = l2_bytes + machine.of(launch.moves["l2"]) * counted.tiles
     writes = machine.added(launch.writes)
     once = machine.added(launch.reads)
-    memory = _memory_seconds(launch, machine, reads + once + writes, l2_bytes + once + writes)
-    seconds = np.maximum.reduce([seconds, *memory.values()])
+    memory = memory_seconds(launch, machine, reads + once + writes, l2_bytes + once + writes)
+    path = np.where(each > warps, 2 * tensor - each, -1.0)  # the tensor cores' part of it, or not
+    longest = np.maximum.reduce([seconds, *memory.values()])
+    critical = _critical(tile, path, seconds, memory, longest)
     return _cost(
-        machine, when, seconds, tile, counted.tiles, counted.blocks, memory,
+        machine, when, longest, critical, tile, counted.tiles, counted.blocks, memory,
         (reads + once, writes, l2_bytes + once + writes), held, resident, feasible,
     )  # fmt: skip
+
+
+def _critical(
+    tile: _Tile, path: Array, compute: Array, memory: Mapping[str, Array], seconds: Array
+) -> dict[str, Array]:
+    """The seconds under what sets them: a memory, or what a block spends most of its path on.
+
+    That is the tensor cores where ``path`` is at least 0, else the largest part of the warps' work.
+    """
+    names = ["compute", *memory]
+    winner = np.argmax(np.stack([compute, *memory.values()]), axis=0)
+    found = {level: np.where(winner == names.index(level), seconds, 0.0) for level in memory}
+    computing = np.where(winner == 0, seconds, 0.0)
+    parts = tile.warp_parts()
+    if tile.tensor.by_unit:
+        found[TENSOR] = np.where((path >= 0) | (not parts), computing, 0.0)
+        computing = np.where(path >= 0, 0.0, computing)
+    if parts:
+        largest = np.argmax(np.stack(list(parts.values())), axis=0)
+        for number, name in enumerate(parts):
+            own = np.where(largest == number, computing, 0.0)
+            found[name] = found.get(name, 0.0) + own
+    return found
 
 
 def _cost(
     machine: Machine,
     when: NDArray[np.bool_],
     seconds: Array,
+    critical: Mapping[str, Array],
     tile: _Tile,
     tiles: Array,
     blocks: Array,
@@ -252,8 +246,10 @@ def _cost(
     resources = {name: np.where(when, taken, 0.0) for name, taken in times.items()}
     resources["launch"] = np.where(when, start, 0.0)
     reads, writes, l2_bytes = (np.where(when, amount, 0.0) for amount in moved)
+    spent = {name: np.where(when, taken, 0.0) for name, taken in critical.items()}
+    spent["launch"] = resources["launch"]
     return LaunchCost(
-        np.where(when, seconds + start, 0.0), resources, slots, reads, writes, l2_bytes,
+        np.where(when, seconds + start, 0.0), resources, spent, slots, reads, writes, l2_bytes,
         held, resident, feasible | ~when,
     )  # fmt: skip
 
@@ -300,88 +296,3 @@ def _blocks(launch: Launch, machine: Machine) -> Blocks:
         split = np.minimum(machine.of(grid.workers), most) / rows
     density = machine.of(loop.density)
     return Blocks(owned, tile, looped, step, below, above, copies, density, split)
-
-
-def _streamed(
-    launch: Launch, machine: Machine, tiles: Array, blocks: Array, slots: Array
-) -> tuple[Array, Array]:
-    """Bytes from DRAM and through L2 of the tensors that blocks read tile by tile.
-
-    Copies in flight whose tensors fit L2 read DRAM once; else every wave of a copy does.
-    """
-    assert launch.grid is not None
-    copies = np.maximum(machine.of(launch.grid.copies), 1)
-    waves = np.maximum(np.ceil(blocks / copies / slots), 1)
-    flying = np.minimum(slots / np.maximum(blocks, 1), 1)
-    room = machine.number("l2.bytes")
-    from_dram, through_l2 = np.zeros(machine.points), np.zeros(machine.points)
-    whole = {tensor: machine.of(f) for tensor, (_, f) in launch.streamed.items()}
-    fits = sum(whole.values(), np.zeros(machine.points)) * flying <= room
-    for tensor, (each, _) in launch.streamed.items():
-        through = machine.of(each) * tiles
-        through_l2 = through_l2 + through
-        again = np.minimum(whole[tensor] * np.where(fits, 1, waves), np.maximum(through, 0))
-        from_dram = from_dram + again
-    return from_dram, through_l2
-
-
-def _memory_seconds(
-    launch: Launch, machine: Machine, dram_bytes: Array, l2_bytes: Array
-) -> dict[str, Array]:
-    found = {}
-    for level, moved in (("dram", dram_bytes), ("l2", l2_bytes)):
-        bandwidth = machine.number(f"{level}.bandwidth_bytes_per_s")
-        share = machine.number("processors.dram_share") if level == "dram" else 1.0
-        rate = launch.rates.get(level)
-        if rate is not None:
-            share = share * machine.of(rate)
-        found[level] = moved / (bandwidth * share)
-    return found
-
-
-def _occupancy(
-    launch: Launch, machine: Machine, held: Mapping[str, Mapping[str, Array]]
-) -> tuple[Array, NDArray[np.bool_]]:
-    """Blocks that are resident on a processor; what does not fit even once is infeasible."""
-    warps = machine.of(launch.warps) + machine.of(launch.helpers)
-    threads = warps * machine.number("processors.threads_per_warp")
-    registers = np.minimum(
-        machine.of(launch.registers), machine.number("processors.registers_per_thread")
-    )
-    needed = registers * threads * _REGISTER_BYTES
-    shared = sum(held.get("shared", {}).values(), np.zeros(machine.points))
-    reserved = machine.number("processors.block_reserved_bytes")
-    limits = [
-        np.floor(machine.number("register_file.bytes") / needed),
-        np.floor(machine.number("shared.bytes") / np.maximum(shared + reserved, 1)),
-        np.floor(machine.number("processors.warp_slots") / warps),
-        machine.number("processors.block_slots"),
-    ]
-    room = {
-        "shared": machine.number("processors.block_shared_bytes"),
-        "register_file": np.minimum(
-            machine.of(launch.warps) * machine.number("processors.threads_per_warp")
-            * machine.number("processors.registers_per_thread") * _REGISTER_BYTES,
-            machine.number("register_file.bytes"),
-        ),
-    }  # fmt: skip
-    feasible = np.ones(machine.points, dtype=bool)
-    for level, tensors in held.items():
-        used = sum(tensors.values(), np.zeros(machine.points))
-        fits = used <= room[level]
-        if machine.scalar and not np.all(fits):
-            tensor, taken = max(tensors.items(), key=lambda item: float(item[1][0]))
-            raise MappingError(
-                f"launch {launch.name}: a block's tiles do not fit {level}: they take "
-                f"{used[0]:.0f} bytes of {room[level][0]:.0f}; the largest is that of {tensor} "
-                f"with {taken[0]:.0f}: choose smaller tiles"
-            )
-        feasible &= fits
-    occupancy = np.minimum.reduce(limits)
-    if machine.scalar and occupancy[0] < 1 and np.all(feasible):
-        raise MappingError(
-            f"launch {launch.name}: no block of {warps[0]:g} warps fits a processor of "
-            f"{machine.architecture.name} (registers, shared memory, warps and blocks allow "
-            f"{', '.join(f'{limit[0]:g}' for limit in limits)})"
-        )
-    return np.maximum(occupancy, 1), feasible & (occupancy >= 1)

@@ -95,7 +95,7 @@ def schema(kind: Annotated[str, typer.Argument(help="architecture, design or ker
 
     from einfuse.mapper.architecture import ArchitectureFile
     from einfuse.mapper.design import DesignFile
-    from einfuse.mapper.kernel import KernelFile
+    from einfuse.mapper.kernel_file import KernelFile
 
     kinds: dict[str, type[BaseModel]] = {
         "architecture": ArchitectureFile,

@@ -1,0 +1,47 @@
+"""What a launch moves through DRAM and L2, and how long that takes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from einfuse.mapper.kernel import Launch
+
+from .gpu_machine import Array, Machine
+
+
+def streamed_bytes(
+    launch: Launch, machine: Machine, tiles: Array, blocks: Array, slots: Array
+) -> tuple[Array, Array]:
+    """Bytes from DRAM and through L2 of the tensors that blocks read tile by tile.
+
+    Copies in flight whose tensors fit L2 read DRAM once; else every wave of a copy does.
+    """
+    assert launch.grid is not None
+    copies = np.maximum(machine.of(launch.grid.copies), 1)
+    waves = np.maximum(np.ceil(blocks / copies / slots), 1)
+    flying = np.minimum(slots / np.maximum(blocks, 1), 1)
+    room = machine.number("l2.bytes")
+    from_dram, through_l2 = np.zeros(machine.points), np.zeros(machine.points)
+    whole = {tensor: machine.of(f) for tensor, (_, f) in launch.streamed.items()}
+    fits = sum(whole.values(), np.zeros(machine.points)) * flying <= room
+    for tensor, (each, _) in launch.streamed.items():
+        through = machine.of(each) * tiles
+        through_l2 = through_l2 + through
+        again = np.minimum(whole[tensor] * np.where(fits, 1, waves), np.maximum(through, 0))
+        from_dram = from_dram + again
+    return from_dram, through_l2
+
+
+def memory_seconds(
+    launch: Launch, machine: Machine, dram_bytes: Array, l2_bytes: Array
+) -> dict[str, Array]:
+    """Return the seconds that DRAM and L2 take for what moves through them."""
+    found = {}
+    for level, moved in (("dram", dram_bytes), ("l2", l2_bytes)):
+        bandwidth = machine.number(f"{level}.bandwidth_bytes_per_s")
+        share = machine.number("processors.dram_share") if level == "dram" else 1.0
+        rate = launch.rates.get(level)
+        if rate is not None:
+            share = share * machine.of(rate)
+        found[level] = moved / (bandwidth * share)
+    return found
