@@ -103,6 +103,12 @@ def forward(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
     return x | {"O": out, "L": (top + np.log(total))[:, 0]}
 
 
+def elu_unnormalised(x: Tensors, n: Shape) -> Tensors:
+    scores = x["Q"].T @ x["K"]
+    weights = torch.where(scores > 0, scores + 1, torch.exp(scores))
+    return {"AV": x["V"] @ weights.T}
+
+
 def sigmoid_similarity(x: Tensors, n: Shape) -> Tensors:
     weights = torch.sigmoid(x["Q"].T @ x["K"])
     return {"AV": x["V"] @ (weights / (weights.sum(-1, keepdim=True) + 1e-8)).T}
@@ -115,6 +121,7 @@ CASES = (
     Case("attention/1-pass", dense, TILED),
     Case("attention/split-decode", dense, TILED),
     Case("attention/sigmoid", sigmoid, DENSE),
+    Case("attention/elu-unnormalised", elu_unnormalised, DENSE),
     Case("attention/sigmoid-similarity", sigmoid_similarity, DENSE),
     Case(
         "attention/backward",

@@ -136,6 +136,12 @@ def agent(x: Tensors, n: Shape) -> Tensors:
     return {"AV": attend(x["Q"], agents, values, bias=x["B2"])}
 
 
+def agent_image(x: Tensors, n: Shape) -> Tensors:
+    image = x["V"].reshape(1, n["F"], n["Y"], n["X"])
+    near = torch.nn.functional.conv2d(image, x["WC"][:, None], padding=1, groups=n["F"])
+    return {"AV": agent(x, n)["AV"] + near.reshape(n["F"], -1)}
+
+
 def gathered_states(x: Tensors, n: Shape) -> Tensors:
     return {"O": x["V"] @ (x["Q"].T @ x["K"]).tril().T}
 
@@ -213,6 +219,14 @@ CASES = (
         tuple(d | {"W": w} for d, w in zip(DENSE, (3, 7), strict=True)),
     ),
     Case("attention/agent", agent, AGENTS),
+    Case(
+        "attention/agent-image",
+        agent_image,
+        (
+            {"E": 4, "F": 3, "Y": 3, "X": 4, "M": 12, "U": 2},
+            {"E": 4, "F": 3, "Y": 1, "X": 1, "M": 1, "U": 1},
+        ),
+    ),
     Case(
         "attention/gathered-states",
         gathered_states,

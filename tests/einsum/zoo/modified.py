@@ -8,6 +8,7 @@ import torch
 from .case import Arrays, Case, Shape, Tensors, attend, positions, softmax
 from .dense import DENSE, dense
 
+SELF = ({"E": 4, "F": 3, "P": 8}, {"E": 4, "F": 3, "P": 1})
 SELF_TILES = ({"E": 4, "F": 3, "P": 8, "M0": 4}, {"E": 4, "F": 3, "P": 1, "M0": 1})
 
 
@@ -147,6 +148,13 @@ def partial(x: Tensors, n: Shape) -> Tensors:
     return {"O": out + torch.nn.functional.pad(second, (s, 0))}
 
 
+def memory_context(x: Tensors, n: Shape) -> Tensors:
+    before, size = n["N"] + n["L"], n["P"]
+    keep = torch.cat([torch.ones(size, before), torch.ones(size, size).tril()], 1).bool()
+    keys, values = (torch.cat([x[a + "P"], x[a + "H"], x[a]], 1) for a in "KV")
+    return {"AV": attend(x["Q"], keys, values, keep)}
+
+
 def mlp_similarity(x: Tensors, n: Shape) -> Tensors:
     q, k = (x["W2"].T @ torch.relu(x["W1"].T @ x[name]) for name in "QK")
     return identity_similarity(dict(x) | {"Q": q, "K": k}, n)
@@ -168,6 +176,11 @@ BOXES = ({"E": 4, "F": 3, "P": 4, "M": 5, "N": 3}, {"E": 4, "F": 3, "P": 1, "M":
 CASES = (
     Case("attention/causal", causal, (*DENSE, {"E": 4, "F": 3, "P": 9, "M": 5})),
     Case("attention/identity-similarity", identity_similarity, DENSE),
+    Case(
+        "attention/memory-context",
+        memory_context,
+        tuple(d | {"N": 2, "L": 3} for d in SELF),
+    ),
     Case("attention/mlp-similarity", mlp_similarity, tuple(d | {"J": 5, "L": 4} for d in DENSE)),
     Case(
         "attention/distributed-heads",

@@ -152,6 +152,11 @@ def expert_heads(x: Tensors, n: Shape) -> Tensors:
     return {"Y": torch.einsum("xp,xfp,xfd->dp", x["G"], experts, x["WO"])}
 
 
+def expert_heads_apart(x: Tensors, n: Shape) -> Tensors:
+    experts = torch.stack([attend(*qkv) for qkv in zip(x["Q"], x["K"], x["V"], strict=True)])
+    return {"Y": torch.einsum("xp,xfp,xfd->dp", x["G"], experts, x["WO"])}
+
+
 def head_mixture(x: Tensors, n: Shape) -> Tensors:
     heads = per_head(x, [torch.ones(n["P"], n["M"]).bool()] * n["H"])
     order = torch.sort(x["G"], dim=0, descending=True, stable=True).indices
@@ -274,6 +279,11 @@ CASES = (
             {"E": 4, "F": 3, "P": 1, "S": 1, "W": 1, "L": 1, "T": 3},
         ),
         first_phase,
+    ),
+    Case(
+        "attention/expert-heads-apart",
+        expert_heads_apart,
+        (GATED | {"X": 3}, GATED | {"X": 2, "P": 1}),
     ),
     Case("attention/expert-heads", expert_heads, (GATED | {"X": 3}, GATED | {"X": 2, "P": 1})),
     Case(

@@ -113,6 +113,8 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/performer": (2, 1),
     "attention/flow": (2, 2),
     "attention/agent": (1, 2),
+    "attention/agent-image": (1, 2),
+    "attention/elu-unnormalised": (1, 1),
     "attention/gathered-states": (1, 1),
     "attention/recurrent-query": (1, None),
     "attention/state-space": (1, None),
@@ -178,6 +180,29 @@ def test_smoothing_costs_an_estimate_a_pass() -> None:
     given = given.replace("KM[e] = SK[e] / M\n", "").replace("SK[e] = K[e,m] :: +(m)\n", "")
     given = given.replace("TAU[]\noutput", "TAU[], QM[E], KM[E]\noutput")
     assert [count_passes(parse(given), rank).passes for rank in "MP"] == [1, 1]
+
+
+def test_gathered_states_take_two_passes_where_queries_are_tokens_too() -> None:
+    """LASP-2 over one sequence: states of all devices first, then what reads them."""
+    text = load("attention/gathered-states").text
+    text = text.replace("D = W, P0 = M0", "D = W, J = M0").replace("split P -> D, P0\n", "")
+    text = text.replace("Q[E,P]", "Q[E,M]").replace("BQ[e,d,p0] = Q[e, d*P0+p0]",
+        "BQ[e,w,m0] = Q[e, w*M0+m0]")  # fmt: skip
+    head = text[: text.index("PS[")]
+    one = (
+        head
+        + """PS[e,f,w] = S[e,f, d: d<w]
+OX[f,w,m0] = BQ[e,w,m0] * PS[e,f,w]
+QK[w,j,m0] = BQ[e,w,m0] * BK[e, w, j: j<=m0]
+OI[f,w,m0] = QK[w,j,m0] * BV[f,w,j]
+O[f,w*M0+m0] = OI[f,w,m0] + OX[f,w,m0]
+"""
+    )
+    assert count_passes(parse(one), "M").passes == 2
+    inputs = draw_inputs(parse(one), bind(parse(one), {"E": 3, "F": 2, "M": 12, "W": 3}), 1)
+    found = run(parse(one), inputs, {"W": 3})["O"]
+    expected = run(load("attention/gathered-states"), inputs, {"W": 3})["O"]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_calibration_with_two_accumulators_takes_two_passes() -> None:
