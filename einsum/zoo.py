@@ -189,7 +189,7 @@ def with_parameters(cascade: Cascade, settings: Mapping[str, float]) -> Cascade:
 
 @contextmanager
 def naming_parameters(cascade: Cascade) -> Iterator[None]:
-    """Add to a `CascadeError` about ranks from inside which parameters have their sizes.
+    """Add to an error about ranks from inside which parameters have their sizes.
 
     >>> from einfuse.einsum.library import load
     >>> from einfuse.einsum.shape import bind
@@ -203,14 +203,21 @@ def naming_parameters(cascade: Cascade) -> Iterator[None]:
     try:
         yield
     except CascadeError as error:
-        entry = entry_of(cascade)
-        words = set(re.findall(r"\w+", error.message))
-        told = "".join(
-            f"; {parameter.rank} is the parameter {name} ({parameter.meaning})"
-            for name, parameter in (entry.parameters if entry else {}).items()
-            if parameter.rank in words
-        )
-        raise CascadeError(error.message + told, error.span, error.text, error.source) from None
+        message = error.message + _told(cascade, error.message)
+        raise CascadeError(message, error.span, error.text, error.source) from None
+    except EinfuseError as error:
+        told = _told(cascade, str(error))
+        raise (EinfuseError(f"{error}{told}") if told else error) from None
+
+
+def _told(cascade: Cascade, message: str) -> str:
+    entry = entry_of(cascade)
+    words = set(re.findall(r"\w+", message))
+    return "".join(
+        f"; {parameter.rank} is the parameter {name} ({parameter.meaning})"
+        for name, parameter in (entry.parameters if entry else {}).items()
+        if parameter.rank in words
+    )
 
 
 def defaults(cascade: Cascade, known: Collection[str] = ()) -> dict[str, float]:
