@@ -126,10 +126,12 @@ def boxes(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 
 
 def expert_routed(x: Tensors, n: Shape) -> Tensors:
-    weights = softmax(x["Q"].T @ x["K"])
-    best = torch.sort(x["G"] @ weights.T, dim=0, descending=True, stable=True)
+    heads = zip(x["Q"], x["K"], x["V"], strict=True)
+    weights = torch.stack([softmax(q.T @ k) for q, k, _ in heads])  # [h, p, m]
+    logits = (x["G"] @ weights.mT).mean(0)
+    best = torch.sort(logits, dim=0, descending=True, stable=True)
     return {
-        "AV": x["V"] @ weights.T,
+        "AV": x["V"] @ weights.mT,
         "TV": best.values[: n["T"]],
         "TI": best.indices[: n["T"]],
     }
@@ -218,7 +220,9 @@ CASES = (
         yardstick=complex_in_reals,
     ),
     Case("attention/geometric-bias", geometric, BOXES, boxes),
-    Case("attention/expert-routed", expert_routed, tuple(d | {"X": 5, "T": 2} for d in DENSE)),
+    Case(
+        "attention/expert-routed", expert_routed, tuple(d | {"H": 2, "X": 5, "T": 2} for d in DENSE)
+    ),
     Case(
         "attention/mixed",
         mixed,

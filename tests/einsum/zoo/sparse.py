@@ -159,9 +159,11 @@ def expert_heads_apart(x: Tensors, n: Shape) -> Tensors:
 
 def head_mixture(x: Tensors, n: Shape) -> Tensors:
     heads = per_head(x, [torch.ones(n["P"], n["M"]).bool()] * n["H"])
-    order = torch.sort(x["G"], dim=0, descending=True, stable=True).indices
+    shared = n["S"]
+    order = torch.sort(x["G"][shared:], dim=0, descending=True, stable=True).indices
     gates = torch.zeros_like(x["G"])
-    chosen = order[: n["T"]]
+    gates[:shared] = x["G"][:shared]
+    chosen = order[: n["T"]] + shared
     gates.scatter_(0, chosen, x["G"].gather(0, chosen))
     return {"Y": torch.einsum("hp,hfp,hfd->dp", gates, heads, x["WO"])}
 
@@ -287,7 +289,9 @@ CASES = (
     ),
     Case("attention/expert-heads", expert_heads, (GATED | {"X": 3}, GATED | {"X": 2, "P": 1})),
     Case(
-        "attention/head-mixture", head_mixture, (HEADS | {"T": 2, "D": 5}, ONE | {"T": 3, "D": 2})
+        "attention/head-mixture",
+        head_mixture,
+        (HEADS | {"S": 1, "T": 2, "D": 5}, ONE | {"S": 2, "T": 1, "D": 2}),
     ),
     Case(
         "attention/latent",
