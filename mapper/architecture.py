@@ -72,15 +72,26 @@ class Memory(_Spec):
     area_unknown: str = Field("", description="why the area is unknown")
     energy_unknown: str = Field("", description="why the energy is unknown")
     holds: tuple[str, ...] | None = Field(None, description="tensors that may live here; all")
+    instances: Number | None = Field(None, description="copies, one for each instance of the units")
     source: str = ""
 
 
-class Unit(_Spec):
-    """A compute unit: a 2D array (rows x columns) or a vector unit (lanes)."""
+Shared = Literal["any", "operands", "outputs", "none"]
 
+
+class Unit(_Spec):
+    """A compute unit: a 2D array (rows x columns) or a vector unit (lanes).
+
+    Instances are a further dimension: copies of the unit, each under its own copy of the memories
+    that have instances too. ``shares`` says for a dimension what its lanes can share: words that
+    several of them read (operands), sums that several of them add to (outputs); any, or none.
+    """
+
+    instances: Number | None = None
     rows: Number | None = None
     columns: Number | None = None
     lanes: Number | None = None
+    shares: dict[Literal["instances", "rows", "columns", "lanes"], Shared] = {}
     operations: dict[str, Operation]
     registers: Registers
     interconnect_area_um2: Number = 0
@@ -98,6 +109,9 @@ class Unit(_Spec):
         vector = self.lanes is not None and self.rows is None and self.columns is None
         if not array and not vector:
             raise ValueError("a unit has either rows and columns, or lanes")
+        for dimension in self.shares:
+            if getattr(self, dimension) is None:
+                raise ValueError(f"shares: the unit has no {dimension}")
         return self
 
 
@@ -172,13 +186,24 @@ class ArchitectureFile(_Spec):
         return self
 
 
-_NEEDED = (".rows", ".columns", ".lanes", ".depth", ".slots", ".access_bytes")
-_WHOLE = (".rows", ".columns", ".lanes", "processors.count", "_slots", "threads_per_warp")
+INSTANCES = "instances"
+_DIMENSIONS = (INSTANCES, "rows", "columns", "lanes")
+_NEEDED = (".instances", ".rows", ".columns", ".lanes", ".depth", ".slots", ".access_bytes")
+_WHOLE = (
+    ".instances",
+    ".rows",
+    ".columns",
+    ".lanes",
+    "processors.count",
+    "_slots",
+    "threads_per_warp",
+)
 _MAY_BE_ZERO = ("processors.launch_seconds", "processors.block_reserved_bytes")
 _POSITIVE = (
     ".bytes",
     ".access_bytes",
     "_bytes_per_s",
+    ".instances",
     ".rows",
     ".columns",
     ".lanes",
@@ -214,7 +239,16 @@ class Architecture:
 
     def dimensions(self, unit: str) -> tuple[str, ...]:
         """The dimensions that loops in space may use on a unit."""
-        return ("lanes",) if self.file.units[unit].lanes is not None else ("rows", "columns")
+        return tuple(d for d in _DIMENSIONS if getattr(self.file.units[unit], d) is not None)
+
+    def shares(self, unit: str) -> Mapping[str, str]:
+        """What the lanes along a dimension of a unit share, where the file says it."""
+        return {str(d): kind for d, kind in self.file.units[unit].shares.items()}
+
+    @property
+    def instanced(self) -> frozenset[str]:
+        """The memories of which every instance of the units has its own."""
+        return frozenset(m for m, one in self.file.memories.items() if one.instances is not None)
 
     def with_settings(self, settings: Mapping[str, Values | Formula | None]) -> Architecture:
         """Return the architecture with other values for some of its parameters.
@@ -310,6 +344,7 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     no_numbers = (
         *("source", "sources", "description", "area_unknown", "energy_unknown", "holds", "name"),
         "pipelined",
+        "shares",
     )
     for key, item in value.items():
         if key in no_numbers:
@@ -333,8 +368,8 @@ def parse_architecture(content: Any, where: str) -> Architecture:
     flat |= dict(_flatten("processors.", dump["processors"] or {}))
     for group in ("memories", "units"):
         for name, spec in dump[group].items():
-            present = {k: v for k, v in spec.items() if k not in ("rows", "columns", "lanes")}
-            present |= {k: spec[k] for k in ("rows", "columns", "lanes") if spec.get(k) is not None}
+            present = {k: v for k, v in spec.items() if k not in _DIMENSIONS}
+            present |= {k: spec[k] for k in _DIMENSIONS if spec.get(k) is not None}
             flat |= dict(_flatten(f"{name}.", present))
     for name, component in file.costs.items():
         flat |= {f"{name}.{size}": dump["costs"][name][size] for size in component.sizes}

@@ -20,11 +20,17 @@ filled for readers: they find there what was made. Fills are charged to the firs
 - A memory is one memory, however many lanes use it: a tile that lanes share is kept once, tiles
   that differ side by side. Registers are each lane's own, hence below all loops in space; they
   are counted for one active lane (an average, where ragged edges leave lanes unequal).
+- What the unit's lanes cannot share along a dimension (``Problem.shares``) crosses once for each
+  of them. A memory with instances is one for each index of loops over ``instances``: its copies
+  are read and written by themselves, and room is that of one.
+- ``drains``: whether a home that sends its words up is read for it (``read``) or not (``free``).
 - A home's share that spills is read and written where it spills to (the home's own counts stay
   whole), and crosses to the home above no more.
-- Room: a home takes its tile's words from the time it is filled; children of a branch take turns,
-  except that a tile which ``trailing`` retention keeps over a loop above the branch stays while
-  the other children run; children of a pipeline are all there at once.
+- Room: a home takes the words of its tile, along the ranks that an Einsum below it indexes (of
+  several, the largest tile), from the time it is filled; children of a branch take turns, except
+  that a tile which ``trailing`` retention keeps over a loop above the branch stays while the other
+  children run; children of a pipeline are all there at once. Under ``explicit`` retention a home
+  right above a branch is there from the first child that touches its tensor to the last.
 
 Edges: ``whole`` (a ragged tile costs a full one) or ``exact`` (true sizes for the ranks a tensor
 has, true numbers of tiles for the others, which loops are trailing and room as for full tiles).
@@ -33,7 +39,8 @@ Everything works on scalars and on arrays alike.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,6 +48,7 @@ import numpy as np
 
 from einfuse.einsum.errors import closest
 
+from .architecture import INSTANCES
 from .errors import MappingError
 from .facts import EinsumFacts, Facts, Operand
 from .formula import Values
@@ -73,6 +81,7 @@ class Work:
     per_point: Mapping[str, int]  # operation -> how often a step issues it
     pipelined: bool
     register_words: Values = 0  # of one lane
+    instances: Values = 1  # of the unit that ever have work
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,10 @@ class Problem:
     """What the analysis of a nest needs besides the nest.
 
     ``sizes`` has every rank, batch ranks included; ``names`` is what formulas read; ``lanes`` the
-    extent of each dimension of each unit; ``memories`` the levels, outermost first.
+    extent of each dimension of each unit; ``memories`` the levels, outermost first; ``shares``
+    what the lanes of a unit share along a dimension where that is not anything (see
+    `einfuse.mapper.architecture.Unit`); ``instanced`` the memories of which each instance of the
+    units has its own.
     """
 
     facts: Facts
@@ -118,6 +130,9 @@ class Problem:
     memories: tuple[str, ...]
     retention: str = "trailing"
     edges: str = "whole"
+    drains: str = "free"
+    shares: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    instanced: frozenset[str] = frozenset()
 
 
 def select(nest: Nest, names: Mapping[str, Values]) -> Nest:
@@ -147,6 +162,40 @@ class Loop:
     count: Values
     parallel: bool
     tile: Values
+    dimension: str = ""  # of a loop in space
+    shares: str = "any"  # what its lanes share: any, operands, outputs, or none
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Which loops in space make copies of what does not depend on them, on both sides.
+
+    Attributes:
+        kind: what crosses: operands or outputs.
+        lanes: whether the home is in registers, which every lane has.
+        instanced: whether it is at a memory that every instance of the unit has.
+        above_instanced: whether the home above is.
+    """
+
+    kind: str = "operands"
+    lanes: bool = False
+    instanced: bool = False
+    above_instanced: bool = False
+
+    def above(self, loop: Loop) -> bool:
+        """Whether the home above counts a word for each index of a loop in space."""
+        over_instances = loop.dimension == INSTANCES
+        apart = self.lanes or (self.instanced and over_instances)
+        return (apart and loop.shares not in ("any", self.kind)) or (
+            self.above_instanced and over_instances
+        )
+
+    def own(self, loop: Loop) -> bool:
+        """Whether each index of a loop in space has a copy of the home."""
+        return self.instanced and loop.dimension == INSTANCES
+
+
+ONE_MEMORY = Sides()
 
 
 @dataclass(slots=True, eq=False)
@@ -161,6 +210,7 @@ class _Home:
     keep: Keep | None = None
     place: Values = 0  # words of its place, which it may share with what it overlays
     room: Values = 0  # words of it beyond what it overlays
+    indexed: frozenset[frozenset[str]] = frozenset()  # how the Einsums below index it
     readers: list[tuple[str, frozenset[str]]] = field(default_factory=list)
     writers: list[tuple[str, frozenset[str]]] = field(default_factory=list)
 
@@ -185,12 +235,15 @@ class _Home:
 class Crossing:
     """Words between a home and the one above it, over the whole run.
 
-    ``once`` are the distinct ones among ``words``; ``lane_words`` and ``lane_once`` are those of
-    one active lane, for registers.
+    ``once`` are the distinct ones among ``words``, as the home above counts them; ``own_words`` and
+    ``own_once`` are those of all copies of a memory that has some; ``lane_words`` and ``lane_once``
+    are those of one active lane, for registers.
     """
 
     words: Values
     once: Values
+    own_words: Values
+    own_once: Values
     lane_words: Values
     lane_once: Values
 
@@ -271,7 +324,9 @@ class _Analysis:
         for number, node in enumerate(nest):
             step = node.step
             if isinstance(step, Branch):
-                below.append(self._branch(step, loops, tiles, homes, used, where))
+                passing = self._passing(nest, number, own)
+                own = [home for home in own if home not in passing]
+                below.append(self._branch(step, loops, tiles, homes, used, where, passing))
                 continue
             try:
                 loops, tiles = self._step(step, nest[number + 1 :], loops, tiles, homes, used, own)
@@ -279,6 +334,22 @@ class _Analysis:
                 line = render_nest((Node(step),))[0]
                 raise MappingError(f"{where}: '{line}': {error}") from None
         return _together([*({h.level: self.rooms([h])} for h in own), _in_turn(below)])
+
+    def _passing(self, nest: Nest, number: int, own: Sequence[_Home]) -> list[_Home]:
+        """The homes right above a branch that are there for some of its children only."""
+        step = nest[number].step
+        assert isinstance(step, Branch)
+        branches = sum(isinstance(node.step, Branch) for node in nest)
+        if self.problem.retention != "explicit" or step.pipeline or branches > 1:
+            return []
+        above = reversed(nest[:number])
+        direct = list(itertools.takewhile(lambda s: isinstance(s, Keep), (n.step for n in above)))
+        return [
+            home
+            for home in own
+            if any(home.keep is kept for kept in direct)
+            and any(self._indexed(home.tensor, child) for child in step.children)
+        ]
 
     def _step(
         self,
@@ -298,17 +369,17 @@ class _Analysis:
                 tiles = {**tiles, rank: tile}
             case Parallel(rank=rank, dimension=dimension):
                 tile = self._tile(step, tiles)
-                self._check_registers(homes)
-                room = self._room(step, following, used)
+                self._check_own(homes, dimension)
+                room, shares = self._room(step, following, used)
                 wanted = _ceil_divide(tiles[rank], tile)
                 side = np.minimum(wanted, room)
                 used[dimension] = used.get(dimension, 1) * side
                 if np.any(wanted > room):
                     loops = (*loops, _loop(rank, tiles[rank], side * tile))
-                loops = (*loops, Loop(rank, side, True, tile))
+                loops = (*loops, Loop(rank, side, True, tile, dimension, shares))
                 tiles = {**tiles, rank: tile}
             case Keep():
-                own.extend(self._keep(step, loops, tiles, homes))
+                own.extend(self._keep(step, following, loops, tiles, homes))
             case Compute():
                 self._compute(step, loops, tiles, homes)
         return loops, tiles
@@ -321,6 +392,7 @@ class _Analysis:
         homes: Mapping[str, _Home],
         used: Mapping[str, Values],
         where: str,
+        passing: Sequence[_Home],
     ) -> _Peak:
         """Walk the children; one after the other, or all at once."""
         peaks: list[_Peak] = []
@@ -333,6 +405,11 @@ class _Analysis:
             staying.append(self._staying(self.homes[first:], len(loops)))
         if step.pipeline:
             return _together(peaks)
+        for home in passing:
+            held = {home.level: self.rooms([home])}
+            touching = [n for n, c in enumerate(step.children) if self._indexed(home.tensor, c)]
+            for number in range(touching[0], touching[-1] + 1):
+                peaks[number] = _together([held, peaks[number]])
         return _in_turn(
             [
                 _together([peak, *(stay for stay in staying if stay is not staying[number])])
@@ -381,7 +458,8 @@ class _Analysis:
             tile = np.where(right, tile, 1)
         return np.minimum(tile, tiles[rank]) if self.exact else tile
 
-    def _room(self, step: Parallel, below: Nest, used: Mapping[str, Values]) -> Values:
+    def _room(self, step: Parallel, below: Nest, used: Mapping[str, Values]) -> tuple[Values, str]:
+        """The lanes that are free along a dimension, and what they share."""
         units = {c.unit for c in _computes(below)}
         for unit in units:
             dimensions = self.problem.lanes.get(unit, {})
@@ -398,19 +476,26 @@ class _Analysis:
                 f"{'' if units else '; add a compute'}"
             )
         room = np.floor(rooms[0] / used.get(step.dimension, 1))
-        return np.maximum(room, 1)
+        shares = self.problem.shares.get(units.pop(), {}).get(step.dimension, "any")
+        return np.maximum(room, 1), shares
 
-    def _check_registers(self, homes: Mapping[str, _Home]) -> None:
+    def _check_own(self, homes: Mapping[str, _Home], dimension: str) -> None:
         for home in homes.values():
             if home.level == REGISTERS:
                 raise MappingError(
                     f"{home.tensor} is kept at {REGISTERS} above a loop in space; "
                     "registers are each lane's own: move the keep below it"
                 )
+            if dimension == INSTANCES and home.level in self.problem.instanced:
+                raise MappingError(
+                    f"{home.tensor} is kept at {home.level} above a loop over instances; each has "
+                    f"{home.level} of its own: move the keep below it"
+                )
 
     def _keep(
         self,
         step: Keep,
+        below: Nest,
         loops: tuple[Loop, ...],
         tiles: Mapping[str, Values],
         homes: dict[str, _Home],
@@ -448,6 +533,7 @@ class _Analysis:
                     f"{parent.level}: expected a level further in"
                 )
             home = _Home(tensor, step.level, parent, loops, dict(tiles), step)
+            home.indexed = self._indexed(tensor, below)
             home.place = np.maximum(self._words(home), beneath)
             home.room = home.place - beneath
             kept.append(home)
@@ -456,14 +542,30 @@ class _Analysis:
                 self.homes.append(home)
         return kept
 
+    def _indexed(self, tensor: str, below: Nest) -> frozenset[frozenset[str]]:
+        """The ranks that the Einsums of a nest index a tensor along, each access's."""
+        every = [self.einsums[c.einsum] for c in _computes(below) if c.einsum in self.einsums]
+        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
+        return frozenset(u.ranks for u in used if u.tensor == tensor)
+
     def _words(self, home: _Home) -> Values:
         """The words that a home takes: of a generational tensor, one generation."""
-        ranks = self.facts.ranks[home.tensor]
-        if home.tensor in self.facts.carried:
-            ranks = ranks - self.facts.iterative
+        carried = home.tensor in self.facts.carried
+        gone = self.facts.iterative if carried else frozenset[str]()
+        every = {ranks - gone for ranks in home.indexed or {self.facts.ranks[home.tensor]}}
+        tiles = [self._tile_words(home, ranks) for ranks in sorted(every, key=sorted)]
+        words = tiles[0] if len(tiles) == 1 else np.maximum.reduce(np.broadcast_arrays(*tiles))[()]
+        if home.keep is not None and home.keep.double:
+            words = words * 2
+        return words * (1 - self._share(home))
+
+    def _tile_words(self, home: _Home, ranks: frozenset[str]) -> Values:
+        """The words of the tiles that lie side by side at a home, along some ranks."""
         words: Values = 1
         for rank in ranks:
             own = [loop for loop in home.loops if loop.rank == rank]
+            if home.level in self.problem.instanced:
+                own = [replace(o, parallel=False) if o.dimension == INSTANCES else o for o in own]
             if home.level == REGISTERS or not any(loop.parallel for loop in own):
                 words = words * home.tiles[rank]
             elif self.exact:
@@ -472,9 +574,7 @@ class _Analysis:
                 )
             else:
                 words = words * home.tiles[rank] * _product(o.count for o in own if o.parallel)
-        if home.keep is not None and home.keep.double:
-            words = words * 2
-        return words * (1 - self._share(home))
+        return words
 
     def _compute(
         self,
@@ -540,7 +640,10 @@ class _Analysis:
         else:
             steps = _product(loop.count for loop in loops if not loop.parallel)
             active = _product(loop.count for loop in loops if loop.parallel)
-        work = Work(step.unit, steps, active, lanes, {}, {}, step.pipelined)
+        instances: Values = 1
+        for loop in loops:
+            instances = instances * loop.count if loop.dimension == INSTANCES else instances
+        work = Work(step.unit, steps, active, lanes, {}, {}, step.pipelined, instances=instances)
         self.work[step.einsum] = work
         operations: dict[str, Values] = {}
         per_point: dict[str, int] = {}
@@ -550,7 +653,7 @@ class _Analysis:
             operations[operation.name] = known + operation.times * done
             if operation.ranks == einsum.ranks:
                 per_point[operation.name] = per_point.get(operation.name, 0) + operation.times
-        return Work(step.unit, steps, active, lanes, operations, per_point, step.pipelined)
+        return replace(work, operations=operations, per_point=per_point)
 
     def _points(
         self,
@@ -610,7 +713,7 @@ class _Analysis:
     ) -> None:
         tensor = output.tensor
         ranks = output.ranks - set(step.accumulating)
-        first = self._crossing(step.einsum, loops, {}, ranks).lane_once
+        first = self._crossing(step.einsum, loops, {}, ranks, ONE_MEMORY).lane_once
         self._add(step.einsum, tensor, REGISTERS, reads=points - first, writes=points)
         home = homes.get(tensor)
         register = None if home is None else self._register(tensor, home, loops)
@@ -648,17 +751,22 @@ class _Analysis:
             stay = 1 - self._share(home)
             if home.writers:
                 einsum = home.writers[0][0]
-                cross = self._crossing(einsum, home.loops, home.tiles, home.ranks)
+                sides = self._sides(home, parent, "outputs")
+                cross = self._crossing(einsum, home.loops, home.tiles, home.ranks, sides)
                 again = cross.words - cross.once
-                returned = cross.lane_words - cross.lane_once if inside else again
+                sent = cross.lane_words if inside else cross.own_words
+                returned = sent - (cross.lane_once if inside else cross.own_once)
                 self._add(einsum, home.tensor, home.level, writes=returned)
                 self._access(parent, einsum, reads=stay * again, writes=stay * cross.words)
                 if inside:
                     self._deliver(einsum, home.tensor, cross, cross.words + again)
+                if self.problem.drains == "read" and home.keep is not None:
+                    self._add(einsum, home.tensor, home.level, reads=stay * sent)
             elif home.readers and not home.forwarded:
                 einsum = home.readers[0][0]
-                cross = self._crossing(einsum, home.loops, home.tiles, home.ranks)
-                filled = cross.lane_words if inside else cross.words
+                sides = self._sides(home, parent, "operands")
+                cross = self._crossing(einsum, home.loops, home.tiles, home.ranks, sides)
+                filled = cross.lane_words if inside else cross.own_words
                 self._add(einsum, home.tensor, home.level, writes=filled)
                 self._access(parent, einsum, reads=stay * cross.words)
                 if inside:
@@ -667,6 +775,13 @@ class _Analysis:
     def _deliver(self, einsum: str, tensor: str, cross: Crossing, words: Values) -> None:
         lanes = self.work[einsum].active * cross.lane_words / cross.words
         self.deliveries.append(Delivery(einsum, tensor, words, lanes))
+
+    def _sides(self, home: _Home, parent: _Home, kind: str) -> Sides:
+        instanced = self.problem.instanced
+        if not instanced and not any(self.problem.shares.values()):
+            return ONE_MEMORY
+        inside = home.level == REGISTERS
+        return Sides(kind, inside, home.level in instanced, parent.level in instanced)
 
     def _share(self, home: _Home) -> Values:
         spill = home.keep.spill if home.keep is not None else None
@@ -702,11 +817,12 @@ class _Analysis:
         loops: tuple[Loop, ...],
         tiles: Mapping[str, Values],
         ranks: frozenset[str],
+        sides: Sides,
     ) -> Crossing:
         moving = moving_loops(loops, ranks, self.problem.retention)
         if self.exact:
-            return self._exact_crossing(einsum, loops, moving, ranks)
-        return whole_crossing(loops, tiles, ranks, moving)
+            return self._exact_crossing(einsum, loops, moving, ranks, sides)
+        return whole_crossing(loops, tiles, ranks, moving, sides)
 
     def _exact_crossing(
         self,
@@ -714,18 +830,22 @@ class _Analysis:
         loops: tuple[Loop, ...],
         moving: Sequence[Values],
         ranks: frozenset[str],
+        sides: Sides,
     ) -> Crossing:
         once = _product(self.problem.sizes[rank] for rank in ranks)
-        words, lane_words, lane_once = once, once, once
+        sharing: tuple[Callable[[Loop], bool], ...] = (sides.above, sides.own, lambda loop: True)
+        every, first = [once] * 3, [once] * 3  # above, at the home's copies, at all lanes
         for rank, chain in _by_rank(loops).items():
             if rank not in ranks:
                 size = self.problem.sizes[rank]
                 moves = [m for loop, m in zip(loops, moving, strict=True) if loop.rank == rank]
-                words = words * _pieces(size, chain, moves, spread=False)
-                lane_words = lane_words * _pieces(size, chain, moves, spread=True)
-                lane_once = lane_once * _pieces(size, chain, None, spread=True)
+                for place, spread in enumerate(sharing):
+                    every[place] = every[place] * _pieces(size, chain, moves, spread=spread)
+                    first[place] = first[place] * _pieces(size, chain, None, spread=spread)
         active = self.work[einsum].active
-        return Crossing(words, once, lane_words / active, lane_once / active)
+        return Crossing(
+            every[0], first[0], every[1], first[1], every[2] / active, first[2] / active
+        )
 
 
 # Closed forms over the loops above a node.
@@ -757,6 +877,7 @@ def whole_crossing(
     tiles: Mapping[str, Values],
     ranks: Collection[str],
     moving: Sequence[Values],
+    sides: Sides = ONE_MEMORY,
 ) -> Crossing:
     """Return the words between a home and the one above it, ragged tiles counted as whole ones.
 
@@ -765,6 +886,7 @@ def whole_crossing(
         tiles: the extent of each rank in the home; 1 where it is left out.
         ranks: what lives in the home depends on them.
         moving: what `moving_loops` returns for it.
+        sides: whether both homes are one, or one for each of some lanes.
 
     >>> loops = (Loop("M", 4, False, 8), Loop("E", 2, False, 1))
     >>> whole_crossing(loops, {"M": 8}, ("M",), moving_loops(loops, ("M",), "trailing")).words
@@ -773,15 +895,23 @@ def whole_crossing(
     lane_once = _product(tiles.get(rank, 1) for rank in ranks)
     loads: Values = 1
     copies: Values = 1
+    above: Values = 1
+    own: Values = 1
     for loop, moves in zip(loops, moving, strict=True):
         if loop.parallel:
-            copies = copies * loop.count if loop.rank in ranks else copies
+            if loop.rank in ranks:
+                copies = copies * loop.count
+            elif sides is not ONE_MEMORY:
+                above = above * loop.count if sides.above(loop) else above
+                own = own * loop.count if sides.own(loop) else own
         elif loop.rank in ranks:
             lane_once = lane_once * loop.count
         elif moves is not False:
             loads = loads * (loop.count if moves is True else np.where(moves, loop.count, 1))
-    once = lane_once * copies
-    return Crossing(once * loads, once, lane_once * loads, lane_once)
+    once = own_once = lane_once * copies
+    if sides is not ONE_MEMORY:
+        once, own_once = once * above, once * own
+    return Crossing(once * loads, once, own_once * loads, own_once, lane_once * loads, lane_once)
 
 
 def _pieces(
@@ -789,7 +919,7 @@ def _pieces(
     loops: Sequence[Loop],
     moves: Sequence[Values] | bool | None,
     *,
-    spread: bool,
+    spread: Callable[[Loop], bool] | bool,
     words: bool = False,
 ) -> Values:
     """How many pieces nested loops over one rank of a size make, the ragged ones cut to size.
@@ -807,7 +937,7 @@ def _pieces(
     own, others = (moves[0], moves[1:]) if isinstance(moves, Sequence) else (bool(moves), moves)
     one = _pieces(np.minimum(size, loop.tile), rest, others, spread=spread, words=words)
     if loop.parallel:
-        own = spread
+        own = spread(loop) if callable(spread) else spread
     if own is False:
         return one
     full = np.floor(np.asarray(size) / loop.tile)

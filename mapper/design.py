@@ -98,8 +98,9 @@ class DesignFile(_Spec):
     grow: Growth | None = None
     retention: Literal["trailing", "explicit"] = "trailing"
     edges: Literal["whole", "exact"] = "whole"
+    drains: Literal["free", "read"] = "free"
     mapping: list[Any]
-    composition: Literal["published", "pipelined"] = "published"
+    composition: Literal["published", "pipelined", "sequential"] = "published"
     stages: tuple[StageFile, ...] = ()
     not_charged_when_published: Omissions = Omissions()
     found: dict[str, Any] = Field({}, description="what the search was asked that wrote this file")
@@ -168,6 +169,7 @@ class Design:
     grow: Growth | None = None
     retention: str = "trailing"
     edges: str = "whole"
+    drains: str = "free"
     composition: str = "published"
     omissions: Omissions = _NOTHING
     description: str = ""
@@ -273,6 +275,7 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
             grow=file.grow,
             retention=file.retention,
             edges=file.edges,
+            drains=file.drains,
             composition=file.composition,
             omissions=file.not_charged_when_published,
             description=file.description,

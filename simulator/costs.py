@@ -80,6 +80,8 @@ def find_area(point: Point, accounting: Accounting) -> Components:
         area[unit] = None if each is None else lanes * each + interconnect
     for level in point.architecture.memories:
         size = point.values[f"{level}.area_um2"]
+        if level in point.architecture.instanced and size is not None:
+            size = size * point.number(f"{level}.instances")
         area[level] = None if size is None or np.all(np.isnan(size)) else size
     return area
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from einfuse.mapper.counts import Traffic, Work
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.formula import Values
 from einfuse.mapper.pipeline import Phase, Stage, compose, resolve
@@ -82,14 +83,18 @@ def iterations_of(point: Point) -> Values:
 def stages_of(point: Point) -> tuple[Stage, ...]:
     """The stages of a design, which run one after the other.
 
-    Without any, every Einsum has the machine to itself, in the order of the mapping.
+    Without any, every Einsum has the units to itself, in the order of the mapping; under
+    ``sequential`` composition the memories too, whatever the design says.
     """
-    return point.design.stages or (_one_after_another(point),)
+    if point.design.composition == "sequential":
+        return tuple(Stage(n, (_alone(n, work),)) for n, work in point.counts.work.items())
+    if point.design.stages:
+        return point.design.stages
+    return (Stage("all", tuple(_alone(n, work) for n, work in point.counts.work.items())),)
 
 
-def _one_after_another(point: Point) -> Stage:
-    phases = tuple(Phase(((work.unit, (name,)),)) for name, work in point.counts.work.items())
-    return Stage("all", phases)
+def _alone(einsum: str, work: Work) -> Phase:
+    return Phase(((work.unit, (einsum,)),))
 
 
 def memory_seconds(
@@ -99,7 +104,15 @@ def memory_seconds(
 
     With ``ports`` an access takes a port for one of its cycles as well.
     """
-    moved = [t for (e, _, at), t in point.counts.traffic.items() if at == level and e in einsums]
+    traffic = [(e, t) for (e, _, at), t in point.counts.traffic.items() if at == level]
+    moved = [t for e, t in traffic if e in einsums]
+    if level in point.architecture.instanced:  # the time of each of those that are used
+        work = point.counts.work
+        moved = [
+            Traffic(t.reads / work[e].instances, t.writes / work[e].instances)
+            for e, t in traffic
+            if e in einsums
+        ]
     word = point.number("word_bytes")
     reads, writes = word * add_up(t.reads for t in moved), word * add_up(t.writes for t in moved)
     times = [

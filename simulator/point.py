@@ -95,7 +95,18 @@ def find_point(
     }
     counts = count(
         nest,
-        Problem(known, sizes, scope, lanes, architecture.memories, design.retention, design.edges),
+        Problem(
+            known,
+            sizes,
+            scope,
+            lanes,
+            architecture.memories,
+            design.retention,
+            design.edges,
+            design.drains,
+            {unit: architecture.shares(unit) for unit in architecture.units},
+            architecture.instanced,
+        ),
     )
     for name, work in counts.work.items():
         if work.pipelined and not architecture.file.units[work.unit].pipelined:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.chain import Chain, find_chains
 from einfuse.mapper.counts import Problem, select
 from einfuse.mapper.design import Design
@@ -144,6 +145,7 @@ def prepare(
     try:
         point = find_point(design, shape, set or {}, scalar=True)
         architecture = point.architecture
+        _check_simulated(design, architecture)
         lanes = {
             unit: {d: point.number(f"{unit}.{d}") for d in architecture.dimensions(unit)}
             for unit in architecture.units
@@ -161,6 +163,14 @@ def prepare(
     except EinfuseError as error:
         raise _named(design, error) from None
     return Prepared(point, chains, schedules)
+
+
+def _check_simulated(design: Design, architecture: Architecture) -> None:
+    instanced = [f"instances of {level}" for level in sorted(architecture.instanced)]
+    shares = [f"{unit}.shares" for unit in architecture.units if architecture.shares(unit)]
+    drains = ["drains: read"] if design.drains != "free" else []
+    for what in (*instanced, *shares, *drains):
+        raise MappingError(f"the simulation does not know {what}; evaluate the design instead")
 
 
 def _named(design: Design, error: EinfuseError) -> EinfuseError:

@@ -6,13 +6,17 @@ read-modify-write and drain is an event that adds to a tally.
 
 - A word is named by the values of the rank variables (and batch ranks) that index it.
 - A memory is one memory: what lanes side by side keep there is the union of their tiles. Registers
-  are each lane's own, and their tallies are averages over the lanes that ever work.
+  are each lane's own, and their tallies are averages over the lanes that ever work. A memory with
+  instances is each instance's own.
+- A word that lanes of their own bring in (or send up) crosses once for those that share it, and
+  once for each index along a dimension that does not share such words.
 - When the nest comes to a home with another tile than it holds, the old tile is drained (if an
   Einsum below writes it) and the new one fetched. ``explicit``: whenever it comes there.
 - ``exact`` edges cut ragged tiles; what a home holds is then decided on whole tiles: it comes to
   another tile when a loop moves that is not trailing (no loop inside it, of more than one
   iteration, changes the tile).
-- A home's room is taken from when a tile is fetched until the last visit that finds it there.
+- A home's room is taken from when a tile is fetched until the last visit that finds it there;
+  under ``explicit`` retention, right above a branch, while the children run that touch it.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from einfuse.einsum.equation import Einsum
 from einfuse.einsum.expression import Access, Coordinate, variables
 from einfuse.einsum.operations import is_constant, is_product_sum, is_view, operations_per_point
 from einfuse.mapper.counts import Problem
-from einfuse.mapper.mapping import Branch, Compute, Keep, Nest, Parallel, Temporal
+from einfuse.mapper.mapping import Branch, Compute, Keep, Nest, Parallel, Temporal, walk_nest
 
 REGISTERS = "registers"
 Position = tuple[int, ...]
@@ -46,6 +50,8 @@ class Lane:
 
     place: tuple[int, ...]
     at: Ranges
+    unit: str = ""
+    index: dict[str, tuple[int, ...]] = field(default_factory=dict)  # along each dimension
 
 
 @dataclass
@@ -66,10 +72,10 @@ class Place:
     parent: Place | None
     keep: Keep | None = None
     ranks: tuple[str, ...] = ()
-    room_ranks: tuple[str, ...] = ()
+    indexed: frozenset[frozenset[str]] = frozenset()  # how the computes below index it
     readers: list[Use] = field(default_factory=list)
     writers: list[Use] = field(default_factory=list)
-    held: dict[tuple[int, ...], frozenset[Word]] | None = None
+    held: list[tuple[Lane, frozenset[Word]]] | None = None
     key: Any = None
     came_before: set[Any] = field(default_factory=set)  # words that have arrived here
     sent: set[Any] = field(default_factory=set)  # words that have been sent up from here
@@ -145,6 +151,16 @@ class _Machine:
                     found |= self.ranks_of(access)
         return found
 
+    def indexed(self, tensor: str, below: Nest) -> frozenset[frozenset[str]]:
+        found: set[frozenset[str]] = set()
+        for node in walk_nest(below):
+            if isinstance(node.step, Compute):
+                einsum = self.einsums[node.step.einsum]
+                for access in (*einsum.outputs, *einsum.operands):
+                    if self.root(access.tensor) == tensor:
+                        found.add(self.ranks_of(access))
+        return frozenset(found)
+
     def carried(self, tensor: str) -> bool:
         iterative = {i.variable for i in self.cascade.iterations}
         return any(
@@ -173,10 +189,9 @@ class _Machine:
             uses = place.writers or place.readers
             ranks = frozenset().union(*(u.ranks for u in uses)) if uses else frozenset()
             place.ranks = tuple(sorted(ranks))
-            room = self.tensor_ranks(place.tensor)
-            if self.carried(place.tensor):
-                room -= {i.rank for i in cascade.iterations}
-            place.room_ranks = tuple(sorted(room))
+            gone = {i.rank for i in cascade.iterations} if self.carried(place.tensor) else set()
+            ways = place.indexed or {self.tensor_ranks(place.tensor)}
+            place.indexed = frozenset(ranks - gone for ranks in ways)
 
     def _prepare_nest(self, nest: Nest, base: Position, homes: dict[str, Place]) -> None:
         for number, node in enumerate(nest):
@@ -189,6 +204,7 @@ class _Machine:
                     if parent is not None and parent.level == step.level:
                         continue  # it lives there anyway
                     place = Place(tensor, step.level, position, parent, step)
+                    place.indexed = self.indexed(tensor, nest[number + 1 :])
                     self.order.append(place)
                     if step.streamed:
                         self.streams[position, tensor] = place
@@ -268,7 +284,15 @@ class _Machine:
                 in_turn = iter([(None, lanes)])
             for index, wave in in_turn:
                 spread = [
-                    Lane((*lane.place, place), {**lane.at, step.rank: piece})
+                    Lane(
+                        (*lane.place, place),
+                        {**lane.at, step.rank: piece},
+                        unit,
+                        {
+                            **lane.index,
+                            step.dimension: (*lane.index.get(step.dimension, ()), place),
+                        },
+                    )
                     for lane in wave
                     for place, piece in enumerate(self._pieces(lane.at[step.rank], tile))
                 ]
@@ -295,6 +319,7 @@ class _Machine:
             self._run(nest, base, lanes, path, used, number + 1)
             for place in (*visited, *rooms):
                 place.stays[-1][1] = self.clock
+                self._shorten(place, nest, base, number)
         elif isinstance(step, Compute):
             self._compute(step, position, lanes, path)
             self._run(nest, base, lanes, path, used, number + 1)
@@ -308,6 +333,22 @@ class _Machine:
             self.windows[position].append((begin, self.clock, spans))
             self._run(nest, base, lanes, path, used, number + 1)
 
+    def _shorten(self, place: Place, nest: Nest, base: Position, number: int) -> None:
+        following = [n for n in range(number, len(nest)) if not isinstance(nest[n].step, Keep)]
+        branches = [n for n, node in enumerate(nest) if isinstance(node.step, Branch)]
+        if self.problem.retention != "explicit" or branches != following[:1]:
+            return
+        branch = nest[branches[0]].step
+        assert isinstance(branch, Branch)
+        spans = self.windows[*base, branches[0]][-1][2]
+        touching = [
+            span
+            for span, child in zip(spans, branch.children, strict=True)
+            if self.indexed(place.tensor, child)
+        ]
+        if touching and not branch.pipeline:
+            place.stays[-1][:2] = [touching[0][0], touching[-1][1]]
+
     def _pieces(self, whole: Piece, tile: int) -> Iterator[Piece]:
         steps, extent = whole
         for number, offset in enumerate(range(0, extent, tile)):
@@ -319,7 +360,7 @@ class _Machine:
         pieces = [list(self._pieces(lane.at[rank], tile)) for lane in lanes]
         for index in range(max(map(len, pieces))):
             yield [
-                Lane(lane.place, {**lane.at, rank: own[index]})
+                Lane(lane.place, {**lane.at, rank: own[index]}, lane.unit, lane.index)
                 for lane, own in zip(lanes, pieces, strict=True)
                 if index < len(own)
             ]
@@ -329,9 +370,12 @@ class _Machine:
         return frozenset(itertools.product(*spans))
 
     def _room(self, place: Place, lanes: list[Lane]) -> Fraction:
-        tiles = [self._words(lane, place.room_ranks) for lane in lanes]
-        together = place.level != REGISTERS
-        words = Fraction(len(frozenset().union(*tiles)) if together else max(map(len, tiles)))
+        copies: dict[Any, frozenset[Word]] = defaultdict(frozenset)
+        for lane in lanes:
+            for ranks in place.indexed:
+                key = (self._copy(place, lane), ranks)
+                copies[key] |= self._words(lane, tuple(sorted(ranks)))
+        words = Fraction(max(map(len, copies.values())))
         keep = place.keep
         assert keep is not None
         words *= (2 if keep.double else 1) * (1 - place.share)
@@ -356,9 +400,9 @@ class _Machine:
     def _visit(self, place: Place, lanes: list[Lane], path: tuple[int, ...]) -> None:
         """Come to a place: keep what it holds, or drain that and fetch another tile."""
         self.clock += 1
-        tile = {lane.place: self._words(lane, place.ranks) for lane in lanes}
+        tile = [(lane, self._words(lane, place.ranks)) for lane in lanes]
         if self.problem.edges == "whole":
-            key: Any = frozenset().union(*tile.values())
+            key: Any = frozenset().union(*(words for _, words in tile))
         else:
             moving = self._trailing(place.position, place.ranks)
             key = tuple(index for index, moves in zip(path, moving, strict=True) if moves)
@@ -368,25 +412,48 @@ class _Machine:
         place.key, place.held = key, tile
         if place.keep is not None:
             place.stays.append([self.clock, self.clock, self._room(place, lanes)])
-        registers = place.level == REGISTERS
-        words = frozenset().union(*tile.values())
+        own = self._own(place, tile)
         parent = place.parent
         if place.writers:
             if parent is not None:
                 einsum = place.writers[0].einsum
-                returned = (
-                    sum((lane, word) in place.sent for lane, own in tile.items() for word in own)
-                    if registers
-                    else len(words & place.sent)
-                )
-                self._add(einsum, place.tensor, place.level, writes=returned)
+                self._add(einsum, place.tensor, place.level, writes=len(own & place.sent))
         elif place.readers and parent is not None:
             if place.keep is not None and place.keep.forwarded:
                 return
             einsum = place.readers[0].einsum
-            filled = sum(map(len, tile.values())) if registers else len(words)
-            self._add(einsum, place.tensor, place.level, writes=filled)
-            self._access(parent, einsum, reads=(1 - place.share) * len(words))
+            crossing = self._crossing(place, parent, tile, "operands")
+            self._add(einsum, place.tensor, place.level, writes=len(own))
+            self._access(parent, einsum, reads=(1 - place.share) * len(crossing))
+
+    def _copy(self, place: Place, lane: Lane) -> tuple[int, ...]:
+        """Which of the copies of a place is a lane's."""
+        if place.level == REGISTERS:
+            return lane.place
+        return lane.index.get("instances", ()) if place.level in self.problem.instanced else ()
+
+    def _own(self, place: Place, tile: list[tuple[Lane, frozenset[Word]]]) -> set[Any]:
+        return {(self._copy(place, lane), word) for lane, words in tile for word in words}
+
+    def _crossing(
+        self, place: Place, parent: Place, tile: list[tuple[Lane, frozenset[Word]]], kind: str
+    ) -> set[Any]:
+        """What comes from the place above, or goes there: once for all lanes that share it."""
+
+        def apart(lane: Lane) -> tuple[Any, ...]:
+            return tuple(
+                (dimension, lane.index.get(dimension, ()))
+                for dimension, shared in self.problem.shares.get(lane.unit, {}).items()
+                if shared not in ("any", kind)
+                and (
+                    place.level == REGISTERS
+                    or (place.level in self.problem.instanced and dimension == "instances")
+                )
+            )
+
+        return {
+            (self._copy(parent, lane), apart(lane), word) for lane, words in tile for word in words
+        }
 
     def _close(self, place: Place) -> None:
         """Send a written tile up: one word for each element, however many lanes add to it."""
@@ -397,14 +464,13 @@ class _Machine:
         if not place.writers or parent is None:
             return
         einsum, stay = place.writers[0].einsum, 1 - place.share
-        words = frozenset().union(*held.values())
+        own, words = self._own(place, held), self._crossing(place, parent, held, "outputs")
         again = len(words & parent.came_before)
         parent.came_before |= words
         self._access(parent, einsum, reads=stay * again, writes=stay * len(words))
-        if place.level == REGISTERS:
-            place.sent |= {(lane, word) for lane, own in held.items() for word in own}
-        else:
-            place.sent |= words
+        place.sent |= own
+        if self.problem.drains == "read" and place.keep is not None:
+            self._add(einsum, place.tensor, place.level, reads=stay * len(own))
 
     def _access(self, place: Place, einsum: str, reads: Any = 0, writes: Any = 0) -> None:
         self._add(einsum, place.tensor, place.level, reads, writes)
@@ -486,7 +552,7 @@ class _Machine:
         peaks = {level: self._peak(level, (0, self.clock), self.nest, ()) for level in levels}
         outer = self.problem.memories[0]
         rooted = sum(
-            math.prod(int(self.problem.sizes[r]) for r in place.room_ranks)
+            max(math.prod(int(self.problem.sizes[r]) for r in ranks) for ranks in place.indexed)
             for place in self.roots.values()
         )
         peaks[outer] = peaks.get(outer, Fraction(0)) + rooted

@@ -80,7 +80,9 @@ class Case:
         from einfuse.einsum.printer import render
 
         sizes = {k: int(v) for k, v in self.problem.sizes.items()}
-        rules = f"{self.problem.retention}, {self.problem.edges}, {self.problem.lanes}"
+        known = self.problem
+        rules = f"{known.retention}, {known.edges}, {known.drains}, {known.lanes}, {known.shares}"
+        rules += f", {sorted(known.instanced)}"
         text = render(self.problem.facts.cascade)
         return f"{text}at {sizes}; {rules}\n{yaml.safe_dump(self.lines)}"
 
@@ -93,6 +95,7 @@ def _mappable(cascade: Cascade) -> bool:
         return False
 
 
+SHARED = st.sampled_from(["any", "operands", "outputs", "none"])
 _RANDOM = cascades(max_einsums=4, filters=False).filter(_mappable)
 
 
@@ -117,12 +120,27 @@ def cases(draw: Any, edges: tuple[str, ...] = ("whole", "exact"), largest: int =
         sizes=sizes,
         names={},
         lanes={
-            "array_2d": {"rows": draw(st.integers(1, 3)), "columns": draw(st.integers(1, 3))},
+            "array_2d": {
+                **draw(st.sampled_from([{}, {}, {"instances": 2}, {"instances": 3}])),
+                "rows": draw(st.integers(1, 3)),
+                "columns": draw(st.integers(1, 3)),
+            },
             "array_1d": {"lanes": draw(st.integers(1, 4))},
         },
         memories=MEMORIES,
         retention=draw(st.sampled_from(["trailing", "trailing", "explicit"])),
         edges=draw(st.sampled_from(edges)),
+        drains=draw(st.sampled_from(["free", "read"])),
+        shares=draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "array_2d": st.dictionaries(st.sampled_from(["instances", "rows"]), SHARED),
+                    "array_1d": st.dictionaries(st.just("lanes"), SHARED),
+                },
+            )
+        ),
+        instanced=draw(st.sampled_from([frozenset[str](), frozenset({"staging"})])),
     )
     lines = _Draw(draw, cascade, problem).nest()
     return Case(name, lines, problem, batch)
@@ -198,13 +216,18 @@ class _Draw:
             return [f"for {rank} in {self.draw(st.integers(1, 3))}"]
         units = {self.units[n] for n in names}
         if kind == "parallel" and len(units) == 1 and "registers" not in homes.values():
-            dimension = self.pick(self.problem.lanes[next(iter(units))])
+            dimension = self.pick(self.dimensions(next(iter(units)), homes))
             return [f"parallel {rank} in {self.draw(st.integers(1, 3))} over {dimension}"]
         if kind == "keep":
             open_ = [t for t in homes if homes[t] in ("dram", "buffer")]
             if open_:
                 return [self.keep(self.pick(sorted(open_)), homes)]
         return []
+
+    def dimensions(self, unit: str, homes: dict[str, str]) -> list[str]:
+        """Those that a loop in space may use; not instances below a memory that each has."""
+        held = self.problem.instanced & set(homes.values())
+        return [d for d in self.problem.lanes[unit] if d != "instances" or not held]
 
     def keep(self, tensor: str, homes: dict[str, str]) -> str:
         levels = MEMORIES[MEMORIES.index(homes[tensor]) + 1 :] if tensor in homes else MEMORIES[1:]
@@ -233,14 +256,14 @@ class _Draw:
         einsum, unit = self.facts.einsums[name], self.units[name]
         lines: list[Any] = []
         remaining = self.draw(st.permutations(sorted(einsum.ranks)))
-        dimensions = list(self.problem.lanes[unit])
         register: str | None = None
         spatial = [r for r in remaining if self.draw(st.integers(0, 2)) == 0]
         for rank in remaining:
             if rank in spatial and "registers" not in homes.values():
                 if self.draw(st.booleans()):
                     lines.append(f"for {rank} in {self.draw(st.integers(1, 3))}")
-                lines.append(f"parallel {rank} over {self.pick(dimensions)}")
+                dimension = self.pick(self.dimensions(unit, homes))
+                lines.append(f"parallel {rank} over {dimension}")
             else:
                 if self.draw(st.booleans()):
                     lines.append(f"for {rank} in {self.draw(st.integers(1, 3))}")

@@ -1,4 +1,4 @@
-"""``einfuse convert``: cascades from, and to, the files of other tools."""
+"""``einfuse convert``: cascades from, and to, the files of other tools; mappings from them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,60 @@ def convert(
         list[str] | None,
         typer.Option("--set", help="a template variable of an AccelForge file, such as N_TOKENS=8"),
     ] = None,
+    maps: Annotated[
+        str, typer.Option(help="of an AccelForge mapping: the cascade that it maps")
+    ] = "",
+    architecture: Annotated[
+        str, typer.Option(help="of an AccelForge mapping: the architecture that it maps to")
+    ] = "",
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="what a name of the mapping is here, such as Matmul0=T1"),
+    ] = None,
 ) -> None:
-    """Convert a cascade: to a file of another tool, or from one (printed as a cascade)."""
+    """Convert a cascade: to a file of another tool, or from one (printed as a cascade).
+
+    A mapping file of AccelForge becomes a design, with --maps and --architecture.
+    """
     _check(to, "--to", _TARGETS)
     if source:
         _check(source, "--from", _SOURCES)
+    if maps or architecture or names:
+        if source != "accelforge" or not (maps and architecture):
+            raise EinfuseError(
+                "a mapping needs --from accelforge, --maps CASCADE and --architecture NAME"
+            )
+        print(_mapping(cascade, maps, architecture, parse_settings(names or [])), end="")
+        return
     loaded, comment = _read(cascade, source, parse_settings(settings or []))
     if to == "text":
         print(comment, end="")
     print(_written(loaded, to, parse_shape(shape), bits), end="")
+
+
+def _mapping(path: str, maps: str, architecture: str, names: dict[str, str]) -> str:
+    import yaml
+
+    from einfuse.mapper.accelforge import read_mapping
+    from einfuse.mapper.architecture import load_architecture
+    from einfuse.mapper.facts import facts
+
+    content = read_mapping(
+        _text(path),
+        facts(load_cascade(maps)),
+        load_architecture(architecture),
+        names=names,
+        name=Path(path).stem,
+        source=path,
+    )
+    return yaml.safe_dump(content, sort_keys=False, width=96)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise EinfuseError(f"{path}: expected text in UTF-8") from None
 
 
 def _check(value: str, option: str, known: tuple[str, ...]) -> None:
@@ -65,11 +110,7 @@ def _read(path: str, source: str, settings: dict[str, str]) -> tuple[Cascade, st
                 f"{path}: say what it is, with --from {' or --from '.join(_SOURCES)}"
             )
         return load_cascade(path), ""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise EinfuseError(f"{path}: expected text in UTF-8") from None
-    name = Path(path).stem
+    text, name = _text(path), Path(path).stem
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if source == "teaal":
