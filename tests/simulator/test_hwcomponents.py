@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.mapper.design import parse_design
 from einfuse.simulator import cost_model
 from einfuse.simulator.cost_model import find_cost_model
 from einfuse.simulator.hwcomponents import load_plugin
+from einfuse.simulator.model import evaluate
 
 
 class Action:
@@ -80,6 +82,24 @@ def test_arrays_ask_once_for_each_size(plugin: Any) -> None:
     price = plugin.price("sram", "", "area_um2", {"bytes": sizes, "width_bits": 128})
     assert price.value == pytest.approx(sizes * 8)
     assert Memory.calls == 3
+
+
+@pytest.mark.usefixtures("plugin")
+def test_an_architecture_names_it_as_its_technology() -> None:
+    hardware = {
+        "extends": "fusemax",
+        "technology": "hwcomponents-45nm",
+        "costs": {"s": {"component": "sram", "bytes": "buffer.bytes", "width_bits": 4096}},
+        "memories": {"buffer": {"read_pj": "s.read_pj", "area_um2": "s.area_um2"}},
+    }
+    design = parse_design({"extends": "fusemax", "architecture": hardware}, "mine")
+    shape = {"B": 1, "H": 1, "M": 512, "P": 512, "E": 64, "F": 64}
+    sizes = np.array([1, 2]) * 2**24
+    r = evaluate(design, shape, set={"buffer.bytes": sizes})
+    assert r.parameters["buffer.read_pj"] == pytest.approx([4096, 4096])
+    assert r.area_by_component_um2["buffer"] == pytest.approx(8 * sizes)
+    source = next(row for row in r.to_sources() if row["path"] == "buffer.read_pj")
+    assert "bytes 1.67772e+07, width_bits 4096, ports 1, banks 1, called" in source["prices"][0]
 
 
 @pytest.mark.parametrize(
