@@ -124,7 +124,9 @@ def find_unknown(
         missing = [n for n, v in parts.items() if v is None or np.any(np.isnan(v))]
         if missing:
             why = [
-                stated.get(f"{name}.{price}") or f"the {total[:-3].strip('_')} of {name} is unknown"
+                stated.get(f"{name}.{price}")
+                or f"the {total[:-3].strip('_')} of {name} is unknown"
+                + ("" if parts[name] is None else " where the tables have none")
                 for name in missing
             ]
             reasons[total] = "; ".join(why)

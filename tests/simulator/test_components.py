@@ -76,7 +76,8 @@ def test_a_size_outside_the_table_is_refused_and_unknown_at_a_point_of_an_array(
     r = evaluate(design, SHAPE, set={"buffer.bytes": np.array([2**24, 2**27])}, include=OPTIONS)
     assert np.isfinite(r.energy_pj[0]) and np.isnan(r.energy_pj[1])
     assert np.isfinite(r.area_um2[0]) and np.isnan(r.area_um2[1])
-    assert "buffer" in r.unknown["energy_pj"] and "buffer" in r.unknown["area_um2"]
+    assert "energy of buffer is unknown where the tables have none" in r.unknown["energy_pj"]
+    assert "area of buffer is unknown where the tables have none" in r.unknown["area_um2"]
     assert json.dumps(r.to_json(), allow_nan=False)
 
 
@@ -143,6 +144,16 @@ def test_a_table_of_ones_own_stands_beside_the_architecture(tmp_path: Path) -> N
     row = _source(r, "buffer.read_pj")
     assert row["formula"] == "512 * s.read_pj"
     assert "my measurements (quoted, 9 nm, version 2)" in row["source"]
+
+
+def test_the_architecture_of_the_readme_knows_its_energy_and_area() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"```yaml\n(extends: fusemax.*?)```", readme, re.DOTALL)
+    assert found is not None
+    r = evaluate(_on("fusemax", yaml.safe_load(found.group(1))), SHAPE)
+    line = {"bytes": 2**24, "width_bits": 4096, "ports": 1}
+    price = find_cost_model("45nm").price("sram", "hp", "read_pj", line)
+    assert r.parameters["buffer.read_pj"] == price.value and r.area_um2 > 0
 
 
 class Flat:
