@@ -179,8 +179,8 @@ def _only(rows: Sequence[Row], size: str, wanted: Values, label: str) -> list[Ro
     known = sorted({dict(row.at)[size] for row in rows})
     if len(values) != 1 or values[0] not in known:
         raise ArchitectureError(
-            f"{label} has {size} {', '.join(f'{v:g}' for v in known)}, found "
-            f"{', '.join(f'{v:g}' for v in values[:3])}"
+            f"{label}: {size}: expected one of {', '.join(f'{v:g}' for v in known)}, the same at "
+            f"all points, found {', '.join(f'{v:g}' for v in values[:3])}"
         )
     return [row for row in rows if dict(row.at)[size] == values[0]]
 

@@ -63,14 +63,22 @@ def test_the_published_buffers_are_one_port_runs_of_cacti() -> None:
     [  # CACTI 7.0 run at these very sizes
         (5 << 20, 1024, 2068.48, 21688900.0),
         (98304, 512, 87.2404, 306567.0),
+        (12288, 64, 10.368, 39623.9),
+        (49152, 192, 34.5698, 146830),
+        (393216, 768, 310.504, 1.6892e06),
+        (3145728, 1536, 2019.62, 1.45012e07),
+        (25165824, 4096, 19244.1, 1.43816e08),
+        (12582912, 3072, 8497.45, 5.98147e07),
+        (20971520, 4096, 14404.4, 1.00609e08),
+        (1572864, 320, 373.182, 5.49158e06),
     ],
 )
 def test_between_the_rows_the_table_is_near_to_what_cacti_gives_there(
     size: int, width: int, read: float, area: float
 ) -> None:
     line = {"bytes": size, "width_bits": width, "ports": 1}
-    assert _value("45nm", "sram", "lstp", "read_pj", **line) == pytest.approx(read, rel=0.13)
-    assert _value("45nm", "sram", "lstp", "area_um2", **line) == pytest.approx(area, rel=0.13)
+    assert _value("45nm", "sram", "lstp", "read_pj", **line) == pytest.approx(read, rel=0.15)
+    assert _value("45nm", "sram", "lstp", "area_um2", **line) == pytest.approx(area, rel=0.15)
 
 
 def test_between_rows_a_figure_follows_a_power_law(tmp_path: Path) -> None:
@@ -117,7 +125,7 @@ def test_proportional_sizes_multiply() -> None:
         (
             ("45nm", "sram", "lstp", "read_pj"),
             {"bytes": 8192, "width_bits": 64, "ports": 3},
-            "ports 1, 4, found 3",
+            "ports: expected one of 1, 4, the same at all points, found 3",
         ),
         (("9nm", "mac", "", "energy_pj"), {}, "no technology '9nm'"),
         (("no/such.csv", "mac", "", "energy_pj"), {}, "no/such.csv: No such file"),
