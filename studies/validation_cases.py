@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -67,6 +68,9 @@ def find_case(row: AttentionRow) -> Case | Skipped:
     backward = "" if call.direction == "fwd" else kernel.backward
     notes = [f"the GPU is taken for {gpu.assumed}"] if gpu.assumed else []
     notes += [_about_lengths(row)] if "mean" in row.location.casefold() and few else []
+    measured_ms = find_milliseconds(call, metric, row.value)
+    if not 0 < measured_ms < math.inf:
+        return Skipped(row, f"{row.value:g} {row.metric} is no time")
     return Case(
         row=row,
         call=replace(call, word_bytes=word_bytes),
@@ -74,7 +78,7 @@ def find_case(row: AttentionRow) -> Case | Skipped:
             _decoding(kernel.version, few and bool(kernel.decode)), gpu.architecture, call.direction
         ),
         design=(kernel.decode if few else "") or backward or kernel.design,
-        measured_ms=find_milliseconds(call, metric, row.value),
+        measured_ms=measured_ms,
         stand_in=f"the schedule of {backward}" if backward else kernel.stand_in,
         notes=tuple(notes),
     )

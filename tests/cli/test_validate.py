@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from einfuse.kernels.measurement import Measurement, write_measurements
 from einfuse.studies.validation import PUBLISHED
 from einfuse.studies.validation_rows import COLUMNS
 
@@ -93,3 +95,31 @@ def test_every_row_is_printed_with_its_prediction_or_why_not(
         "results.csv", "scatter.png", "scatter.svg", "report.md"
     }  # fmt: skip
     assert "Where it fails, and why" in (out / "report.md").read_text()
+
+
+def test_a_gpu_is_measured_then_judged(
+    einfuse: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measuring itself is replaced: it writes two rows of a GPU that this machine has not."""
+    pytest.importorskip("torch", reason="a GPU is measured with torch")
+    from einfuse.kernels import device, measuring
+
+    def measure(cases: object, device: object, path: Path, *_: object) -> Iterator[None]:
+        own = Measurement(
+            "einfuse", "here", "NVIDIA H100 80GB HBM3", "sdpa-flash", "fwd", "float16", 4, 16, 16,
+            4096, 4096, 128, False, "ms", 1.5,
+        )  # fmt: skip
+        write_measurements(path, [own, replace(own, algorithm="two-pass")])
+        yield None
+
+    monkeypatch.setattr(device, "find_device", lambda kind: object())
+    monkeypatch.setattr(measuring, "measure_suite", measure)
+    out = tmp_path / "out"
+    arguments = ("--device", "cuda", "--out", str(out), "--no-leave-one-out", "--json")
+    done = einfuse("validate", *arguments)
+    assert done.returncode == 0, done.stderr
+    flash, two_pass = json.loads(done.stdout)
+    assert flash["kernel_version"] == "flash-attention-2"
+    assert flash["measured_ms"] == 1.5
+    assert two_pass["skipped"] == "kernel 'two-pass' is not modelled"
+    assert (out / "measurements.csv").exists()
