@@ -65,7 +65,6 @@ def find_case(row: AttentionRow) -> Case | Skipped:
     if kernel.linear and metric not in ("ms", "us", "s"):
         return Skipped(row, f"what {row.metric} counts for linear attention is not known")
     few = call.direction == "fwd" and call.seqlen_q <= load_names().decode_queries
-    backward = "" if call.direction == "fwd" else kernel.backward
     notes = [f"the GPU is taken for {gpu.assumed}"] if gpu.assumed else []
     notes += [_about_lengths(row)] if "mean" in row.location.casefold() and few else []
     measured_ms = find_milliseconds(call, metric, row.value)
@@ -77,9 +76,9 @@ def find_case(row: AttentionRow) -> Case | Skipped:
         owner=Owner(
             _decoding(kernel.version, few and bool(kernel.decode)), gpu.architecture, call.direction
         ),
-        design=(kernel.decode if few else "") or backward or kernel.design,
+        design=kernel.decode if few and kernel.decode else kernel.design,
         measured_ms=measured_ms,
-        stand_in=f"the schedule of {backward}" if backward else kernel.stand_in,
+        stand_in=kernel.stand_in,
         notes=tuple(notes),
     )
 

@@ -16,16 +16,14 @@ import yaml
 class KernelVersion:
     """A kernel as published: its version's name, and the design that stands for it.
 
-    ``decode`` is the design for a few queries, ``backward`` that of another kernel for what has a
-    backward pass, where the kernel has none of its own; ``stand_in`` says whose schedule it is
-    where the design is another kernel's; ``skip`` says why there is none.
+    ``decode`` is the design for a few queries; ``stand_in`` says whose schedule it is where the
+    design is another kernel's; ``skip`` says why there is none.
     """
 
     version: str
     pattern: str
     design: str = ""
     decode: str = ""
-    backward: str = ""
     stand_in: str = ""
     latent: bool = False
     linear: bool = False

@@ -155,16 +155,6 @@ def test_few_queries_are_decoded_by_the_decoding_kernel() -> None:
     assert case(seqlen_q=4096).design == "flash-attention-2"
 
 
-def test_a_backward_pass_without_a_design_of_its_own_is_stood_in_for() -> None:
-    backward = case(algorithm="cuDNN", direction="bwd")
-    assert (backward.design, backward.stand_in) == (
-        "flash-attention-3",
-        "the schedule of flash-attention-3",
-    )
-    assert case(algorithm="cuDNN").stand_in == ""
-    assert case(algorithm="FA2", direction="fwd+bwd").stand_in == ""
-
-
 def test_a_fit_finds_the_constants_that_made_the_rows() -> None:
     own = fit(cases(grid()), LineModel)[FA2]
     assert own.values["efficiency"] == pytest.approx(TRUE["efficiency"], rel=0.01)
