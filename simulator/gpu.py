@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ from einfuse.mapper.kernel import kernel_scope
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
 from .gpu_launch import LaunchCost, find_launch
 from .gpu_machine import Array, Machine
+from .gpu_memory import find_footprints, fits_dram
 from .gpu_tile import lanes_of
 from .sources import find_sources
 
+_WORD_BYTES = 2
 _UNKNOWN = {
     "energy_pj": "energies of a GPU's parts are not modelled",
     "area_um2": "areas of a GPU's parts are not modelled",
@@ -78,17 +80,26 @@ def evaluate_kernel(
             raise MappingError(f"{otherwise.rstrip()} (needs {formula.text})")
         feasible = feasible & holds
     values = architecture.values(scope)
+    if np.any(np.asarray(values["word_bytes"]) != _WORD_BYTES):
+        raise ArchitectureError(
+            f"{architecture.name}: word_bytes: the rates of its tensor cores are those of 16-bit "
+            f"words; expected {_WORD_BYTES}, found {values['word_bytes']:g}"
+        )
     machine = Machine(architecture, values, scope, points, scalar)
     costs = [find_launch(launch, machine) for launch in design.schedule.launches]
     for cost in costs:
         feasible = feasible & cost.feasible
-    return _evaluation(design, machine, costs, feasible, settings)
+    footprints = find_footprints([cost.tensors for cost in costs])
+    names = [launch.name for launch in design.schedule.launches]
+    feasible = feasible & fits_dram(machine, names, footprints)
+    return _evaluation(design, machine, costs, footprints, feasible, settings)
 
 
 def _evaluation(
     design: KernelDesign,
     machine: Machine,
     costs: list[LaunchCost],
+    footprints: list[dict[str, Array]],
     feasible: Any,
     settings: Mapping[str, Any],
 ) -> Evaluation:
@@ -136,7 +147,9 @@ def _evaluation(
     def cost_of(value: Array) -> Any:
         return form(np.where(feasible, value, np.inf))
 
-    held = _held(costs)
+    held: dict[str, Mapping[str, Array]] = {"dram": _largest(footprints)}
+    for level in dict.fromkeys(level for cost in costs for level in cost.held):
+        held[level] = _largest([cost.held[level] for cost in costs if level in cost.held])
     return Evaluation(
         design=f"{design.name} on {machine.architecture.name}",
         accounting="physical",
@@ -173,13 +186,7 @@ def _evaluation(
     )
 
 
-def _held(costs: list[LaunchCost]) -> dict[str, dict[str, Array]]:
-    """The bytes of a block by level and tensor, of the launch whose blocks hold most."""
-    found: dict[str, dict[str, Array]] = {}
-    for cost in costs:
-        for level, tensors in cost.held.items():
-            total = max(float(np.max(sum(tensors.values()))), 0.0) if tensors else 0.0
-            known = found.get(level)
-            if known is None or total > float(np.max(sum(known.values()))):
-                found[level] = dict(tensors)
-    return found
+def _largest(held: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    """The tensors, with their bytes, of the launch that holds most."""
+    most = [float(np.max(sum(tensors.values(), np.zeros(1)))) for tensors in held]
+    return held[int(np.argmax(most))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class LaunchCost:
 
     ``slots`` are operations x issue slots by Einsum and unit, all blocks together; ``resources``
     the seconds that each alone would take, ``critical`` those of the launch under what sets them;
-    ``held`` the bytes of each tensor by level.
+    ``held`` the bytes of each tensor by level, ``tensors`` those in DRAM.
     """
 
     seconds: Array
@@ -36,7 +36,7 @@ class LaunchCost:
     writes: Array
     l2_bytes: Array
     held: Mapping[str, Mapping[str, Array]]
-    resident: Array
+    tensors: Mapping[str, Array]
     feasible: NDArray[np.bool_]
 
 
@@ -61,7 +61,8 @@ def find_launch(launch: Launch, machine: Machine) -> LaunchCost:
     masks = {"masking": {k: machine.of(f) for k, f in launch.masking.items()}}
     masking = unit_work(masks, masks, machine.vector_units, *arguments)
     tile = _Tile(launch, machine, tensor, (vector, extra), final, masking)
-    return _in_blocks(launch, machine, tile) if launch.grid else _flat(launch, machine, tile)
+    cost = _in_blocks(launch, machine, tile) if launch.grid else _flat(launch, machine, tile)
+    return _started(cost, machine.of(launch.when) != 0, machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class _Tile:
 
 def _flat(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
     """All of it at once, spread evenly over the processors, beside the memory."""
-    when, copies = machine.of(launch.when) != 0, machine.of(launch.copies)
+    copies = machine.of(launch.copies)
     count, clock = (
         machine.number("processors.count"),
         machine.number("processors.sustained_clock_hz"),
@@ -148,18 +149,24 @@ def _flat(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
     memory = memory_seconds(launch, machine, reads + writes, reads + writes)
     longest = np.maximum.reduce([compute, *memory.values()])
     seconds = longest + exposed * np.minimum(compute, memory["dram"])
-    nothing = np.zeros(machine.points)
-    critical = _critical(tile, tensor - exposed * warps, compute, memory, seconds)
-    return _cost(
-        machine, when, seconds, critical, tile, copies, nothing, memory,
-        (reads, writes, reads + writes), {}, np.ones(machine.points), np.ones(machine.points, bool),
-    )  # fmt: skip
+    slots = tile.slots(copies, np.zeros(machine.points))
+    return LaunchCost(
+        seconds=seconds,
+        resources={**_unit_seconds(machine, tile, slots), **memory},
+        critical=_critical(tile, tensor - exposed * warps, compute, memory, seconds),
+        slots=slots,
+        reads=reads,
+        writes=writes,
+        l2_bytes=reads + writes,
+        held={},
+        tensors=_tensors(launch, machine),
+        feasible=np.ones(machine.points, bool),
+    )
 
 
 def _in_blocks(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
     """Blocks over the processors, in waves."""
     assert launch.grid is not None
-    when = machine.of(launch.when) != 0
     held = {
         level: {tensor: machine.of(f) for tensor, f in tensors.items()}
         for level, tensors in launch.keep.items()
@@ -193,11 +200,19 @@ def _in_blocks(launch: Launch, machine: Machine, tile: _Tile) -> LaunchCost:
     memory = memory_seconds(launch, machine, reads + once + writes, l2_bytes + once + writes)
     path = np.where(each > warps, 2 * tensor - each, -1.0)  # the tensor cores' part of it, or not
     longest = np.maximum.reduce([seconds, *memory.values()])
-    critical = _critical(tile, path, seconds, memory, longest)
-    return _cost(
-        machine, when, longest, critical, tile, counted.tiles, counted.blocks, memory,
-        (reads + once, writes, l2_bytes + once + writes), held, resident, feasible,
-    )  # fmt: skip
+    done = tile.slots(counted.tiles, counted.blocks)
+    return LaunchCost(
+        seconds=longest,
+        resources={**_unit_seconds(machine, tile, done), **memory},
+        critical=_critical(tile, path, seconds, memory, longest),
+        slots=done,
+        reads=reads + once,
+        writes=writes,
+        l2_bytes=l2_bytes + once + writes,
+        held=held,
+        tensors=_tensors(launch, machine),
+        feasible=feasible,
+    )
 
 
 def _critical(
@@ -223,35 +238,35 @@ def _critical(
     return found
 
 
-def _cost(
-    machine: Machine,
-    when: NDArray[np.bool_],
-    seconds: Array,
-    critical: Mapping[str, Array],
-    tile: _Tile,
-    tiles: Array,
-    blocks: Array,
-    memory: Mapping[str, Array],
-    moved: tuple[Array, Array, Array],
-    held: Mapping[str, Mapping[str, Array]],
-    resident: Array,
-    feasible: NDArray[np.bool_],
-) -> LaunchCost:
-    start = machine.number("processors.launch_seconds")
-    slots = {
-        einsum: {unit: np.where(when, n, 0.0) for unit, n in own.items()}
-        for einsum, own in tile.slots(tiles, blocks).items()
-    }
-    times = {**_unit_seconds(machine, tile, slots), **memory}
-    resources = {name: np.where(when, taken, 0.0) for name, taken in times.items()}
-    resources["launch"] = np.where(when, start, 0.0)
-    reads, writes, l2_bytes = (np.where(when, amount, 0.0) for amount in moved)
-    spent = {name: np.where(when, taken, 0.0) for name, taken in critical.items()}
-    spent["launch"] = resources["launch"]
-    return LaunchCost(
-        np.where(when, seconds + start, 0.0), resources, spent, slots, reads, writes, l2_bytes,
-        held, resident, feasible | ~when,
-    )  # fmt: skip
+def _started(cost: LaunchCost, when: NDArray[np.bool_], machine: Machine) -> LaunchCost:
+    """Return the cost with that of its start; nothing where there is no such launch."""
+
+    def masked(parts: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.where(when, part, 0.0) for name, part in parts.items()}
+
+    start = {"launch": machine.number("processors.launch_seconds")}
+    return replace(
+        cost,
+        seconds=np.where(when, cost.seconds + start["launch"], 0.0),
+        resources=masked({**cost.resources, **start}),
+        critical=masked({**cost.critical, **start}),
+        slots={einsum: masked(own) for einsum, own in cost.slots.items()},
+        reads=np.where(when, cost.reads, 0.0),
+        writes=np.where(when, cost.writes, 0.0),
+        l2_bytes=np.where(when, cost.l2_bytes, 0.0),
+        tensors=masked(cost.tensors),
+        feasible=cost.feasible | ~when,
+    )
+
+
+def _tensors(launch: Launch, machine: Machine) -> dict[str, Array]:
+    """The bytes in DRAM of the tensors that a launch reads or writes."""
+    found: dict[str, Array] = {}
+    whole = {tensor: formula for tensor, (_, formula) in launch.streamed.items()}
+    for tensors in (launch.reads, launch.writes, whole):
+        for tensor, formula in tensors.items():
+            found[tensor] = np.maximum(found.get(tensor, 0.0), machine.of(formula))
+    return found
 
 
 def _unit_seconds(

@@ -1,9 +1,13 @@
-"""What a launch moves through DRAM and L2, and how long that takes."""
+"""What a launch moves through DRAM and L2, how long that takes, and whether it fits the card."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from einfuse.mapper.errors import MappingError
 from einfuse.mapper.kernel import Launch
 
 from .gpu_machine import Array, Machine
@@ -45,3 +49,39 @@ def memory_seconds(
             share = share * machine.of(rate)
         found[level] = moved / (bandwidth * share)
     return found
+
+
+def find_footprints(launches: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """Return the bytes that each launch's tensors take in DRAM.
+
+    Args:
+        launches: tensor -> bytes that a launch moves; one that is moved more than once takes what
+            the launch that moves least of it says.
+    """
+    least: dict[str, Array] = {}
+    for tensors in launches:
+        for tensor, moved in tensors.items():
+            known = least.get(tensor, np.full(len(moved), np.inf))
+            least[tensor] = np.minimum(known, np.where(moved > 0, moved, np.inf))
+    return [
+        {tensor: np.where(moved > 0, least[tensor], 0.0) for tensor, moved in tensors.items()}
+        for tensors in launches
+    ]
+
+
+def fits_dram(
+    machine: Machine, launches: Sequence[str], footprints: Sequence[Mapping[str, Array]]
+) -> NDArray[np.bool_]:
+    """Return whether all launches' tensors fit DRAM; MappingError if a single point's do not."""
+    room = machine.number("dram.bytes")
+    fits = np.ones(machine.points, dtype=bool)
+    for launch, tensors in zip(launches, footprints, strict=True):
+        taken = sum(tensors.values(), np.zeros(machine.points))
+        fits &= taken <= room
+        if machine.scalar and not fits[0]:
+            tensor = max(tensors, key=lambda name: float(tensors[name][0]))
+            raise MappingError(
+                f"launch {launch}: its tensors do not fit dram: they take {taken[0]:.4g} bytes of "
+                f"{room[0]:.4g}; the largest is {tensor} with {tensors[tensor][0]:.4g}"
+            )
+    return fits

@@ -228,6 +228,8 @@ def test_a_kernel_needs_tensor_cores() -> None:
         ({}, {"tile.key": 1024, "tile.query": 16}, "do not fit shared.* K "),
         ({}, {"tile.key": 0}, "expected a whole number of at least 1"),
         ({}, {"calibration.efficiency": 0}, "calibration.efficiency"),
+        ({}, {"word_bytes": 1}, "16-bit words"),
+        ({"B": 64, "P": 2**20}, {}, "do not fit dram.*Q"),
     ],
 )
 def test_bad_input_is_refused_in_words(
@@ -244,6 +246,27 @@ def test_a_missing_rank_is_named_and_points_that_do_not_fit_are_marked() -> None
     result = ef.evaluate(design, {**SHAPE, "E": np.array([128, 512])})
     assert result.feasible.tolist() == [True, False]
     assert np.isinf(result.seconds[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "bound"),
+    [
+        ("flash-attention-3", SHAPE, "tensor"),
+        ("triton-attention", {**SHAPE, "E": 16, "F": 16}, "special"),
+        ("flash-attention-1", SHAPE, "shared"),
+        ("unfused-gpu", SHAPE, "dram"),
+        ("flash-attention-2", {**SHAPE, "B": 1, "H": 1, "P": 16, "M": 16}, "launch"),
+    ],
+)
+def test_the_bound_is_what_sets_the_time(name: str, shape: dict[str, int], bound: str) -> None:
+    assert ef.evaluate(load(name, "h100"), shape).bound == bound
+
+
+def test_head_sizes_between_those_of_a_kernel_are_padded() -> None:
+    design = load("flash-attention-2", "h100")
+    odd, even = (ef.evaluate(design, {**SHAPE, "E": e, "F": e}) for e in (72, 96))
+    assert odd.seconds == even.seconds
+    assert odd.dram_bytes < even.dram_bytes
 
 
 def test_a_kernel_is_not_simulated_tile_by_tile() -> None:
