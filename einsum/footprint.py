@@ -13,13 +13,13 @@ step are left out: a bound from below.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .alignment import Kind
 from .cascade import Cascade, Rank
-from .cut import minimum_cut
+from .crossing import Use, crossings, origins
 from .expression import Access, Binary, variables
 from .lineage import Dependence, Read, trace
 from .operations import is_view
@@ -182,7 +182,7 @@ class _Footprint:
         self.known_numbers: dict[Words, int] = {}
 
     def run(self) -> Footprint:
-        boundaries = tuple(self._boundary(b) for b in range(1, self.last))
+        boundaries = self._boundaries()
         crossing = [_no_words(), *(b.words for b in boundaries), _no_words()]
         within = self._within()
         sweeps = tuple(
@@ -352,27 +352,8 @@ class _Footprint:
     def _fiber(self, tensor: str) -> Words:
         return self._words(tensor, self._fixed()[:-1])
 
-    def _boundary(self, after: int) -> Boundary:
-        """Cut the tensors between the sweeps up to ``after`` and the later ones."""
-        arcs, early, late = self._network(after)
-        capacity = {t: self._number(self._fiber(t)) for t in {x for arc in arcs for x in arc}}
-        capacity |= {t: self._number(self._fiber(t)) for t in early | late}
-        stored = sorted(minimum_cut(arcs, early, late, capacity))
-        words = sum((self._fiber(t) for t in stored), _no_words())
-        origin = _upstream(arcs, stored) & set(self.cascade.inputs)
-        reread = tuple(name for name in self.cascade.inputs if name in origin)
-        again = sum((self._fiber(t) for t in reread), _no_words())
-        return Boundary(
-            after,
-            tuple((t, self._fiber(t)) for t in stored),
-            words,
-            reread,
-            again,
-            _choice(stored, words, reread, again),
-        )
-
-    def _network(self, after: int) -> tuple[set[tuple[str, str]], set[str], set[str]]:
-        """Return element-wise arcs between tensors, what is early, and what is needed late.
+    def _boundaries(self) -> tuple[Boundary, ...]:
+        """Return what crosses from each sweep into the later ones.
 
         Summaries count as early: to recompute one would sweep the full fiber once more.
         """
@@ -382,29 +363,45 @@ class _Footprint:
             if i not in self.views
             for o in e.outputs
         }
-        touched: dict[str, int] = {}
-        for read in filter(self._sweeping, self.reads):
-            tensor = self._root(read.tensor)
-            touched[tensor] = min(touched.get(tensor, self.last), self.sweep[read.einsum])
         full = {self._root(t) for t in self.dependence.full}
-        arcs: set[tuple[str, str]] = set()
-        early: set[str] = set()
-        late: set[str] = set()
-        for read in filter(self._sweeping, self.reads):
-            tensor = self._root(read.tensor)
-            if not self._swept(tensor) or made.get(tensor, touched[tensor]) > after:
-                continue
-            if tensor in self.cascade.inputs or tensor not in full:
-                early.add(tensor)
-            if self.sweep[read.einsum] > after:
-                late.add(tensor)
-                continue
-            for output in self.cascade.einsums[read.einsum].outputs:
-                if self._swept(output.tensor) and read.kind is not Kind.UNALIGNED:
-                    arcs.add((tensor, self._root(output.tensor)))
-                elif self._swept(output.tensor):
-                    early.add(self._root(output.tensor))
-        return arcs, early, late
+        inputs = frozenset(self.cascade.inputs)
+        uses = [
+            Use(
+                self._root(read.tensor),
+                self.sweep[read.einsum],
+                tuple(
+                    self._root(o.tensor)
+                    for o in self.cascade.einsums[read.einsum].outputs
+                    if self._swept(o.tensor)
+                ),
+                read.kind is not Kind.UNALIGNED,
+            )
+            for read in filter(self._sweeping, self.reads)
+            if self._swept(self._root(read.tensor))
+        ]
+        early = frozenset(u.tensor for u in uses if u.tensor in inputs or u.tensor not in full)
+        found = crossings(uses, made, early, lambda t: self._number(self._fiber(t)), self.last)
+        origin = origins(uses, inputs)
+        return tuple(
+            self._boundary(after, sorted(stored), origin)
+            for after, stored in enumerate(found, start=1)
+        )
+
+    def _boundary(
+        self, after: int, stored: list[str], origin: Mapping[str, frozenset[str]]
+    ) -> Boundary:
+        words = sum((self._fiber(t) for t in stored), _no_words())
+        upstream = {name for t in stored for name in origin.get(t, ())}
+        reread = tuple(name for name in self.cascade.inputs if name in upstream)
+        again = sum((self._fiber(t) for t in reread), _no_words())
+        return Boundary(
+            after,
+            tuple((t, self._fiber(t)) for t in stored),
+            words,
+            reread,
+            again,
+            _choice(stored, words, reread, again),
+        )
 
     def _number(self, words: Words) -> int:
         if words not in self.known_numbers:
@@ -453,18 +450,6 @@ def _common(totals: list[sympy.Expr]) -> sympy.Expr:
     return sympy.Add(
         *(t * min(p[t] for p in parts) for t in parts[0] if all(t in p for p in parts))
     )
-
-
-def _upstream(arcs: Iterable[tuple[str, str]], tensors: Iterable[str]) -> set[str]:
-    sources: dict[str, list[str]] = {}
-    for source, target in arcs:
-        sources.setdefault(target, []).append(source)
-    found, pending = set(tensors), list(tensors)
-    while pending:
-        more = set(sources.get(pending.pop(), ())) - found
-        found |= more
-        pending += more
-    return found
 
 
 def _values(access: Access) -> tuple[str, ...]:

@@ -109,6 +109,8 @@ def test_plot_writes_a_picture(einfuse: Callable[..., Any], tmp_path: Path, suff
     [
         (("attention/3-pass", "--rank", "Z"), "one of E, F, P, M; found 'Z'"),
         (("attention/4-pass",), "no cascade and no file is called 'attention/4-pass'"),
+        (("attention/3-pass", "--shape", "M=4K"), "ranks E, F, P without a size"),
+        (("attention/3-pass", "--shape", "Z=4"), "has no rank 'Z'"),
         (("attention/3-pass", "--plot", "x.docx"), "ending in .png, .svg or .pdf"),
         (("attention/3-pass", "--plot", "nowhere/x.png"), "folder 'nowhere' does not exist"),
     ],
@@ -126,3 +128,12 @@ def test_python_says_the_same() -> None:
     cascade = ef.parse(SPT)
     assert ef.passes(cascade, "M").roots == {"K": 2, "V": 1}
     assert ef.passes(cascade).rank == "M"
+
+
+def test_a_shape_gives_live_words_as_numbers(einfuse: Callable[..., Any]) -> None:
+    """3-pass: M + Max(2*E, 2*F) + 1; 1-pass: tiles of K and V, and E + F + 2 for a query."""
+    done = einfuse("passes", "attention/3-pass", "--shape", "E=64,F=32,P=1K,M=4K")
+    assert f"live words at level M: {4096 + 128 + 1:,} for one point" in done.stdout
+    sizes = "E=64,F=32,P=1K,M=4K,M0=16"
+    done = einfuse("passes", "attention/1-pass", "--shape", sizes, "--json")
+    assert json.loads(done.stdout)["live_words"]["M1"] == 16 * (64 + 32) + 64 + 32 + 2

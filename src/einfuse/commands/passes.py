@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import Parameters, load_cascade, print_json
+from einfuse.commands.arguments import Parameters, load_cascade, parse_shape, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from einfuse.einsum.cascade import Cascade
     from einfuse.einsum.passes import PassReport
     from einfuse.einsum.placement import Barrier
 
@@ -26,6 +29,9 @@ def passes(
         str, typer.Option(help="a rank or a level of its partition; by default the one that "
                                "is swept most often")
     ] = "",
+    shape: Annotated[
+        str, typer.Option(help="sizes of ranks, such as E=64,F=64,M=4K: live words as numbers")
+    ] = "",
     settings: Parameters = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     plot: Annotated[
@@ -37,16 +43,30 @@ def passes(
 
     loaded = load_cascade(cascade, settings or ())
     report = count_passes(loaded, rank or None)
+    words = _live_words(loaded, report, parse_shape(shape)) if shape else {}
     if plot is not None:
         from einfuse.studies.pass_graph import draw_passes
 
         draw_passes(loaded, report, plot)
     if json:
-        print_json(describe(report))
+        print_json(describe(report) | ({"live_words": words} if shape else {}))
         return
     print(report)
+    for level, count in words.items():
+        print(f"live words at level {level}: {count:,} for one point of the outer ranks")
     if not rank:
         print(f"(of its ranks {report.rank} is swept most often; --rank asks about another)")
+
+
+def _live_words(cascade: Cascade, report: PassReport, shape: Mapping[str, int]) -> dict[str, int]:
+    """Return the live words at every level of the rank, for sizes of all ranks."""
+    from einfuse.einsum.footprint import footprint
+
+    levels = report.footprint
+    return {
+        level: footprint(cascade, report.rank, level).bytes(cascade, shape, word_bytes=1, points=1)
+        for level in levels
+    }
 
 
 def describe(report: PassReport) -> dict[str, Any]:
