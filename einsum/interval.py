@@ -36,7 +36,7 @@ def intervals(cascade: Cascade) -> dict[str, Interval]:
     found: dict[str, Interval] = dict.fromkeys(cascade.inputs, ANYTHING)
     for einsum in cascade.einsums:
         first = einsum.name not in found
-        value = _interval(einsum.expression, found)
+        value = interval_of(einsum.expression, found)
         for reduction in einsum.reductions:
             value = _folded(reduction.operator, value)
         for output in einsum.outputs:
@@ -80,7 +80,8 @@ def _guards(expression: Expression, tensor: str) -> bool:
     return reads == inside > 0
 
 
-def _interval(node: Expression, known: Mapping[str, Interval]) -> Interval:
+def interval_of(node: Expression, known: Mapping[str, Interval]) -> Interval:
+    """Return the interval that an expression lies in, given those of tensors."""
     match node:
         case Number(value=value):
             return float(value), float(value)
@@ -91,12 +92,14 @@ def _interval(node: Expression, known: Mapping[str, Interval]) -> Interval:
         case Access(tensor=tensor):
             return known.get(tensor, ANYTHING)
         case Negate(operand=operand):
-            low, high = _interval(operand, known)
+            low, high = interval_of(operand, known)
             return -high, -low
         case Binary(operator=operator, left=left, right=right):
-            return _binary(operator, _interval(left, known), _interval(right, known))
+            return _binary(operator, interval_of(left, known), interval_of(right, known))
         case Call(function=function, arguments=arguments):
-            return _call(function, [_interval(argument, known) for argument in arguments])
+            return interval_of_call(
+                function, [interval_of(argument, known) for argument in arguments]
+            )
 
 
 def _binary(operator: str, a: Interval, b: Interval) -> Interval:
@@ -111,7 +114,12 @@ def _binary(operator: str, a: Interval, b: Interval) -> Interval:
     return ANYTHING
 
 
-def _call(function: str, arguments: list[Interval]) -> Interval:
+def interval_of_call(function: str, arguments: list[Interval]) -> Interval:
+    """Return the interval of a function's values, given those of its arguments.
+
+    >>> interval_of_call("clamp", [ANYTHING, (-1.0, -1.0), (1.0, 1.0)])
+    (-1.0, 1.0)
+    """
     if function == "clamp" and len(arguments) == 3:
         value, floor, ceiling = arguments
         return _clamped(value[0], floor[0], ceiling[0]), _clamped(value[1], floor[1], ceiling[1])
@@ -126,7 +134,7 @@ def _call(function: str, arguments: list[Interval]) -> Interval:
     if function == "abs":
         return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
     if function == "sq":
-        least, most = _call("abs", [(low, high)])
+        least, most = interval_of_call("abs", [(low, high)])
         return least * least, most * most
     if function in _INCREASING:
         return _INCREASING[function](low), _INCREASING[function](high)

@@ -23,14 +23,13 @@ from .expression import (
     Coordinate,
     Expression,
     Index,
-    Number,
     RankSize,
     accesses,
     variables,
     walk,
 )
 from .formula import SymbolTable
-from .interval import ANYTHING, Interval, intervals
+from .interval import ANYTHING, Interval, interval_of, interval_of_call, intervals
 from .printer import render_expression
 from .substitution import put, replace_accesses
 
@@ -40,19 +39,6 @@ LARGEST_EXPONENT = 80.0
 """The largest argument that float32 exponentiates without overflow, rounded down."""
 
 _EXPONENTIALS = frozenset({"exp", "exp2"})
-_BOUNDED: dict[str, Interval] = {
-    "tanh": (-1.0, 1.0),
-    "sigmoid": (0.0, 1.0),
-    "sin": (-1.0, 1.0),
-    "cos": (-1.0, 1.0),
-    "sign": (-1.0, 1.0),
-    "ge": (0.0, 1.0),
-    "gt": (0.0, 1.0),
-    "le": (0.0, 1.0),
-    "lt": (0.0, 1.0),
-    "relu": (0.0, math.inf),
-    "softplus": (0.0, math.inf),
-}
 
 
 def overflows(cascade: Cascade) -> tuple[str, ...]:
@@ -273,15 +259,7 @@ class _Orders:
 
     def _interval_of(self, symbol: Formula) -> Interval:
         part = self.table.part(symbol)
-        if isinstance(part, Access):
-            return self.known.get(part.tensor, ANYTHING)
-        if isinstance(part, RankSize):
-            return (1.0, math.inf)
-        if isinstance(part, Call):
-            return _BOUNDED.get(part.function, ANYTHING)
-        if isinstance(part, Number):
-            return (float(part.value), float(part.value))
-        return ANYTHING
+        return interval_of(part, self.known)
 
 
 def _is_extreme(expression: Expression) -> bool:
@@ -332,9 +310,9 @@ def _matched(
     return values
 
 
-def _upper(formula: Formula, interval_of: Any) -> float:
+def _upper(formula: Formula, of_symbol: Any) -> float:
     terms = (term for term in sp.Add.make_args(formula) if not _is_power(term))
-    return sum((_bounds(term, interval_of)[1] for term in terms), 0.0)
+    return sum((_bounds(term, of_symbol)[1] for term in terms), 0.0)
 
 
 def _is_power(term: Formula) -> bool:
@@ -342,29 +320,30 @@ def _is_power(term: Formula) -> bool:
     return isinstance(term.as_coeff_Mul()[1], sp.log)
 
 
-def _bounds(formula: Formula, interval_of: Any) -> Interval:
+def _bounds(formula: Formula, of_symbol: Any) -> Interval:
     if formula.is_number:
         return (float(formula), float(formula))
     if formula.is_Symbol:
-        bounds: Interval = interval_of(formula)
+        bounds: Interval = of_symbol(formula)
         return bounds
     if formula.is_Add:
-        parts = [_bounds(term, interval_of) for term in formula.args]
+        parts = [_bounds(term, of_symbol) for term in formula.args]
         return (sum(p[0] for p in parts), sum(p[1] for p in parts))
     if formula.is_Mul:
         low, high = 1.0, 1.0
         for factor in formula.args:
-            a, b = _bounds(factor, interval_of)
+            a, b = _bounds(factor, of_symbol)
             products = [0.0 if 0.0 in (x, y) else x * y for x in (low, high) for y in (a, b)]
             low, high = min(products), max(products)
         return (low, high)
     if isinstance(formula, sp.Abs) or (formula.is_Pow and formula.exp == 2):
-        low, high = _bounds(formula.args[0], interval_of)
+        low, high = _bounds(formula.args[0], of_symbol)
         largest = max(abs(low), abs(high))
         return (0.0, largest if isinstance(formula, sp.Abs) else largest**2)
     if formula.is_Pow and formula.exp == -1:
-        low, high = _bounds(formula.base, interval_of)
+        low, high = _bounds(formula.base, of_symbol)
         return (1 / high if high else 0.0, 1 / low) if low > 0 else ANYTHING
     if formula.is_Function:
-        return _BOUNDED.get(str(formula.func), ANYTHING)
+        arguments = [_bounds(argument, of_symbol) for argument in formula.args]
+        return interval_of_call(str(formula.func), arguments)
     return ANYTHING

@@ -27,6 +27,11 @@ SAFE = {
     "a negative square": "Y[p] = exp(-sq(X[m,p] - S[])) :: +(m)",
     "a power": "Y[p] = exp(3 * log(abs(X[m,p]))) :: +(m)",
     "base two": "G[p] = X[m,p] :: max(m)\nY[p] = exp2(X[m,p] - G[p]) :: +(m)",
+    "a clamp": "Y[p] = exp(clamp(X[m,p], -10, 10)) :: +(m)",
+    "a clamp of what is scaled": "Y[p] = exp(2 * clamp(X[m,p] / 3, -1, 1) + 1) :: +(m)",
+    "a function of what is bounded": "Y[p] = exp(relu(20 * sin(X[m,p]))) :: +(m)",
+    "a choice of bounded values": "Y[p] = exp(where(gt(S[], 0), tanh(X[m,p]), 0)) :: +(m)",
+    "a decay by position": "Y[p] = exp(0 - 9.2 * m / M) * X[m,p] :: +(m)",
     "through a map": (
         "Z[m,p] = X[m,p] + S[]\nG[p] = Z[m,p] :: max(m)\nY[p] = exp(X[m,p] + S[] - G[p]) :: +(m)"
     ),
@@ -43,6 +48,10 @@ UNSAFE = {
     "the maximum subtracted from": "G[p] = X[m,p] :: max(m)\nY[p] = exp(G[p] - X[m,p]) :: +(m)",
     "a mean": "G[p] = X[m,p] / M :: +(m)\nY[p] = exp(X[m,p] - G[p]) :: +(m)",
     "a bound that is too large": "Y[p] = exp(300 * tanh(X[m,p])) :: +(m)",
+    "a clamp that is too wide": "Y[p] = exp(clamp(X[m,p], -1, 100)) :: +(m)",
+    "a clamp from below": "Y[p] = exp(max(X[m,p], -1)) :: +(m)",
+    "a choice of which one is unbounded": "Y[p] = exp(where(gt(S[], 0), X[m,p], 0)) :: +(m)",
+    "a growth by position": "Y[p] = exp(m) * X[m,p] :: +(m)",
     "base two with a bound that is too large": "Y[p] = exp2(127 * sigmoid(X[m,p])) :: +(m)",
     "a maximum of a different row": (
         "rank N\nG[p] = X[m,p] :: max(m)\nY[p] = exp(X[m,p] - G[0]) :: +(m)"
