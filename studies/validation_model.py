@@ -142,6 +142,7 @@ def _shape(call: Call) -> dict[str, int]:
         "HK": call.heads_kv,
         "P": call.seqlen_q,
         "M": call.seqlen_k,
+        "N": call.seqlen_k,  # tokens, where queries and keys are one sequence
         "E": call.head_dim_qk,
         "F": call.head_dim_v,
     }

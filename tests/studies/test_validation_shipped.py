@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from einfuse.studies.validation import PUBLISHED, Verdict, error_summary, judge
+from einfuse.studies.validation_baselines import published_peaks
 from einfuse.studies.validation_cases import Case, find_cases
 from einfuse.studies.validation_constants import Owner, read_constants
 from einfuse.studies.validation_prediction import fit
 from einfuse.studies.validation_rows import AttentionRow, read_rows
+
+from .validation_models import row
 
 Rows = tuple[AttentionRow, ...]
 
@@ -57,6 +60,38 @@ def test_the_shipped_constants_are_what_the_command_fits() -> None:
     owner = Owner("flash-attention-3", "h100", "fwd")
     own = fit([one for one in cases(shipped()) if one.owner == owner])[owner]
     assert own.values == pytest.approx(read_constants()[owner].values, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("group", "cells"),
+    [
+        ("transferred", {"algorithm": "cuDNN 9.19", "gpu": "H200", "head_dim": "192/128"}),
+        ("transferred", {"algorithm": "cuDNN 9.19", "gpu": "H200", "direction": "bwd"}),
+        ("transferred", {"algorithm": "Triton tutorial", "direction": "bwd"}),
+        ("transferred", {"algorithm": "FA2", "gpu": "RTX 4090"}),
+        ("transferred", {"gpu": "H100 PCIe", "heads_kv": 2, "direction": "bwd"}),
+        ("modelled", {"algorithm": "FA3 sliding window 1024", "causal": True}),
+        (
+            "modelled",
+            {"algorithm": "FlashMLA", "seqlen_q": 1, "heads_kv": 1, "head_dim": "576/512"},
+        ),
+        ("transferred", {"algorithm": "FlashDecoding", "seqlen_q": 1, "causal": ""}),
+        ("transferred", {"algorithm": "lightning attention", "metric": "ms", "value": 1}),
+        ("stand-in", {"algorithm": "ThunderKittens"}),
+        ("stand-in", {"algorithm": "xformers", "direction": "fwd+bwd"}),
+        ("stand-in", {"algorithm": "FlexAttention", "direction": "bwd"}),
+    ],
+)
+def test_kernels_beyond_the_shipped_rows_are_predicted_apart(
+    group: str, cells: dict[str, object]
+) -> None:
+    """No call is faster than what its operands alone take, nor slow beyond reason."""
+    (one,) = judge([row(**cells)], read_constants())
+    assert isinstance(one, Verdict), one
+    assert one.group == group
+    assert not one.fitted
+    moved_ms = 1e3 * one.case.call.moved_bytes / published_peaks(one.case.owner.gpu)[1]
+    assert 0.8 * moved_ms < one.predicted_ms < 100 * one.roofline_ms
 
 
 @pytest.mark.slow
