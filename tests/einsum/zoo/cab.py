@@ -153,6 +153,24 @@ def stable(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 
 
 TILES = {"E": 4, "F": 3, "P": 12, "P0": 4, "M0": 3, "S": 1, "W": 2}
+
+
+def long_short_causal(x: Tensors, n: Shape) -> Tensors:
+    keys, values, chunk = [], [], n["T"]
+    for start in range(0, n["P"], chunk):
+        inside = slice(start, start + chunk)
+        shares = softmax(x["WP"].T @ x["X"][:, inside])  # [r, t]
+        keys.append(layer_norm(shares @ x["K"][:, inside].T, x["GK"], x["BK"]).T)
+        values.append(layer_norm(shares @ x["V"][:, inside].T, x["GV"], x["BV"]).T)
+    columns = []
+    for p in range(n["P"]):
+        past, near = p // chunk, slice(max(0, p + 1 - n["W"]), p + 1)
+        k = torch.cat([*keys[:past], x["K"][:, near]], 1)
+        v = torch.cat([*values[:past], x["V"][:, near]], 1)
+        columns.append(attend(x["Q"][:, p : p + 1], k, v))
+    return {"AV": torch.cat(columns, 1)}
+
+
 SAMPLED = {"E": 4, "F": 3, "P": 6, "M": 9, "S": 3, "U": 2}
 
 CASES = (
@@ -189,6 +207,14 @@ CASES = (
         ({"E": 4, "F": 3, "P": 6, "M": 9, "C": 3}, {"E": 4, "F": 3, "P": 1, "M": 7, "C": 1}),
         small_noise,
         large=3,
+    ),
+    Case(
+        "attention/long-short-causal",
+        long_short_causal,
+        (
+            {"E": 4, "F": 3, "D": 5, "P": 12, "T": 3, "R": 2, "W": 4},
+            {"E": 4, "F": 3, "D": 5, "P": 1, "T": 1, "R": 1, "W": 2},
+        ),
     ),
     Case(
         "attention/long-short",
