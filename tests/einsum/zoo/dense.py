@@ -48,7 +48,7 @@ def block_sparse(x: Tensors, n: Shape) -> Tensors:
 
 def blocks(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
     rows = [generator.permutation(n["M"] // n["M0"])[: n["S"]] for _ in range(n["P"] // n["P0"])]
-    counts = [0, n["S"], 1, 2][: n["P"] // n["P0"]] if n["P"] > 1 else [n["S"]]
+    counts = [(0, n["S"], 1, 2)[k % 4] for k in range(len(rows))] if len(rows) > 1 else [n["S"]]
     return x | {"IDX": np.array(rows), "COUNT": np.array(counts)}
 
 

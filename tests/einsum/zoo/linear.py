@@ -185,6 +185,24 @@ def neural_memory(x: Tensors, n: Shape) -> Tensors:
     return {"Y": torch.stack(rows, 1).reshape(n["F"], -1, n["I"])}
 
 
+def neural_memory_in_chunks(x: Tensors, n: Shape) -> Tensors:
+    memory = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0])
+    momentum, rows = torch.zeros_like(memory), []
+    for start in range(0, n["N"], n["I"]):
+        inside = slice(start, start + n["I"])
+        q, k, v = (x[name][:, inside] for name in "QKV")
+        kept, carried = x["LA"][inside].cumsum(0), x["LE"][inside].cumsum(0)
+        forget = torch.exp(kept[:, None] - kept).tril()  # [i, u]
+        steps = torch.exp(carried[:, None] - carried).tril() * x["TH"][inside]  # [u, j]
+        both, old = forget @ steps, forget @ torch.exp(carried)
+        error = memory.T @ k - v
+        out = (memory.T @ q) * torch.exp(kept) + (momentum.T @ q) * old
+        rows.append(out - 2 * error @ ((q.T @ k) * both).T)
+        memory = memory * torch.exp(kept[-1]) + momentum * old[-1] - 2 * (k * both[-1]) @ error.T
+        momentum = momentum * torch.exp(carried[-1]) - 2 * (k * steps[-1]) @ error.T
+    return {"Y": torch.stack(rows, 1)}
+
+
 def rates(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
     small = {"TH": 0.05 * np.abs(x["TH"])}
     return x | small | {name: -np.abs(x[name]) for name in ("LA", "LE")}
@@ -223,8 +241,8 @@ CASES = (
         "attention/agent-image",
         agent_image,
         (
-            {"E": 4, "F": 3, "Y": 3, "X": 4, "M": 12, "U": 2},
-            {"E": 4, "F": 3, "Y": 1, "X": 1, "M": 1, "U": 1},
+            {"E": 4, "F": 3, "Y": 3, "X": 4, "U": 2},
+            {"E": 4, "F": 3, "Y": 1, "X": 1, "U": 1},
         ),
     ),
     Case(
@@ -234,5 +252,12 @@ CASES = (
     ),
     Case("attention/recurrent-query", recurrent_query, TOKENS),
     Case("attention/state-space", state_space, CHUNKS, steps, yardstick=state_space_in_parallel),
-    Case("attention/neural-memory", neural_memory, CHUNKS, rates, large=1.5),
+    Case(
+        "attention/neural-memory",
+        neural_memory,
+        CHUNKS,
+        rates,
+        large=1.5,
+        yardstick=neural_memory_in_chunks,
+    ),
 )

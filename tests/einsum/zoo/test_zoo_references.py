@@ -68,8 +68,13 @@ def named(value: object) -> str | None:
     return value.name if isinstance(value, Case) else None
 
 
-def drawn(case: Case, shape: Mapping[str, int], kind: str = "normal", seed: int = 7) -> Arrays:
-    """Return inputs: as drawn, with all scores negative, or with large scores."""
+def drawn(
+    case: Case, shape: Mapping[str, int], kind: str = "normal", seed: int = 7, factor: float = 1.0
+) -> Arrays:
+    """Return inputs: as drawn, with all scores negative, or with large scores.
+
+    ``factor`` scales both inputs of the scores.
+    """
     cascade = with_parameters(load(case.name), case.settings)
     sizes = bind(cascade, shape)
     inputs = draw_inputs(cascade, sizes, seed)
@@ -77,7 +82,9 @@ def drawn(case: Case, shape: Mapping[str, int], kind: str = "normal", seed: int 
     if kind == "negative":
         inputs |= {left: np.abs(inputs[left]), right: -np.abs(inputs[right])}
     if kind == "large":
-        inputs |= {left: inputs[left] * case.large, right: inputs[right] * case.large}
+        factor = case.large
+    if factor != 1.0:
+        inputs |= {name: inputs[name] * factor for name in (left, right)}
     if case.amend is not None:
         inputs = case.amend(inputs, sizes, np.random.default_rng(11))
     return inputs
@@ -109,13 +116,40 @@ def test_half_precision_errs_no_more_than_twice_the_reference_in_it(
     case: Case, which: int, dtype: torch.dtype
 ) -> None:
     """The rule of flash-attention's tests, with the reference in float64, over several draws."""
-    shape = case.shapes[which]
+    check_half(case, case.shapes[which], dtype, MORE_SEEDS if which else SEEDS)
+
+
+def wide(case: Case) -> dict[str, int]:
+    """Return the first shape with heads of 32 and a sequence eight times as long."""
+    sequence = "P" if "P" in case.shapes[0] else ""  # N is another rank where there are queries
+    longer = {*(sequence or "N"), "M", "Y"}
+    heads = dict.fromkeys({"E", "F"} & set(case.shapes[0]), 32)
+    return {r: n * 8 if r in longer else n for r, n in case.shapes[0].items()} | heads
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_wide_heads_and_longer_sequences_agree_in_every_precision(case: Case) -> None:
+    shape = wide(case)
+    inputs = drawn(case, shape)
+    found = run(with_parameters(load(case.name), case.settings), inputs, shape)
+    for name, value in truth(case, shape, tensors(inputs)).items():
+        scale = max(1.0, float(value.abs().max()))
+        np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-10, atol=1e-10 * scale)
+    for dtype in (torch.float16, torch.bfloat16):
+        check_half(case, shape, dtype, 2, 32**-0.25)
+
+
+def check_half(
+    case: Case, shape: dict[str, int], dtype: torch.dtype, seeds: int, factor: float = 1.0
+) -> None:
+    """Compare errors in half precision, the worst of several draws."""
     cascade = with_parameters(load(case.name), case.settings)
     worst = defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
-    for seed in range(MORE_SEEDS if which else SEEDS):
+    for seed in range(seeds):
         low = {
             name: value.to(dtype) if value.is_floating_point() else value
-            for name, value in tensors(drawn(case, shape, seed=seed)).items()
+            for name, value in tensors(drawn(case, shape, seed=seed, factor=factor)).items()
         }
         high = {n: v.double() if v.is_floating_point() else v for n, v in low.items()}
         found = run(cascade, low, shape, "torch")
@@ -178,7 +212,7 @@ def test_outputs_do_not_depend_on_later_queries(name: str, rank: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_every_case_has_a_shape_with_one_query(case: Case) -> None:
-    queries = [next(s for rank in "PNM" if (s := shape.get(rank))) for shape in case.shapes]
+    queries = [next(s for rank in "PNMY" if (s := shape.get(rank))) for shape in case.shapes]
     assert 1 in queries and max(queries) > 1
 
 
