@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from einfuse.mapper.counts import REGISTERS
+from einfuse.mapper.explicit_search import Rule
+
 DATA = Path(__file__).with_name("data") / "accelforge"
 
 _RENAMES = """
@@ -122,3 +125,18 @@ def find_case(name: str) -> Case:
     16
     """
     return next(case for case in CASES if case.name == name)
+
+
+_ALL = ("input", "weight", "output")
+RULES: Mapping[str, Mapping[str, Rule]] = MappingProxyType(
+    {
+        "simple": {"GlobalBuffer": Rule(may=_ALL)},
+        "nvdla": {"GlobalBuffer": Rule(must=_ALL), REGISTERS: Rule(must=("weight",))},
+        "tpu_v4i": {
+            "GlobalBuffer": Rule(may=_ALL),
+            "LocalBuffer": Rule(must=("input", "output")),
+            REGISTERS: Rule(must=("weight",)),
+        },
+    }
+)
+"""What may and has to be kept where: ``tensors`` of the architectures of AccelForge's wheel."""

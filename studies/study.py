@@ -9,6 +9,7 @@ from pathlib import Path
 from einfuse.einsum.errors import EinfuseError, closest
 
 STUDIES = {
+    "accelforge": "einfuse.studies.accelforge",
     "analytic-vs-simulated": "einfuse.studies.analytic_vs_simulated",
     "costs": "einfuse.studies.component_costs",
     "footprint": "einfuse.studies.footprint",
