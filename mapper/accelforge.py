@@ -273,9 +273,10 @@ class _Reader:
         """Return the line of the outermost storage of a tensor, if it needs one."""
         if tensor in self.outside:
             if level != self.outermost:
+                copied = tensor in self.facts.roots.values()
                 raise MappingError(
-                    f"{tensor} comes from outside, and its outermost storage is {level}: expected "
-                    f"{self.outermost}"
+                    f"{tensor} comes from outside, and {'a copy of it lies' if copied else 'lies'} "
+                    f"at {level}: expected it at {self.outermost}"
                 )
             if loops:
                 raise MappingError(
@@ -339,7 +340,8 @@ class _Reader:
             raise MappingError(f"a storage needs a list of tensors, found {listed!r}")
         found = []
         for given in map(str, listed):
-            tensor = self.facts.root(self.names.get(given, given))
+            known = given in self.facts.roots or given in self.facts.ranks
+            tensor = self.facts.root(given if known else self.names.get(given, given))
             if tensor not in self.facts.ranks:
                 near = closest(tensor, self.facts.ranks)
                 raise MappingError(f"storage of an unknown tensor '{given}'{near}")
@@ -395,7 +397,7 @@ class _Reader:
 
     def known(self, node: _Node, key: str, known: Sequence[str], what: str) -> str:
         given = str(node.fields.get(key))
-        name = self.names.get(given, given)
+        name = given if given in known else self.names.get(given, given)
         if name not in known:
             raise MappingError(
                 f"{node.kind.lower()}: no {what} '{given}'{closest(name, known)}; if it has "

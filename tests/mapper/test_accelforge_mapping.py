@@ -83,7 +83,7 @@ def test_storage_stands_beneath_loops_over_its_own_ranks() -> None:
         (HEAD + MAIN + NESTS.replace("T0, W0", "T0, W9"), "storage of an unknown tensor 'W9'"),
         (HEAD + MAIN + NESTS.replace("einsum: T2", "einsum: Y"), "no Einsum 'Y'"),
         (HEAD + MAIN + NESTS.replace("component: MAC", "component: PE"), "no unit 'PE'"),
-        (HEAD + MAIN.replace("MainMemory", "GlobalBuffer") + NESTS, "expected MainMemory"),
+        (HEAD + MAIN.replace("MainMemory", "GlobalBuffer") + NESTS, "expected it at MainMemory"),
         (HEAD + MAIN.replace(" T1,", "") + NESTS.replace("[T1, W1", "[W1"), "do not begin"),
     ],
 )
