@@ -22,16 +22,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cascade import Cascade
-from .equation import Einsum
+from .equation import Einsum, Populate
 from .errors import EinfuseError
 from .exchange import Ranks, Writer, cascade_text, identifier, load_yaml, section
-from .expression import Access
+from .expression import Access, Coordinate, Expression, Number, RankSize
 from .indices import Linear
 from .parser import parse
+from .printer import render_expression
 from .shape import bind
+from .substitution import rebuild
 
 _ACCESS = re.compile(r"([A-Za-z_]\w*)\s*(?:\(\w+\))?\s*\[([^\[\]]*)\]")
 _LEFT = re.compile(rf"\s*{_ACCESS.pattern}\s*=(.*)", re.DOTALL)
+_COPY = re.compile(r"copy\s*\(\s*([A-Za-z_]\w*\s*(?:\(\w+\))?\s*\[[^\[\]]*\])\s*\)")
 _NAMED = re.compile(r"([A-Z]\w*)\s*[:=]\s*(.+)")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
 _AFFINE = re.compile(r"[\w\s+*()-]+")
@@ -114,11 +117,12 @@ def read_accelforge(
     ]
     entries = list(_flat(section(body, "einsums", list, source)))
     for entry in entries:
+        reader.learn(_sizes(entry.get("rank_sizes") or {}, source))
         for shape in _shapes(entry.get("iteration_space_shape"), source):
             reader.bounds(shape)
     lines = [reader.line(entry, everywhere) for entry in entries]
     translated = cascade_text(reader.ranks, reader.tensors, lines)
-    bits = _sizes(body.get("bits_per_value") or {}, source)
+    bits = _sizes(body.get("bits_per_value") or {}, source) | reader.bits
     return Workload(parse(translated, name, f"{source}, translated"), tuple(bits.items()))
 
 
@@ -128,7 +132,8 @@ def write_accelforge(
     """Return an AccelForge workload in its concise form.
 
     Args:
-        cascade: sums of products at affine indices.
+        cascade: element-wise expressions and one fold each (``+``, ``max``, ``min``) at affine
+            indices. AccelForge keeps functions as text, and costs them as one operation.
         shape: the sizes of ranks that the text leaves open; AccelForge needs all.
         bits_per_value: of every tensor.
 
@@ -156,7 +161,7 @@ def write_accelforge(
         f"  rank_sizes: {{{listed}}}",
         f"  bits_per_value: {{All: {bits_per_value}}}",
         "  einsums:",
-        *(f'  - "{einsum}"' for einsum in einsums),
+        *(f"  - {einsum}" for einsum in einsums),
     ]
     return "\n".join(lines) + "\n"
 
@@ -169,10 +174,20 @@ class _Reader:
         self.ranks = Ranks()
         self.tensors: dict[str, Sequence[str]] = {}
         self.given = dict(sizes)
+        self.bits: dict[str, int] = {}
         for rank in sizes:
             if rank != rank.upper():
                 raise EinfuseError(f"{source}: a cascade's ranks are upper case, found '{rank}'")
             self._know(identifier(rank, "a rank", source))
+
+    def learn(self, sizes: Mapping[str, int]) -> None:
+        """Take in sizes that stand beside one Einsum."""
+        for rank, size in sizes.items():
+            if self.given.get(rank, size) != size:
+                raise EinfuseError(
+                    f"{self.source}: rank {rank} has size {self.given[rank]} here and {size} there"
+                )
+            self.given[rank] = size
 
     def line(self, entry: Mapping[str, Any], everywhere: Sequence[str]) -> tuple[str, str]:
         """Return the tensor that an Einsum writes, and the Einsum as a cascade's line."""
@@ -191,7 +206,7 @@ class _Reader:
         filters = self._filters(entry, everywhere)
         right = _ACCESS.sub(
             lambda m: self._access(m[1], _projection(m[2], where), where, filters),
-            " ".join(found[3].split()),
+            _copied(" ".join(found[3].split())),
         )
         left = self._access(found[1], _projection(found[2], where), where, [])
         self._check_filters(filters, where)
@@ -203,6 +218,11 @@ class _Reader:
         for access in accesses:
             if not isinstance(access, dict) or "name" not in access:
                 raise EinfuseError(f"{where}: expected name and projection, found {access!r}")
+            for key in access.keys() - {"name", "projection", "output", "bits_per_value"}:
+                raise EinfuseError(f"{where}: a cascade cannot hold 'tensor_accesses: {key}'")
+            if "bits_per_value" in access:
+                own = {access["name"]: access["bits_per_value"]}
+                self.bits |= _sizes(own, where)
         written = [access for access in accesses if access.get("output")]
         read = [access for access in accesses if not access.get("output")]
         if len(written) != 1 or not read:
@@ -379,6 +399,12 @@ def _shapes(found: object, source: str) -> Iterator[str]:
     yield from map(str, found or ())
 
 
+def _copied(right: str) -> str:
+    """Return what ``copy(X[m])`` copies, or the text as it is."""
+    found = _COPY.fullmatch(right)
+    return found[1] if found else right
+
+
 def _flat(entries: Sequence[object]) -> Iterator[Mapping[str, Any]]:
     for entry in entries:
         if isinstance(entry, list):
@@ -417,12 +443,45 @@ def _checked(projection: list[tuple[str, str]], where: str) -> list[tuple[str, s
 
 
 def _written(writer: Writer, einsum: Einsum) -> str:
-    terms = (
-        " * ".join(_written_access(writer, writer.plain(factor)) for factor in term)
-        for term in writer.terms(einsum)
-    )
-    right = " + ".join(terms)
-    return f"{_written_access(writer, einsum.output)} = {right}"
+    """Return an Einsum as an entry of the list: its text, or a mapping where it folds otherwise."""
+    operator = _reduction(writer, einsum)
+    texts: list[str] = []
+
+    def named(node: Expression) -> Expression | None:
+        match node:
+            case Access():
+                texts.append(_written_access(writer, node))
+                return RankSize(f"@{len(texts) - 1}@")
+            case Coordinate() | RankSize():
+                raise writer.refuse(f"the position {render_expression(node)} as a value", node)
+            case Number(value=value) if math.isinf(value):
+                raise writer.refuse("an infinite number", node)
+            case _:
+                return None
+
+    right = render_expression(rebuild(einsum.expression, named))
+    right = re.sub(r"@(\d+)@", lambda place: texts[int(place[1])], right)
+    if not texts:
+        raise writer.refuse(f"the value {right} without a tensor", einsum.expression)
+    text = f'"{_written_access(writer, einsum.output)} = {right}"'
+    return text if operator == "add" else f"{{einsum: {text}, reduce_op: {operator}}}"
+
+
+def _reduction(writer: Writer, einsum: Einsum) -> str:
+    if einsum.merge is not None:
+        raise writer.refuse(f"the merge '@ {einsum.merge}'", einsum)
+    for action in einsum.actions:
+        if isinstance(action, Populate):
+            raise writer.refuse(f"the populate {action.operator}(...)", action)
+    folds = einsum.reductions
+    known = {sign: name for name, sign in _REDUCTIONS.items()}
+    if len(folds) > 1:
+        signs = " and ".join(fold.operator for fold in folds)
+        raise writer.refuse(f"several reductions at once ({signs})", folds[-1])
+    if folds and folds[0].operator not in known:
+        folded = ",".join(folds[0].variables)
+        raise writer.refuse(f"the reduction {folds[0].operator}({folded})", folds[0])
+    return known[folds[0].operator] if folds else "add"
 
 
 def _written_access(writer: Writer, access: Access) -> str:

@@ -140,7 +140,7 @@ _LATEX_MERGES = {
 }
 _LATEX_OPERATORS = {
     "*": r"\times",
-    "%": r"\bmod",
+    "%": r"\;\mathrm{mod}\;",
     "<=": r"\leq",
     ">=": r"\geq",
     "==": "=",
@@ -163,7 +163,7 @@ def _latex_name(name: str) -> str:
 
 
 def _latex_condition(condition: Condition) -> str:
-    return r" \land ".join(
+    return r" \wedge ".join(
         f"{_latex(c.left, 0)} {_LATEX_OPERATORS.get(c.operator, c.operator)} {_latex(c.right, 0)}"
         for c in condition
     )

@@ -28,6 +28,8 @@ from .shape import bind_symbolic
 
 _ACCESS = re.compile(r"([A-Za-z_]\w*)\s*\[([^\[\]]*)\]")
 _TAKE = re.compile(r"take\s*\((.*),\s*([0-9]+)\s*\)")
+_SUM = re.compile(r"sum\s*\(([^()]*)\)\s*\.\s*\((.*)\)")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _SCALAR = re.compile(r"[A-Za-z_]\w*")
 _TERM = re.compile(r"(?:[0-9]+\s*\*\s*)?[A-Za-z_]\w*")
 
@@ -131,9 +133,25 @@ class _Reader:
         target = _ACCESS.fullmatch(left.strip())
         if not equals or target is None:
             raise EinfuseError(f"{where}: expected TENSOR[indices] = expression")
-        terms = (self._term(term, where) for term in _split(right, "+"))
         written = self._access(left, where)
+        right = self._summed(right.strip(), target[2], where)
+        terms = (self._term(term, where) for term in _split(right, "+"))
         return target[1], f"{written} = {' + '.join(terms)}"
+
+    def _summed(self, right: str, left: str, where: str) -> str:
+        """Return what ``sum(K).(...)`` sums, if it names the ranks that the left side lacks."""
+        found = _SUM.fullmatch(right)
+        if found is None:
+            return right
+        named = {rank.strip() for rank in found[1].split(",") if rank.strip()}
+        indices = "".join(access[2] + "," for access in _ACCESS.finditer(found[2]))
+        used, kept = set(re.findall(r"[a-z_]\w*", indices)), set(re.findall(r"[a-z_]\w*", left))
+        if {variable.upper() for variable in used - kept} != named:
+            raise EinfuseError(
+                f"{where}: sum over {', '.join(sorted(named))}, but what the left side lacks is "
+                f"{', '.join(sorted(v.upper() for v in used - kept)) or 'nothing'}"
+            )
+        return found[2]
 
     def _term(self, term: str, where: str) -> str:
         take = _TAKE.fullmatch(term.strip())
@@ -148,6 +166,8 @@ class _Reader:
 
     def _factor(self, text: str, where: str) -> str:
         text = text.strip()
+        if _NUMBER.fullmatch(text):
+            return text
         if _SCALAR.fullmatch(text):
             self.tensors.setdefault(identifier(text, "a scalar", where), [])
             return f"{text}[]"

@@ -131,6 +131,11 @@ def test_a_variable_may_run_over_a_part_of_a_rank() -> None:
         ('  - "Y[m] = A[m] $ B[m]"', "translated"),
         ("  - {name: X, tensor_accesses: 3}", "expected a list under 'tensor_accesses'"),
         ("  - {name: X, tensor_accesses: [3]}", "expected name and projection, found 3"),
+        (
+            "  - {name: X, tensor_accesses: [{name: A, projection: [m], density: 0.5}]}",
+            "cannot hold 'tensor_accesses: density'",
+        ),
+        ('  - {einsum: "Y[m] = A[m]", rank_sizes: {M: 5}}', "rank M has size 4 here and 5 there"),
         ("  - {name: X, tensor_accesses: []}", "expected one output and some inputs"),
         ('  - {einsum: "Y[m] = A[m]", n_instances: 3}', "cannot hold 'einsums: n_instances'"),
         ('  - {einsum: "Y[m] = A[m]", reduce_op: xor}', "cannot hold reduce_op 'xor'"),
@@ -164,9 +169,66 @@ def test_a_wrong_head_is_refused(text: str, message: str) -> None:
 def test_writing_needs_all_sizes_and_refuses_by_name() -> None:
     with pytest.raises(EinfuseError, match="rank"):
         write_accelforge(load("layer/gemms"))
-    with pytest.raises(CascadeError, match=r"AccelForge cannot express the function exp"):
-        write_accelforge(parse("rank M = 3\ninput A[M]\nY[m] = exp(A[m])"))
+    with pytest.raises(CascadeError, match=r"AccelForge cannot express the position m as a value"):
+        write_accelforge(parse("rank M = 3\ninput A[M]\nY[m] = m * A[m]"))
+    with pytest.raises(CascadeError, match=r"AccelForge cannot express several reductions at once"):
+        write_accelforge(parse("rank M = 3, N = 2\ninput A[M,N]\nY[] = A[m,n] :: +(n); max(m)"))
+    with pytest.raises(CascadeError, match=r"AccelForge cannot express the reduction \*\(n\)"):
+        write_accelforge(parse("rank M = 3, N = 2\ninput A[M,N]\nY[m] = A[m,n] :: *(n)"))
+    with pytest.raises(CascadeError, match=r"AccelForge cannot express the merge '@ inter'"):
+        write_accelforge(parse("rank M = 3\ninput A[M], B[M]\nY[m] = A[m] + B[m] @ inter"))
     with pytest.raises(CascadeError, match=r"AccelForge cannot express the scalar Y\[\]"):
         write_accelforge(parse("rank M = 3\ninput A[M]\nY[] = A[m]"))
     with pytest.raises(EinfuseError, match="at least 1 bit"):
         write_accelforge(parse("rank M = 3\ninput A[M]\nY[m] = A[m]"), bits_per_value=0)
+
+
+def test_copies_and_roles_and_sizes_beside_an_einsum_are_read() -> None:
+    """Forms of the tool's own transformer and convolution workloads."""
+    text = """
+workload:
+  rank_sizes: {B: 2, M: 4, P: 4}
+  bits_per_value: {All: 8}
+  einsums:
+  - einsum: "X[b, m, d] = copy(X_in[b, m, d])"
+    rank_sizes: {D: 3}
+  - einsum: S(output)[b, m, p] = X(input)[b, m, d] * X(weight)[b, M=p, d]
+    renames: {input: X}
+  - name: Mix
+    tensor_accesses:
+    - {name: S, projection: [b, m, p], bits_per_value: 16}
+    - {name: X, projection: {B: b, M: p, D: d}}
+    - {name: Y, projection: [b, m, d], output: True}
+"""
+    workload = read_accelforge(text)
+    assert list(map(render_einsum, workload.cascade.einsums)) == [
+        "X[b,m,d] = X_in[b,m,d]",
+        "S[b,m,p] = X[b,m,d] * X[b,p,d]",
+        "Y[b,m,d] = S[b,m,p] * X[b,p,d]",
+    ]
+    assert dict(workload.bits_per_value) == {"All": 8, "S": 16}
+    x = np.random.default_rng(0).standard_normal((2, 4, 3))
+    found = run(workload.cascade, {"X_in": x})["Y"]
+    np.testing.assert_allclose(found, (x @ x.transpose(0, 2, 1)) @ x, rtol=1e-12)
+
+
+DENSE = ["3-pass", "3-pass-deferred", "elu-similarity", "identity-similarity", "linear"]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_dense_attention_is_written_and_read_back_equal(name: str) -> None:
+    """AccelForge's own workloads call a softmax one operation; here each step of it is kept."""
+    cascade = load(f"attention/{name}")
+    sizes = {rank: size for rank, size in zip(cascade.rank_names, (3, 2, 4, 5, 6), strict=False)}
+    text = write_accelforge(cascade, sizes)
+    back = read_accelforge(text).cascade
+    assert [(e.output, e.expression) for e in back.einsums] == [
+        (e.output, e.expression) for e in cascade.einsums
+    ]
+    rng = np.random.default_rng(1)
+    inputs = {
+        t.name: rng.standard_normal([sizes[r] for r in t.ranks]) for t in cascade.input_tensors
+    }
+    expected, found = run(cascade, inputs, sizes), run(back, inputs)
+    for output, value in expected.items():
+        np.testing.assert_array_equal(found[output], value)

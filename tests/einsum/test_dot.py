@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+
+import pytest
 
 from einfuse.einsum import load, names
 from einfuse.einsum.dot import dot
@@ -26,3 +30,11 @@ def test_a_read_of_an_earlier_generation_is_dashed() -> None:
 
 def test_a_gather_is_dotted() -> None:
     assert 'label="IDX[p1,s]", style=dotted' in dot(load("attention/block-sparse"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
+@pytest.mark.parametrize("name", names())
+def test_graphviz_reads_every_cascade(name: str) -> None:
+    done = subprocess.run(["dot", "-Tcanon"], input=dot(load(name)), text=True, capture_output=True)
+    assert done.returncode == 0 and done.stderr == ""

@@ -93,3 +93,17 @@ def test_latex_keeps_the_tree_of_quotients() -> None:
     quotient = Binary("/", A, Binary("/", A, Call("relu", (A,))))
     cascade = parse(f"rank M\ninput A[M]\nY[m] = {render_expression(quotient)}")
     assert r"A_{m} / (A_{m} / \operatorname{relu}(A_{m}))" in latex(cascade)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", library.names())
+def test_latex_compiles_line_by_line(name: str) -> None:
+    """matplotlib reads a part of LaTeX's mathematics; every line of every cascade is in it."""
+    from matplotlib.mathtext import MathTextParser
+
+    lines = latex(library.load(name)).splitlines()
+    assert lines[0] == r"\begin{align*}" and lines[-1] == r"\end{align*}"
+    for line in lines[1:-1]:
+        body = line.replace("&", "").removesuffix(r"\\").strip()
+        if not body.startswith(r"\textbf"):
+            MathTextParser("path").parse(f"${body}$")

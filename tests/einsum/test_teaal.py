@@ -134,3 +134,16 @@ def test_a_loop_is_refused_by_name() -> None:
 def test_a_wrong_file_is_refused(text: str, message: str) -> None:
     with pytest.raises(EinfuseError, match=message):
         read_teaal(text, source="f.yaml")
+
+
+def test_sums_by_name_and_numbers_are_read() -> None:
+    """Older files of the compiler name what they sum over."""
+    text = (
+        "einsum:\n  declaration: {A: [K, M], B: [K, N], T: [M, N], Z: []}\n  expressions:\n"
+        "  - T[m, n] = sum(K).(A[k, m] * B[k, n])\n  - Z[] = sum(M, N).(2 * T[m, n] * T[m, n])\n"
+    )
+    a, b = np.arange(6.0).reshape(3, 2), np.arange(12.0).reshape(3, 4)
+    found = run(read_teaal(text), {"A": a, "B": b})["Z"]
+    assert found == 2 * ((a.T @ b) ** 2).sum()
+    with pytest.raises(EinfuseError, match="sum over M, but what the left side lacks is M, N"):
+        read_teaal(text.replace("sum(M, N)", "sum(M)"))
