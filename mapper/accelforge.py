@@ -15,8 +15,9 @@ retention, drains that are read, Einsums one after the other. What AccelForge sa
 - It counts every Einsum by itself, with the storage on its path. A storage of an intermediate that
   all its Einsums begin with is one home here, above them; storage that would be filled once here
   and once for each Einsum there is refused, unless it can stand in each of them.
-- A copy (a view of the cascade) costs nothing where both sides lie in the outermost memory; any
-  other is refused.
+- A copy (a view of the cascade) costs nothing where both sides lie in the outermost memory. One to
+  another level is counted there as read where it arrives and written where it comes from; it is
+  refused, or, with ``copies``, kept there: read where it lies and written where it arrives.
 - Storage takes the room of a smaller tile where only loops over the tensor's own ranks lie beneath
   it; it stands beneath those loops here, which moves the same words.
 """
@@ -61,6 +62,7 @@ def read_mapping(
     architecture: Architecture,
     *,
     names: Mapping[str, str] | None = None,
+    copies: bool = False,
     name: str = "mapping",
     source: str = "<accelforge>",
 ) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def read_mapping(
         architecture: whose memories, units and dimensions it names.
         names: what Einfuse calls an Einsum, a component or a spatial dimension of the file where
             the names differ; `NAMES` are known.
+        copies: let a copy lie at another level than the outermost memory.
         name: what the design is called.
         source: the file's name, for errors.
 
@@ -95,7 +98,7 @@ def read_mapping(
     """
     try:
         nodes = _nodes(_load(text, source), source)
-        reader = _Reader(facts, architecture, {**NAMES, **(names or {})})
+        reader = _Reader(facts, architecture, {**NAMES, **(names or {})}, copies)
         lines = reader.design(nodes)
     except MappingError as error:
         raise MappingError(f"{source}: {error}") from None
@@ -115,8 +118,11 @@ def read_mapping(
 class _Reader:
     """Turns nodes into lines; see the module."""
 
-    def __init__(self, facts: Facts, architecture: Architecture, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, facts: Facts, architecture: Architecture, names: Mapping[str, str], copies: bool
+    ) -> None:
         self.facts, self.architecture, self.names = facts, architecture, names
+        self.may_copy = copies
         cascade = facts.cascade
         self.outside = {facts.root(name) for name in (*cascade.inputs, *cascade.outputs)}
         self.backed: dict[str, str] = {}  # intermediate -> the level that backs it
@@ -224,7 +230,7 @@ class _Reader:
             return False
         stored = [n for n in child if n.kind == "Storage"]
         for node in stored:
-            if self.component(node) != self.outermost:
+            if self.component(node) != self.outermost and not self.may_copy:
                 raise MappingError(
                     f"{view} is copied to {node.fields['component']}: a view of a cascade moves "
                     f"nothing; expected it at {self.outermost}"
@@ -274,6 +280,8 @@ class _Reader:
         if tensor in self.outside:
             if level != self.outermost:
                 copied = tensor in self.facts.roots.values()
+                if copied and self.may_copy and not loops:
+                    return [f"keep {tensor} at {level}"]
                 raise MappingError(
                     f"{tensor} comes from outside, and {'a copy of it lies' if copied else 'lies'} "
                     f"at {level}: expected it at {self.outermost}"

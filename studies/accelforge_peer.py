@@ -62,9 +62,7 @@ def evaluate_there(case: Case, mapping: str) -> dict[str, Any]:
 def search_there(case: Case) -> tuple[str, dict[str, Any]]:
     """Return the mapping of least energy that AccelForge finds, and what it says of it."""
     import accelforge
-    from accelforge.util.parallel import set_n_parallel_jobs
 
-    set_n_parallel_jobs(1)
     with _quietly():
         spec = _spec(case)
         spec.mapper.metrics = accelforge.Metrics.ENERGY
@@ -79,7 +77,9 @@ def search_there(case: Case) -> tuple[str, dict[str, Any]]:
 
 def _spec(case: Case, mapping: str | None = None) -> Any:
     import accelforge
+    from accelforge.util.parallel import set_n_parallel_jobs
 
+    set_n_parallel_jobs(1)  # so that this process's CPU seconds are all
     examples = Path(accelforge.__file__).parent.parent / "examples" / "arches"
     Path("workload.yaml").write_text(case.workload, encoding="utf-8")
     files = [str(examples / f"{case.architecture}.yaml"), "workload.yaml"]

@@ -65,7 +65,8 @@ def test_a_wrong_count_would_be_noticed() -> None:
 @pytest.mark.parametrize("name", ["matmuls-simple", "matmuls-nvdla", "attention-nvdla"])
 def test_the_optimum_is_no_worse(name: str) -> None:
     (one,) = compare_searches([find_case(name)])
-    assert one.energy_ratio <= 1 + 1e-6
+    assert one.energy_ratio <= 1 + 1e-9
+    assert one.energy_j <= one.accelforge_energy_j * (1 + 1e-6)  # float32
     if name in FIGURES:
         energy, seconds = FIGURES[name]
         assert one.energy_j == pytest.approx(energy, rel=1e-3)
@@ -73,10 +74,11 @@ def test_the_optimum_is_no_worse(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_optimum_is_no_worse_and_found_in_a_tenth_of_the_time() -> None:
+def test_every_optimum_is_no_worse_and_costs_what_the_figures_say() -> None:
     """In the layer on tpu_v4i AccelForge charges a copy by 0.04 % less, for the same mapping."""
     for one in compare_searches():
-        assert one.energy_ratio <= (1.0005 if one.case == "gpt3-tpu_v4i" else 1 + 1e-6), one
+        assert one.energy_ratio <= 1 + 1e-9, one
+        assert one.counted_energy_j == pytest.approx(one.accelforge_energy_j, rel=5e-4), one
         if one.case in FIGURES:
             energy, seconds = FIGURES[one.case]
             assert one.energy_j == pytest.approx(energy, rel=5e-3), one
@@ -91,7 +93,7 @@ def test_accelforge_says_now_what_was_recorded_and_takes_longer() -> None:
     cases = [find_case(name) for name in ("attention-nvdla", "attention-tpu_v4i", "gpt3-nvdla")]
     least = {"attention-nvdla": 3, "attention-tpu_v4i": 10, "gpt3-nvdla": 10}
     for duel in compare_searches(cases, live=True):
-        assert duel.energy_ratio <= 1 + 1e-6, duel
+        assert duel.energy_ratio <= 1 + 1e-9, duel
         assert duel.cpu_ratio >= least[duel.case], duel
 
 
