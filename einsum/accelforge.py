@@ -9,8 +9,7 @@
       - QK[b, m, p, h] = Q[b, m, h, e] * K[b, M: p, h, e]
 
 AccelForge costs how tensors are read and asks little about operators; ``M: p`` is the rank M of the
-tensor, indexed by p. Its templates are read as far as ``{% set N = N | default(8) %}`` and
-``{{N}}`` go; other tags are refused.
+tensor, indexed by p. Its templates are read as far as `einfuse.einsum.template` goes.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from .parser import parse
 from .printer import render_expression
 from .shape import bind
 from .substitution import rebuild
+from .template import render_template
 
 _ACCESS = re.compile(r"([A-Za-z_]\w*)\s*(?:\(\w+\))?\s*\[([^\[\]]*)\]")
 _LEFT = re.compile(rf"\s*{_ACCESS.pattern}\s*=(.*)", re.DOTALL)
@@ -39,11 +39,6 @@ _NAMED = re.compile(r"([A-Z]\w*)\s*[:=]\s*(.+)")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
 _AFFINE = re.compile(r"[\w\s+*()-]+")
 _COMPARED = re.compile(r"(<=|>=|<|>)")
-_TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\}", re.DOTALL)
-_SET = re.compile(
-    r"\{%-?\s*set\s+(\w+)\s*=\s*(?:(\w+)\s*\|\s*default\(\s*([0-9][0-9\s*]*)\)|([0-9][0-9\s*]*))\s*-?%\}"
-)
-_VALUE = re.compile(r"\{\{-?\s*(\w+)\s*-?\}\}")
 _PRODUCT = re.compile(r"[0-9]+(\s*\*\s*[0-9]+)*")
 _WORKLOAD_KEYS = {
     "rank_sizes",
@@ -105,7 +100,7 @@ def read_accelforge(
     >>> render_einsum(workload.cascade.einsums[0]), workload.bits_per_value
     ('QK[m,p] = Q[m,e] * K[p,e]', (('All', 8),))
     """
-    document = load_yaml(_rendered(text, settings or {}, source), source)
+    document = load_yaml(render_template(text, settings or {}, source), source)
     body = section(document, "workload", dict, source)
     for key in body.keys() - _WORKLOAD_KEYS:
         raise EinfuseError(f"{source}: a cascade cannot hold 'workload: {key}'")
@@ -348,32 +343,6 @@ class _Reader:
     def _check_filters(self, filters: Sequence[tuple[str, str]], where: str) -> None:
         for variable, comparison in filters:
             raise EinfuseError(f"{where}: '{comparison}' bounds {variable}, which no input has")
-
-
-def _rendered(text: str, settings: Mapping[str, str], source: str) -> str:
-    """Return the text with its template variables put in; EinfuseError on any other tag."""
-    values = dict(settings)
-
-    def put(tag: re.Match[str]) -> str:
-        line = text.count("\n", 0, tag.start()) + 1
-        if given := _SET.fullmatch(tag[0]):
-            target, origin, default, constant = given.groups()
-            values[target] = constant or values.get(origin, default)
-            return ""
-        if named := _VALUE.fullmatch(tag[0]):
-            if named[1] not in values:
-                raise EinfuseError(
-                    f"{source}:{line}: the template needs a value: --set {named[1]}=..."
-                )
-            return values[named[1]]
-        if tag[0].startswith("{#"):
-            return ""
-        shown = " ".join(tag[0].split())
-        raise EinfuseError(
-            f"{source}:{line}: cannot read the template tag {shown}: render it first"
-        )
-
-    return _TAG.sub(put, text)
 
 
 def _sizes(found: object, source: str) -> dict[str, int]:

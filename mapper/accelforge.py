@@ -32,6 +32,7 @@ from typing import Any
 import yaml
 
 from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.einsum.template import render_template
 
 from .architecture import Architecture
 from .counts import REGISTERS
@@ -62,11 +63,12 @@ def read_mapping(
     architecture: Architecture,
     *,
     names: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
     copies: bool = False,
     name: str = "mapping",
     source: str = "<accelforge>",
 ) -> dict[str, Any]:
-    """Return the content of the design file of an AccelForge mapping, its templates filled in.
+    """Return the content of the design file of an AccelForge mapping.
 
     Args:
         text: YAML.
@@ -74,6 +76,7 @@ def read_mapping(
         architecture: whose memories, units and dimensions it names.
         names: what Einfuse calls an Einsum, a component or a spatial dimension of the file where
             the names differ; `NAMES` are known.
+        settings: values of template variables (``{{N_EINSUMS}}``).
         copies: let a copy lie at another level than the outermost memory.
         name: what the design is called.
         source: the file's name, for errors.
@@ -97,7 +100,7 @@ def read_mapping(
     ['for M in 1', 'compute Y on MAC']
     """
     try:
-        nodes = _nodes(_load(text, source), source)
+        nodes = _nodes(_load(render_template(text, settings or {}, source), source), source)
         reader = _Reader(facts, architecture, {**NAMES, **(names or {})}, copies)
         lines = reader.design(nodes)
     except MappingError as error:

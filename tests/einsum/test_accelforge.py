@@ -53,6 +53,18 @@ def test_template_variables_take_settings() -> None:
     assert bind(workload.cascade, {})["M"] == 7
 
 
+def test_templates_repeat_and_choose() -> None:
+    text = (
+        "workload:\n  rank_sizes: {M: 4}\n  einsums:\n"
+        "{% for i in range(N - 1) %}  - T{{i + 1}}[m] = T{{i}}[m] * W{{i}}[m]\n{% endfor %}"
+        "{% if N > 2 %}{% else %}  - Z[m] = T{{ N - 1 }}[m] * W[m]\n{% endif %}"
+    )
+    names = [e.name for e in read_accelforge(text, settings={"N": "3"}).cascade.einsums]
+    assert names == ["T1", "T2"]
+    names = [e.name for e in read_accelforge(text, settings={"N": "2"}).cascade.einsums]
+    assert names == ["T1", "Z"]
+
+
 def test_what_is_read_is_written_and_read_back_equal() -> None:
     cascade = read_accelforge(ATTENTION).cascade
     written = write_accelforge(cascade, bits_per_value=8)
@@ -155,6 +167,13 @@ def test_a_wrong_file_is_refused(einsums: str, message: str) -> None:
     ("text", "message"),
     [
         ("a: {% for i in x %}", r"f\.yaml:1: cannot read the template tag \{% for i in x %\}"),
+        ("a: {% for i in range(2) %}", r"f\.yaml: the template lacks \{% endfor %\}"),
+        ("a: {% if 1 %}", r"f\.yaml: the template lacks \{% endif %\}"),
+        ("a: {% endif %}", "cannot read the template tag"),
+        ("a: {{ 1 / 0 }}", "cannot read the template tag"),
+        ("a: {{ 1 // 0 }}", "cannot read the template tag"),
+        ("a: {{ __import__('os') }}", "cannot read the template tag"),
+        ("a: {% for i in range(99999999) %}x{% endfor %}", "more than 100000 pieces"),
         ("\na: {{N}}", r"f\.yaml:2: the template needs a value: --set N="),
         ("workload: {einsums: [], layers: 3}", "cannot hold 'workload: layers'"),
         (_workload('  - "Y[m] = A[m]"', "{M: x}"), "expected a whole size of M, found 'x'"),

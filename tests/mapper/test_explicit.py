@@ -183,3 +183,62 @@ def test_no_room_is_said() -> None:
     )
     with pytest.raises(MappingError, match="no mapping has room"):
         find_least(space)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(16))
+def test_the_optimum_of_two_fused_products_is_that_of_counting_all(seed: int) -> None:
+    """T in tiles beneath a loop over M or N, or whole, or in main memory; all homes kept."""
+    draw = random.Random(seed)
+    sizes = {rank: draw.choice([2, 4] if rank == "M" else [1, 2]) for rank in ("M", "K", "N", "J")}
+    words = draw.choice([6, 10, 14])
+    prices = (draw.choice([5.0, 20.0]), draw.choice([5.0, 20.0]), 1.0, draw.choice([0.5, 2.0]))
+    known = facts(parse(CHAIN))
+    rule = {"buffer": Rule(must=ROLES)}
+    found = find_least(ExplicitSpace(known, machine(words, prices), sizes, rule, 1))
+    assert found.cost == pytest.approx(_least_of_two(known, sizes, words, prices), rel=1e-12)
+
+
+def _least_of_two(
+    known: Facts, sizes: dict[str, int], words: float, prices: tuple[float, ...]
+) -> float:
+    own = {"T": (("A", "B", "T"), ("M", "K", "N")), "C": (("T", "D", "C"), ("M", "N", "J"))}
+    best = np.inf
+    shared = [
+        ("", 1),
+        *((r, t) for r in ("M", "N") for t in range(1, sizes[r]) if sizes[r] % t == 0),
+    ]
+    for (rank, tile), place in product(shared, ("dram", "buffer")):
+        if rank and place == "dram":
+            continue
+        extents = {**sizes, rank: tile}
+        top = [f"for {rank} in {tile}"] if rank else []
+        top = [*top, f"keep T at {place}"]
+        ways: dict[str, list[list[str]]] = {}
+        names: dict[str, Any] = {}
+        for einsum, (tensors, ranks) in own.items():
+            kept = [t for t in tensors if not (t == "T" and place == "buffer")]
+            every = list(product(*(chains(extents[r], len(kept)) for r in ranks)))
+            for n, r in enumerate(ranks):
+                for p in range(len(kept)):
+                    column = np.array([float(way[n][p]) for way in every])
+                    names[f"{einsum}{r}{p}".lower()] = (
+                        column[:, None] if einsum == "T" else column[None, :]
+                    )
+            ways[einsum] = []
+            for order in permutations(kept):
+                lines: list[str] = []
+                for p, tensor in enumerate(order):
+                    lines += [f"for {r} in {f'{einsum}{r}{p}'.lower()}" for r in ranks]
+                    lines.append(f"keep {tensor} at buffer")
+                lines += [f"for {r}" for r in ranks]
+                ways[einsum].append([*lines, f"compute {einsum} on unit"])
+        problem = Problem(
+            known, sizes, names, {"unit": {"lanes": 1}}, ("dram", "buffer"), "explicit",
+            drains="read",
+        )  # fmt: skip
+        for first, second in product(ways["T"], ways["C"]):
+            counts = count(parse_nest([*top, {"branch": [first, second]}]), problem)
+            fits = np.asarray(counts.peak_words.get("buffer", 0.0)) <= words
+            best = min(best, float(np.min(np.where(fits, price(counts, prices), np.inf))))
+    return best

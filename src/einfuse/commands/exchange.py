@@ -61,7 +61,8 @@ def convert(
             raise EinfuseError(
                 "a mapping needs --from accelforge, --maps CASCADE and --architecture NAME"
             )
-        print(_mapping(cascade, maps, architecture, parse_settings(names or [])), end="")
+        given = parse_settings(names or [], "--name"), parse_settings(settings or [])
+        print(_mapping(cascade, maps, architecture, *given), end="")
         return
     loaded, comment = _read(cascade, source, parse_settings(settings or []))
     if to == "text":
@@ -69,7 +70,9 @@ def convert(
     print(_written(loaded, to, parse_shape(shape), bits), end="")
 
 
-def _mapping(path: str, maps: str, architecture: str, names: dict[str, str]) -> str:
+def _mapping(
+    path: str, maps: str, architecture: str, names: dict[str, str], settings: dict[str, str]
+) -> str:
     import yaml
 
     from einfuse.mapper.accelforge import read_mapping
@@ -81,6 +84,7 @@ def _mapping(path: str, maps: str, architecture: str, names: dict[str, str]) -> 
         facts(load_cascade(maps)),
         load_architecture(architecture),
         names=names,
+        settings=settings,
         name=Path(path).stem,
         source=path,
     )

@@ -1,0 +1,113 @@
+"""Instances of units and memories, and what lanes share: numbers by hand, and refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from einfuse.einsum.parser import parse
+from einfuse.mapper.architecture import load_architecture, parse_architecture
+from einfuse.mapper.counts import Counts, Problem, count
+from einfuse.mapper.design import parse_design
+from einfuse.mapper.errors import ArchitectureError, MappingError
+from einfuse.mapper.facts import facts
+from einfuse.mapper.mapping import parse_nest
+from einfuse.simulator.model import evaluate
+from einfuse.simulator.simulation import simulate
+
+SIZES = {"M": 4, "K": 3, "N": 6}
+LINES = [
+    "parallel M in 2 over instances",
+    "keep B at local",
+    "for N in 3",
+    "parallel N over columns",
+    "for M, K",
+    "compute C on array",
+]
+
+
+def counted(lines: list[Any], **shares: str) -> Counts:
+    cascade = parse("rank M, K, N\ninput A[M,K], B[K,N]\noutput C\nC[m,n] = A[m,k] * B[k,n]")
+    lanes = {"array": {"instances": 2, "rows": 4, "columns": 4}}
+    problem = Problem(
+        facts(cascade),
+        SIZES,
+        {},
+        lanes,
+        ("dram", "local"),
+        "explicit",
+        shares={"array": shares},
+        instanced=frozenset({"local"}),
+    )
+    return count(parse_nest(lines), problem)
+
+
+def test_every_instance_fills_a_copy_of_its_own() -> None:
+    """B[k,n] has 18 words: read once for both instances if they share, written in each."""
+    counts = counted(LINES)
+    assert counts.traffic["C", "B", "dram"].reads == 18
+    assert counts.traffic["C", "B", "local"].writes == 2 * 18
+    assert counts.peak_words["local"] == 18  # of one instance
+    assert counts.work["C"].instances == 2
+
+
+def test_what_instances_do_not_share_is_read_for_each() -> None:
+    counts = counted(LINES, instances="none")
+    assert counts.traffic["C", "B", "dram"].reads == 2 * 18
+    assert counts.traffic["C", "A", "dram"].reads == 4 * 3 * 2  # once for each tile of N
+    # The units read B from their instance's copy in every step: M, K and N, nothing shared.
+    assert counts.traffic["C", "B", "local"].reads == 4 * 3 * 6
+
+
+def test_columns_that_share_sums_alone_read_an_operand_each() -> None:
+    """A[m,k] does not depend on N: three columns read it three times unless they share it."""
+    assert counted(LINES, columns="outputs").traffic["C", "A", "dram"].reads == 3 * 4 * 3 * 2
+    assert counted(LINES, columns="operands").traffic["C", "A", "dram"].reads == 4 * 3 * 2
+
+
+def test_a_memory_of_each_instance_stands_beneath_the_loop_over_them() -> None:
+    with pytest.raises(MappingError, match="each has local of its own: move the keep below it"):
+        counted(["keep B at local", *LINES[:1], *LINES[2:]])
+
+
+def test_time_at_a_memory_is_that_of_one_instance() -> None:
+    content = {
+        "schema": 1,
+        "name": "by hand",
+        "cascade": "peer/matmuls",
+        "architecture": "tpu_v4i",
+        "retention": "explicit",
+        "composition": "sequential",
+        "mapping": [
+            "keep T1 at MainMemory",
+            {
+                "branch": [
+                    [
+                        "parallel M in 2 over instances",
+                        "keep T0 at LocalBuffer",
+                        "for M, N1, N0",
+                        "compute T1 on MAC",
+                    ],
+                    ["for M, N1, N2", "compute T2 on MAC"],
+                ]
+            },
+        ],
+    }
+    shape = {"M": 8, "N0": 4, "N1": 4, "N2": 4}
+    rate = {"LocalBuffer.bandwidth_bytes_per_s": 1.0}
+    result = evaluate(parse_design(content, "here"), shape, set=rate)
+    # T0's 32 words are written, and read in 8 x 4 x 4 steps: a quarter of it in each of 4.
+    assert result.resource_seconds["LocalBuffer"] == (32 + 128) * 2 / 4
+    with pytest.raises(MappingError, match="does not know instances of LocalBuffer"):
+        simulate(parse_design(content, "here"), shape)
+
+
+def test_shares_of_a_dimension_that_is_not_there_are_refused() -> None:
+    content = load_architecture("nvdla").file.model_dump(by_alias=True, exclude_none=True)
+    content["units"]["MAC"]["shares"] = {"lanes": "none"}
+    with pytest.raises(ArchitectureError, match="shares: the unit has no lanes"):
+        parse_architecture(content, "here")
+    content["units"]["MAC"]["shares"] = {"rows": "some"}
+    with pytest.raises(ArchitectureError, match=r"units.MAC.shares.rows"):
+        parse_architecture(content, "here")
