@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from .counts import Loop, Traffic, Work, moving_loops, whole_crossing
+from .counts import ONE_MEMORY, Loop, Sides, Traffic, Work, moving_loops, whole_crossing
 from .facts import EinsumFacts
 from .formula import Values
 from .structure import Leaf
+
+NOTHING_APART: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ def count_leaf(
     tiles: Mapping[str, Values],
     lanes: Mapping[str, Values],
     retention: str,
+    shares: Mapping[str, str] = NOTHING_APART,
 ) -> LeafCounts:
     """Return what an Einsum does on a unit.
 
@@ -52,8 +56,9 @@ def count_leaf(
         tiles: the extent of each rank that they leave.
         lanes: the lanes of each dimension of the unit.
         retention: see `einfuse.mapper.counts`.
+        shares: what the lanes of a dimension share, where it is not anything.
     """
-    loops = [*above, *leaf_loops(leaf, tiles, lanes)]
+    loops = [*above, *leaf_loops(leaf, tiles, lanes, shares)]
     steps = _product(o.count for o in loops if not o.parallel)
     active = _product(o.count for o in loops if o.parallel)
     operations: dict[str, Values] = {}
@@ -77,30 +82,36 @@ def count_leaf(
         known = homes.get(tensor, Traffic(0.0, 0.0))
         homes[tensor] = Traffic(known.reads + more_reads, known.writes + more_writes)
 
+    operands = Sides("operands", lanes=True) if shares else ONE_MEMORY
+    outputs = Sides("outputs", lanes=True) if shares else ONE_MEMORY
     for operand in einsum.operands:
-        cross = whole_crossing(
-            loops, {}, operand.ranks, moving_loops(loops, operand.ranks, retention)
-        )
+        moving = moving_loops(loops, operand.ranks, retention)
+        cross = whole_crossing(loops, {}, operand.ranks, moving, operands)
         reads, writes = reads + steps, writes + cross.lane_words
         at_home(operand.tensor, cross.words, 0.0)
     for output in einsum.outputs:
-        cross = whole_crossing(
-            loops, {}, output.ranks, moving_loops(loops, output.ranks, retention)
-        )
+        moving = moving_loops(loops, output.ranks, retention)
+        cross = whole_crossing(loops, {}, output.ranks, moving, outputs)
         reads = reads + steps - cross.lane_once
         writes = writes + steps + cross.lane_words - cross.lane_once
         at_home(output.tensor, cross.words - cross.once, cross.words)
     return LeafCounts(work, Traffic(reads, writes), homes)
 
 
-def leaf_loops(leaf: Leaf, tiles: Mapping[str, Values], lanes: Mapping[str, Values]) -> list[Loop]:
+def leaf_loops(
+    leaf: Leaf,
+    tiles: Mapping[str, Values],
+    lanes: Mapping[str, Values],
+    shares: Mapping[str, str] = NOTHING_APART,
+) -> list[Loop]:
     """Return the loops of a leaf: waves and steps in time, then those in space."""
     width: dict[str, Values] = {}
     for rank, dimension in leaf.spatial:
         extent = np.asarray(tiles[rank])
         width[rank] = np.ceil(extent / np.ceil(extent / np.floor(lanes[dimension])))[()]
     in_time = [loop(rank, tiles[rank], width.get(rank, 1)) for rank in leaf.order]
-    return [*in_time, *(Loop(rank, width[rank], True, 1) for rank, _ in leaf.spatial)]
+    in_space = (Loop(r, width[r], True, 1, d, shares.get(d, "any")) for r, d in leaf.spatial)
+    return [*in_time, *in_space]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ A mapping (`einfuse.mapper.structure`) is chosen in these steps; `count_space` c
    What an Einsum makes point by point takes over the room of an operand that it is last to read.
 6. Leaves: a unit that has the operations, at most one rank on each of its dimensions, as many
    lanes as share the extent evenly in as few waves as can be; the innermost loop in time is any,
-   the others are in the order of the ranks.
+   the others are in the order of the ranks. Of a unit with instances, and of the memories that
+   each of them has, one is used.
 
 A group overlaps its Einsums, one tile behind the other, if it has more tiles than the longest
 offset and no carried value comes too late; otherwise one Einsum runs at a time.
@@ -32,7 +33,7 @@ from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.errors import closest
 from einfuse.einsum.shape import bind, bind_known
 
-from .architecture import Architecture
+from .architecture import INSTANCES, Architecture
 from .constraints import Constraints
 from .errors import ArchitectureError, MappingError
 from .facts import Facts, facts
@@ -121,7 +122,11 @@ class MapSpace:
             self,
             "lanes",
             {
-                unit: {d: self.values[f"{unit}.{d}"] for d in architecture.dimensions(unit)}
+                unit: {
+                    d: self.values[f"{unit}.{d}"]
+                    for d in architecture.dimensions(unit)
+                    if d != INSTANCES
+                }
                 for unit in architecture.units
             },
         )
@@ -318,7 +323,7 @@ class MapSpace:
     def leaves(self, einsum: str, ranks: tuple[str, ...]) -> Iterator[Leaf]:
         """Yield the ways to run an Einsum over the ranks that the loops above leave it."""
         for unit in self.units_of[einsum]:
-            dimensions = self.architecture.dimensions(unit)
+            dimensions = tuple(self.lanes[unit])
             pipelined = unit in self.pipelined
             slots = permutations((*ranks, *(None for _ in dimensions)), len(dimensions))
             for chosen in dict.fromkeys(slots):

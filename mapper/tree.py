@@ -387,7 +387,8 @@ class GroupTree:
         out = np.zeros((len(leaves), rows + 2 * len(touched), *shape))
         for own, leaf in zip(out, leaves, strict=True):
             lanes = self.space.lanes[leaf.unit]
-            counts = count_leaf(einsum, leaf, path.loops, tiles, lanes, retention)
+            shares = self.space.architecture.shares(leaf.unit)
+            counts = count_leaf(einsum, leaf, path.loops, tiles, lanes, retention, shares)
             columns = self.pieces.objective.compute(counts.work, counts.registers)
             for column, value in columns.items():
                 own[self.pieces.rows[column]] = value

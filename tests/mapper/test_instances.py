@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
+from einfuse.einsum.library import load
 from einfuse.einsum.parser import parse
 from einfuse.mapper.architecture import load_architecture, parse_architecture
 from einfuse.mapper.counts import Counts, Problem, count
 from einfuse.mapper.design import parse_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
+from einfuse.mapper.export import to_design
 from einfuse.mapper.facts import facts
 from einfuse.mapper.mapping import parse_nest
+from einfuse.mapper.search import find_best
+from einfuse.mapper.space import MapSpace
 from einfuse.simulator.model import evaluate
+from einfuse.simulator.objectives import find_objective
 from einfuse.simulator.simulation import simulate
 
 SIZES = {"M": 4, "K": 3, "N": 6}
@@ -111,3 +116,15 @@ def test_shares_of_a_dimension_that_is_not_there_are_refused() -> None:
     content["units"]["MAC"]["shares"] = {"rows": "some"}
     with pytest.raises(ArchitectureError, match=r"units.MAC.shares.rows"):
         parse_architecture(content, "here")
+
+
+@pytest.mark.parametrize("objective", ["energy", "latency"])
+@pytest.mark.parametrize("architecture", ["nvdla", "tpu_v4i"])
+def test_the_general_search_counts_what_lanes_share(architecture: str, objective: str) -> None:
+    machine = load_architecture(architecture)
+    shape = {"M": 128, "N0": 64, "N1": 48, "N2": 64}
+    space = MapSpace(load("peer/matmuls"), machine, shape)
+    result = find_best(space, find_objective(objective, machine))
+    found = evaluate(to_design(space, result.best.plan), shape)
+    figure = found.energy_pj if objective == "energy" else found.seconds
+    assert result.optimal and result.score == pytest.approx(figure, rel=1e-12)
