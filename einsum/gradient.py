@@ -32,6 +32,7 @@ from .expression import (
 )
 from .functions import monoid
 from .inference import rank_of_index
+from .presence import zero_where_nothing
 from .rewrite import fresh, names_of, prune
 from .saving import check_saved, read_saved
 from .substitution import plain_access, plain_variables, replace_accesses
@@ -152,7 +153,7 @@ class _Reverse:
             text="",
             source="",
         )
-        result = prune(result)
+        result = zero_where_nothing(prune(result), len(results))
         read = {access.tensor for einsum in result.einsums for access in einsum.operands}
         inputs = tuple(t for t in result.input_tensors if t.name in read)
         return validated(replace(result, input_tensors=inputs))

@@ -107,7 +107,7 @@ class Polynomials:
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
         self.producer = {e.name: e for e in cascade.einsums if _is_polynomial(e)}
-        self.absent = _absent(cascade)
+        self.absent = absent_tensors(cascade)
         self._numbers = count(1)
         self._known: dict[str, Polynomial | None] = {}
 
@@ -378,7 +378,7 @@ def _is_polynomial(einsum: Einsum) -> bool:
     return sums and plain and einsum.merge is None
 
 
-def _absent(cascade: Cascade) -> frozenset[str]:
+def absent_tensors(cascade: Cascade) -> frozenset[str]:
     """Return the tensors that may be absent at some of their points."""
     found: set[str] = set()
     for einsum in cascade.einsums:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from .equation import Einsum
@@ -136,6 +136,16 @@ def plain_variables(access: Access) -> tuple[str, ...] | None:
 def plain_access(tensor: str, variables: tuple[str, ...]) -> Access:
     """Return ``Q[e,p]`` of bare variables."""
     return Access(tensor, tuple(Index(Coordinate(variable)) for variable in variables))
+
+
+def zero_at(names: Sequence[str]) -> Expression:
+    """Return 0 at every coordinate of some variables: a bare 0 would stand at none of them."""
+    if not names:
+        return Number(0)
+    total: Expression = Coordinate(names[0])
+    for name in names[1:]:
+        total = Binary("+", total, Coordinate(name))
+    return Binary("*", Number(0), total)
 
 
 def with_expression(einsum: Einsum, expression: Expression) -> Einsum:

@@ -21,6 +21,7 @@ from .expression import (
     accesses,
     variables,
 )
+from .substitution import zero_at
 from .torch_ranks import joined_ranks
 from .torch_values import (
     SIGNS,
@@ -358,16 +359,6 @@ def dense(site: Site, value: Any) -> Any:
     if value.absent != 0:
         raise UnsupportedError(f"{site.name} of scores that are masked with {value.absent}")
     return site.pointwise([value], lambda x: Binary("+", x, zero_at(variables(x))), name="DENSE")
-
-
-def zero_at(names: Sequence[str]) -> Expression:
-    """Return 0 at every coordinate of some variables: a bare 0 would stand at none of them."""
-    if not names:
-        return Number(0)
-    total: Expression = Coordinate(names[0])
-    for name in names[1:]:
-        total = Binary("+", total, Coordinate(name))
-    return Binary("*", Number(0), total)
 
 
 COPIES = ["clone", "contiguous", "detach", "to", "_to_copy", "alias", "lift_fresh_copy", "type_as"]

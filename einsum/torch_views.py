@@ -15,7 +15,8 @@ from .expression import (
     accesses,
     variables,
 )
-from .torch_translation import Site, zero_at
+from .substitution import zero_at
+from .torch_translation import Site
 from .torch_values import (
     Indices,
     UnsupportedError,

@@ -13,7 +13,7 @@ from .equation import Einsum
 from .expression import Access, Binary, Call, Expression, Negate, Number, accesses, variables, walk
 from .polynomial import Polynomials
 from .rewrite import straight
-from .substitution import plain_variables, replace_accesses, with_expression
+from .substitution import plain_variables, replace_accesses, with_expression, zero_at
 
 _ZERO = Number(0)
 
@@ -43,7 +43,13 @@ def vanish(cascade: Cascade) -> tuple[Cascade, tuple[str, ...]] | None:
     }
     if polynomials.absent:
         zeros = {name for name in zeros if _is_only_summed(cascade, name)}
+    if not zeros:
+        return None
     einsums = [_without(einsum, zeros) for einsum in cascade.init]
+    einsums = [
+        _present(after) if _loses_points(polynomials, before, after) else after
+        for before, after in zip(cascade.init, einsums, strict=True)
+    ]
     if tuple(einsums) == cascade.init:
         return None
     simpler = straight(cascade, _without_copies(cascade, einsums))
@@ -51,6 +57,22 @@ def vanish(cascade: Cascade) -> tuple[Cascade, tuple[str, ...]] | None:
     gone = [e.name for e in cascade.init if e.name in zeros and e.name not in left]
     kept = [n for n in cascade.outputs if n in zeros]
     return simpler, (*gone, *kept)
+
+
+def _loses_points(polynomials: Polynomials, before: Einsum, after: Einsum) -> bool:
+    """Tell whether an output that is no fold may now be absent: then it may stand for infinity."""
+    is_output = before.name in polynomials.cascade.outputs
+    return (
+        is_output
+        and before.expression != after.expression
+        and not after.reductions
+        and polynomials.may_be_absent(after.expression)
+    )
+
+
+def _present(einsum: Einsum) -> Einsum:
+    zero = zero_at(einsum.output_variables)
+    return with_expression(einsum, Binary("+", einsum.expression, zero))
 
 
 def _without_copies(cascade: Cascade, einsums: list[Einsum]) -> list[Einsum]:
