@@ -5,7 +5,7 @@ Columns: ``component``, ``type`` and ``quantity`` (its name ends in its unit) sa
 multiplied by (``width_bits``). ``source`` is a citation, or its key in a file ``sources.csv``
 beside the table. ``node`` is in nanometres; ``status`` is
 
-- ``quoted``: the figure stands so in the source,
+- ``quoted``: the figure stands so in the source, or where others quote it,
 - ``recalled``: of the table that the source names, not read again when it was entered,
 - ``run``: put out by the program that the source names,
 - ``derived``: worked out as the source says.
