@@ -317,9 +317,12 @@ def _run_together(content: dict[str, Any], where: str, folder: Path | None) -> d
     """
     if "runs" not in content:
         return content
+    runs = content["runs"]
+    if not isinstance(runs, list) or not all(isinstance(name, str) for name in runs) or not runs:
+        raise MappingError(f"{where}: runs: expected a list of designs, found {runs!r}")
     together: dict[str, Any] = {}
     launches: list[Any] = []
-    for name in content["runs"]:
+    for name in runs:
         path = find_file(str(name), "designs", "design", MappingError)
         part = _run_together(_extended(read_yaml(path), str(path), path.parent), where, path.parent)
         launches += [

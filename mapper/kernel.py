@@ -267,6 +267,13 @@ def check_kernel(
                 f"{name}: {', '.join(launch.tensor)} of launch {launch.name} need tensor cores, "
                 f"and {on.name} has none: expected a unit '{TENSOR}', found {', '.join(on.units)}"
             )
+        if launch.loop is not None and launch.loop.sees != "all":
+            for option in ("causal", "window"):
+                if option not in schedule.options:
+                    raise MappingError(
+                        f"{name}: launch {launch.name}: loop.sees: {launch.loop.sees} needs the "
+                        f"options causal and window; found {', '.join(schedule.options) or 'none'}"
+                    )
         for level in (*launch.keep, *launch.moves, "dram", "l2"):
             if level not in on.memories:
                 near = closest(level, on.memories)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .architecture import explain
 from .errors import MappingError
@@ -23,6 +23,12 @@ class ConstantFile(_Spec):
     low: float
     high: float
     meaning: str
+
+    @model_validator(mode="after")
+    def _is_in_its_range(self) -> ConstantFile:
+        if not self.low <= self.default <= self.high:
+            raise ValueError("expected low <= default <= high")
+        return self
 
 
 class GridFile(_Spec):

@@ -41,12 +41,19 @@ class LaunchCost:
 
 
 def find_launch(launch: Launch, machine: Machine) -> LaunchCost:
-    """Return the cost of a launch; MappingError names what does not fit."""
+    """Return the cost of a launch; MappingError names the launch and what does not fit."""
+    try:
+        return _find_launch(launch, machine)
+    except MappingError as error:
+        raise MappingError(f"launch {launch.name}: {error}") from None
+
+
+def _find_launch(launch: Launch, machine: Machine) -> LaunchCost:
     sizes = {rank: machine.of(formula) for rank, formula in launch.sizes.items()}
     for name, rate in launch.rates.items():
         if np.any(~(machine.of(rate) > 0)):
             raise MappingError(
-                f"launch {launch.name}: the rate of {name} needs a share above 0, found "
+                f"the rate of {name} needs a share above 0, found "
                 f"{np.min(machine.of(rate)):g} ({rate.text})"
             )
     einsums = (*launch.tensor, *launch.vector, *launch.final)
@@ -286,12 +293,11 @@ def _unit_seconds(
 def _blocks(launch: Launch, machine: Machine) -> Blocks:
     assert launch.grid is not None and launch.loop is not None
     grid, loop = launch.grid, launch.loop
-    place = f"launch {launch.name}"
-    owned = machine.whole(grid.size, f"{place}: grid.size")
-    looped = machine.whole(loop.size, f"{place}: loop.size")
-    tile = machine.whole(grid.tile, f"{place}: grid.tile")
-    step = machine.whole(loop.tile, f"{place}: loop.tile")
-    copies = machine.whole(grid.copies, f"{place}: grid.copies")
+    owned = machine.whole(grid.size, "grid.size")
+    looped = machine.whole(loop.size, "loop.size")
+    tile = machine.whole(grid.tile, "grid.tile")
+    step = machine.whole(loop.tile, "loop.tile")
+    copies = machine.whole(grid.copies, "grid.copies")
     free = np.full(machine.points, UNBOUNDED, dtype=np.int64)
     below, above = -free, free
     if loop.sees != "all":

@@ -48,7 +48,7 @@ def find_occupancy(
         if machine.scalar and not np.all(fits):
             tensor, taken = max(tensors.items(), key=lambda item: float(item[1][0]))
             raise MappingError(
-                f"launch {launch.name}: a block's tiles do not fit {level}: they take "
+                f"a block's tiles do not fit {level}: they take "
                 f"{used[0]:.0f} bytes of {room[level][0]:.0f}; the largest is that of {tensor} "
                 f"with {taken[0]:.0f}: choose smaller tiles"
             )
@@ -56,7 +56,7 @@ def find_occupancy(
     occupancy = np.minimum.reduce(limits)
     if machine.scalar and occupancy[0] < 1 and np.all(feasible):
         raise MappingError(
-            f"launch {launch.name}: no block of {warps[0]:g} warps fits a processor of "
+            f"no block of {warps[0]:g} warps fits a processor of "
             f"{machine.architecture.name} (registers, shared memory, warps and blocks allow "
             f"{', '.join(f'{limit[0]:g}' for limit in limits)})"
         )

@@ -86,8 +86,8 @@ def unit_work(
             )
             if unit is None:
                 raise MappingError(
-                    f"{einsum} needs {operation}, which no vector unit of {architecture.name} has "
-                    f"({', '.join(units) or 'it has none'})"
+                    f"{einsum} needs {operation}, which {architecture.name} has not on "
+                    f"{', '.join(units) or 'a vector unit: it has none'}"
                 )
             slots = count * np.asarray(values[f"{unit}.operations.{operation}.slots"])
             own[unit] = own.get(unit, 0.0) + slots

@@ -171,7 +171,9 @@ def test_arrays_equal_scalars_and_more_machine_is_never_slower(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize(
+    "gpu", [*GPUS[:2], *(pytest.param(gpu, marks=pytest.mark.slow) for gpu in GPUS[2:])]
+)
 def test_every_kernel_runs_on_every_card_or_is_refused_in_words(name: str, gpu: str) -> None:
     design = load(name, gpu)
     try:
@@ -274,3 +276,42 @@ def test_a_kernel_is_not_simulated_tile_by_tile() -> None:
 
     with pytest.raises(MappingError, match="schedule of thread blocks"):
         simulate(load("flash-attention-2", "h100"), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"options": {"causal": 0, "density": 1}}, "needs the options causal and window"),
+        ({"launches": 3}, "launches: Input should be a valid tuple"),
+        ({"tiles": {"tile": [{"query": 64}, {"key": 64}]}}, "rows of the same columns"),
+        ({"tiles": {"tile": [{"query": "64 +", "key": 64, "warps": 4}]}}, "found the end"),
+        ({"runs": "flash-attention-2"}, "expected a list of designs"),
+        ({"runs": ["flash-attention-2", "flash-attention-9"]}, "no design 'flash-attention-9'"),
+        ({"let": {"head": "hed"}}, "let.head: unknown name 'hed'"),
+        (
+            {"calibration": {"exposed": {"default": 2, "low": 3, "high": 4, "meaning": ""}}},
+            "low <= default <= high",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_in_words(change: dict[str, Any], said: str) -> None:
+    from einfuse.mapper.architecture import read_yaml
+    from einfuse.mapper.design import parse_design
+
+    content = read_yaml(DATA / "designs" / "gpu" / "flash-attention-2.yaml")
+    with pytest.raises(MappingError, match=said):
+        parse_design({**content, **change}, "here", DATA / "designs" / "gpu")
+
+
+def test_a_design_of_ones_own_says_only_what_differs(tmp_path: Any) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "schema: 1\nname: own\nextends: flash-attention-2\n"
+        "tiles: {tile: [{query: 64, key: 64, warps: 4}]}\n"
+    )
+    card = tmp_path / "half.yaml"
+    card.write_text("schema: 1\nname: half\nextends: h100\nprocessors: {count: 66}\n")
+    whole = ef.evaluate(load(str(own), "h100"), SHAPE)
+    half = ef.evaluate(load(str(own), str(card)), SHAPE)
+    assert whole.peak_bytes["shared"] == 2 * 3 * 64 * 128
+    assert half.seconds > 1.9 * whole.seconds
