@@ -60,5 +60,7 @@ def test_a_gradient_goes_through_a_pipe(
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     done = einfuse("passes", "-", "--rank", "M")
     assert done.returncode == 0 and "1" in done.stdout.splitlines()[0]
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert einfuse("derive", "-", "--rank", "M").stdout.startswith("# 0: 1 passes")
     monkeypatch.setattr("sys.stdin", io.StringIO("rank M\nY[m] ="))
     assert "<stdin>:2" in einfuse("passes", "-").stderr

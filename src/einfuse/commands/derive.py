@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import parse_shape, print_json
+from einfuse.commands.arguments import load_cascade, parse_shape, print_json
 
 if TYPE_CHECKING:
     from einfuse.einsum.derivation import Derived
@@ -20,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def derive(
-    cascade: Annotated[str, typer.Argument(help="a name of the library, or a file")],
+    cascade: Annotated[
+        str, typer.Argument(help="a name of the library, a file, or - (standard input)")
+    ],
     rank: Annotated[str, typer.Option(help="the rank whose passes are to be reduced")] = "M",
     shape: Annotated[
         str, typer.Option(help="sizes that the derived texts carry, such as M=4K,M0=256")
@@ -32,13 +32,8 @@ def derive(
 ) -> None:
     """Derive equivalent cascades: the Pareto set over passes, operations and footprint."""
     from einfuse.einsum import derivation
-    from einfuse.einsum.library import load
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        loaded = load(cascade)
-    for warning in caught:
-        print(f"warning: {warning.filename}:{warning.lineno}: {warning.message}", file=sys.stderr)
+    loaded = load_cascade(cascade)
     found = derivation.derive(loaded, rank, seconds=seconds, sizes=parse_shape(shape))
     if json:
         print_json([describe(derived) for derived in found])

@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 
 def gradient(
-    cascade: Annotated[str, typer.Argument(help="a name of the library, or a file")],
+    cascade: Annotated[
+        str, typer.Argument(help="a name of the library, a file, or - (standard input)")
+    ],
     with_respect_to: Annotated[
         str, typer.Option("--with-respect-to", help="names of inputs, such as Q,K,V")
     ],

@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def passes(
-    cascade: Annotated[str, typer.Argument(help="a name of the library, or a file")],
+    cascade: Annotated[
+        str, typer.Argument(help="a name of the library, a file, or - (standard input)")
+    ],
     rank: Annotated[
         str, typer.Option(help="a rank or a level of its partition; by default the one that "
                                "is swept most often")
