@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,6 @@ from .errors import EinfuseError
 from .expression import (
     Access,
     Binary,
-    Call,
     Coordinate,
     Expression,
     Number,
@@ -22,9 +20,9 @@ from .expression import (
     variables,
 )
 from .substitution import zero_at
+from .torch_nodes import cuts_fractions, cuts_number, is_flag, line_of, shape_of
 from .torch_ranks import joined_ranks
 from .torch_values import (
-    SIGNS,
     Indices,
     UnsupportedError,
     Value,
@@ -34,7 +32,6 @@ from .torch_values import (
     broadcast,
     clipped,
     expanded_to,
-    is_whole,
     number,
     variable_of,
 )
@@ -72,7 +69,7 @@ class Translation:
                     self.values[node.name] = self._visit(node)
             except UnsupportedError as error:
                 raise EinfuseError(
-                    f"{name}, {_line_of(node, self.wrapper)}a cascade cannot express {error}"
+                    f"{name}, {line_of(node, self.wrapper)}a cascade cannot express {error}"
                 ) from None
         cascade = Cascade(
             name,
@@ -111,28 +108,28 @@ class Translation:
             raise UnsupportedError(f"{node.op} {node.target}")
         if node.target is operator.getitem:
             found = self._argument(node.args[0])[node.args[1]]
-            return replace(found, flag=_is_flag(node)) if isinstance(found, Value) else found
+            return replace(found, flag=is_flag(node)) if isinstance(found, Value) else found
         schema = getattr(node.target, "_schema", None)
         name = schema.name.split("::")[-1] if schema else str(node.target)
         name = name if name.startswith("__") else name.removesuffix("_")  # add_ is add
         translate = self.operations.get(name)
         if translate is None:
             raise UnsupportedError(f"the operation {name}")
-        if 0 in _shape_of(node):
+        if 0 in shape_of(node):
             raise UnsupportedError("a tensor without elements")
-        if "full" in name and _cuts_number(node):
+        if "full" in name and cuts_number(node):
             raise UnsupportedError(f"a number with fractions as {node.meta['val'].dtype}")
-        flag = _is_flag(node)
+        flag = is_flag(node)
         if flag and name == "add":
             raise UnsupportedError("a sum of truth values: write | for or")
         converts = name in COPIES or (name in _DTYPED and node.kwargs.get("dtype") is not None)
-        if converts and _cuts_fractions(node, self._argument(node.args[0])):
+        if converts and cuts_fractions(node, self._argument(node.args[0])):
             raise UnsupportedError(
                 f"a conversion to {node.meta['val'].dtype} of what has fractions"
             )
         arguments = [self._argument(a) for a in node.args]
         named = {k: self._argument(v) for k, v in node.kwargs.items()}
-        found = translate(Site(self, name, _shape_of(node)), *arguments, **named)
+        found = translate(Site(self, name, shape_of(node)), *arguments, **named)
         return replace(found, flag=flag) if isinstance(found, Value) else found
 
     def _argument(self, argument: Any) -> Any:
@@ -155,7 +152,7 @@ class Translation:
             return number(constant.item(), tuple(constant.shape))
         place = len([n for n in self.values if n not in held])
         value = node.meta["val"]
-        if 0 in _shape_of(node):
+        if 0 in shape_of(node):
             raise UnsupportedError("a tensor without elements")
         if not isinstance(value, torch.Tensor):
             return value
@@ -363,40 +360,3 @@ def dense(site: Site, value: Any) -> Any:
 
 COPIES = ["clone", "contiguous", "detach", "to", "_to_copy", "alias", "lift_fresh_copy", "type_as"]
 _DTYPED = {"sum", "mean", "cumsum"}  # operations that may convert what they read
-
-
-def _shape_of(node: Any) -> tuple[int, ...]:
-    value = node.meta.get("val")
-    return tuple(value.shape) if hasattr(value, "shape") else ()
-
-
-def _is_flag(node: Any) -> bool:
-    """Tell whether an operation's result is truth values."""
-    dtype = getattr(node.meta.get("val"), "dtype", None)
-    return str(dtype) == "torch.bool"
-
-
-def _cuts_number(node: Any) -> bool:
-    """Tell whether whole numbers are filled with a number that has fractions."""
-    whole = not node.meta["val"].dtype.is_floating_point
-    return whole and any(isinstance(a, float) and not a.is_integer() for a in node.args)
-
-
-def _cuts_fractions(node: Any, value: Any) -> bool:
-    """Tell whether a conversion makes whole numbers or truth values of something else."""
-    kinds = [n.meta["val"].dtype for n in (node, node.args[0])]
-    if kinds[0].is_floating_point or not kinds[1].is_floating_point:
-        return False
-    found = value.at(tuple(Coordinate("i") for _ in value.shape))
-    while isinstance(found, Call) and found.function == "where":
-        found = found.arguments[1]
-    return not (is_whole(found) or (isinstance(found, Call) and found.function in SIGNS))
-
-
-def _line_of(node: Any, wrapper: str) -> str:
-    """Return ``line 3 (x = torch.foo(y)): `` of the user's code, from the node's stack."""
-    found = re.findall(
-        r'File "([^"]*)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or ""
-    )
-    own = [(line, code) for file, line, code in found if file != wrapper]
-    return f"line {own[-1][0]} ({own[-1][1]}): " if own else ""
