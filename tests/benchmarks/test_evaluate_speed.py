@@ -57,3 +57,12 @@ def test_a_grid_of_100_000_points(benchmark: BenchmarkFixture) -> None:
     }
     result = benchmark(evaluate, load_design("fusemax"), shape, set=settings)
     assert result.seconds.shape == (points,)
+
+
+def test_5_000_shapes_of_a_kernel_under_a_causal_mask(benchmark: BenchmarkFixture) -> None:
+    random = np.random.default_rng(0)
+    length = random.integers(512, 16384, 5000)
+    shape = {"B": 2, "H": 16, "P": length, "M": length, "E": 128, "F": 128}
+    design = load_design("flash-attention-3", "h100")
+    result = benchmark(evaluate, design, shape, set={"causal": 1})
+    assert result.seconds.shape == (5000,)
