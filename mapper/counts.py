@@ -555,8 +555,8 @@ class _Analysis:
         every = {ranks - gone for ranks in home.indexed or {self.facts.ranks[home.tensor]}}
         tiles = [self._tile_words(home, ranks) for ranks in sorted(every, key=sorted)]
         words = tiles[0] if len(tiles) == 1 else np.maximum.reduce(np.broadcast_arrays(*tiles))[()]
-        if home.keep is not None and home.keep.double:
-            words = words * 2
+        if home.keep is not None:
+            words = words * self._copies(home.keep)
         return words * (1 - self._share(home))
 
     def _tile_words(self, home: _Home, ranks: frozenset[str]) -> Values:
@@ -575,6 +575,20 @@ class _Analysis:
             else:
                 words = words * home.tiles[rank] * _product(o.count for o in own if o.parallel)
         return words
+
+    def _copies(self, keep: Keep) -> Values:
+        """How many tiles of what a step keeps are there at once."""
+        twice = 2 if keep.double else 1
+        if keep.copies is None:
+            return twice
+        copies = np.floor(keep.copies.evaluate(self.problem.names))
+        right = (copies >= 1) & np.isfinite(copies)
+        if not np.all(right):
+            if np.ndim(copies) == 0:
+                raise MappingError(f"expected copies of at least 1, found {copies:g}")
+            self.valid = self.valid & right
+            copies = np.where(right, copies, 1)
+        return twice * copies
 
     def _compute(
         self,

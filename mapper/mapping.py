@@ -16,6 +16,7 @@ time) is derived elsewhere. The words mean:
 ``parallel R over D``  the same side by side, on dimension D of the unit; more than fit go in waves
 ``keep T at L``      the current tile of T lives at level L while the nest below runs
   ``double``           twice, so that the next tile loads while this one is used
+  ``copies N``         N tiles of it are under way (between Einsums that overlap)
   ``streamed``         it only passes through: it takes room there, and is counted as if it did not
   ``overlaying T``     it takes turns with T in one place, and room only beyond T's
   ``forwarded``        it comes from the unit that makes it, not from its home above
@@ -70,6 +71,7 @@ class Keep:
     tensors: tuple[str, ...]
     level: str
     double: bool = False
+    copies: Formula | None = None
     streamed: bool = False
     forwarded: bool = False
     overlaying: str | None = None
@@ -197,6 +199,7 @@ def _steps(action: Any) -> list[Temporal | Parallel | Keep | Compute]:
                     _names(first),
                     str(rest[0]),
                     double="double" in options,
+                    copies=_formula(options["copies"][0]) if "copies" in options else None,
                     streamed="streamed" in options,
                     forwarded="forwarded" in options,
                     overlaying=next(map(str, options.get("overlaying", [])), None),
@@ -251,6 +254,8 @@ def _render_step(step: Temporal | Parallel | Keep | Compute) -> str:
         case Keep():
             words = [f"keep {', '.join(step.tensors)} at {step.level}"]
             words += [w for w in ("double", "streamed", "forwarded") if getattr(step, w)]
+            if step.copies:
+                words.append(f"copies {step.copies.text}")
             if step.overlaying:
                 words.append(f"overlaying {step.overlaying}")
             if step.spill:

@@ -15,9 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import numpy as np
+
 from .facts import Facts
+from .formula import Values
 
 Sizes = Mapping[str, int]
 
@@ -94,6 +98,40 @@ def offsets(einsums: tuple[str, ...], facts: Facts) -> dict[str, int]:
     return found
 
 
+def spans(einsums: tuple[str, ...], facts: Facts) -> dict[str, int]:
+    """Return over how many tiles the Einsums that touch a tensor are apart, for each tensor.
+
+    >>> from einfuse.einsum.library import load
+    >>> from einfuse.mapper.facts import facts
+    >>> spans(("QK", "GM", "SN"), facts(load("attention/3-pass")))["QK"]
+    2
+    """
+    at = offsets(einsums, facts)
+    touching: dict[str, list[int]] = {}
+    for name in einsums:
+        for used in (*facts.einsums[name].operands, *facts.einsums[name].outputs):
+            touching.setdefault(used.tensor, []).append(at[name])
+    return {tensor: max(found) - min(found) for tensor, found in touching.items()}
+
+
+def copies(span: int, above: Values, beneath: Values, inside: Values) -> Values:
+    """Return how many tiles of a home are under way at once where Einsums overlap.
+
+    Args:
+        span: over how many tiles of the group those that touch it are apart.
+        above: how many tiles of the home there are in the run; no more are there at once.
+        beneath: how many tiles of the group one of them lasts.
+        inside: how many tiles of the home make up a tile of the group.
+
+    >>> copies(2, 9, 1, 1), copies(2, 9, 16, 1), copies(2, 1, 16, 1), copies(1, 9, 1, 4)
+    (3, 2, 1, 8)
+    """
+    if not span:
+        return 1
+    found = np.minimum(1 + np.ceil(span / np.asarray(beneath, float)), above) * inside
+    return found if np.ndim(found) else int(found)
+
+
 def waits(einsums: tuple[str, ...], facts: Facts) -> bool:
     """Tell whether a value that an iterative rank carries would come too late for the overlap."""
     at = offsets(einsums, facts)
@@ -158,7 +196,12 @@ def _handed_on(plan: Plan, facts: Facts) -> tuple[str, ...]:
 
 def _group_lines(group: Group, facts: Facts, sizes: Sizes, lanes: Any) -> list[Any]:
     depth = len(group.loops)
-    lines, tiles = _loop_lines(group.loops, group.homes, 0, depth, dict(sizes), None)
+    apart = spans(group.einsums, facts) if group.overlapped else {}
+    for home in reversed(group.homes):  # what takes turns in one place is apart as a whole
+        if home.overlaying:
+            both = apart.get(home.tensor, 0) + apart.get(home.overlaying, 0)
+            apart |= {home.tensor: both, home.overlaying: both}
+    lines, tiles = _loop_lines(group.loops, group.homes, 0, depth, dict(sizes), None, facts, apart)
     children: list[list[Any]] = []
     for number, block in enumerate(group.blocks):
         inner = next((i for i in group.inner if i.block == number), Inner(number, ()))
@@ -168,7 +211,7 @@ def _group_lines(group: Group, facts: Facts, sizes: Sizes, lanes: Any) -> list[A
             for used in (*facts.einsums[name].operands, *facts.einsums[name].outputs)
         }
         above, below = _loop_lines(
-            inner.loops, group.homes, depth, depth + len(inner.loops), tiles, own
+            inner.loops, group.homes, depth, depth + len(inner.loops), tiles, own, facts, apart
         )
         leaves = [_leaf_lines(leaf, below, lanes) for leaf in group.leaves if leaf.einsum in block]
         children.append([*above, *(leaves[0] if len(leaves) == 1 else [{"pipeline": leaves}])])
@@ -182,14 +225,32 @@ def _loop_lines(
     last: int,
     tiles: dict[str, int],
     own: set[str] | None,
+    facts: Facts,
+    apart: Mapping[str, int],
 ) -> tuple[list[Any], dict[str, int]]:
     """Loops and the homes between them; a block (``own``) has only those beneath its loops."""
     tiles = dict(tiles)
+    counts: list[tuple[str, int]] = []
+    left = dict(tiles)
+    for rank, tile in loops:
+        counts.append((rank, -(-left[rank] // tile)))
+        left[rank] = tile
+
+    def under_way(tensor: str, depth: int) -> int:
+        if own is None:
+            above, beneath = (
+                prod(count for _, count in part) for part in (counts[:depth], counts[depth:])
+            )
+            return int(copies(apart.get(tensor, 0), above, beneath, 1))
+        inside = prod(n for rank, n in counts[: depth - first] if rank in facts.ranks[tensor])
+        span = apart.get(tensor, 0)
+        return int(copies(span, span + 1, 1, inside))  # an overlapped group has that many tiles
 
     def keeps(depth: int) -> list[str]:
         return [
             f"keep {home.tensor} at {level}"
             + (" double" if home.double else "")
+            + (f" copies {number}" if (number := under_way(home.tensor, depth)) > 1 else "")
             + (f" overlaying {home.overlaying}" if home.overlaying else "")
             for home in homes
             for level, at in home.places

@@ -19,6 +19,7 @@ from einfuse.mapper.schedule import Schedule
 
 from .overheads import Overheads
 from .point import Point
+from .rooms import copies_of
 
 CAUSES = ("dependency", "unit", "port", "bandwidth", "capacity")
 DEPENDENCY, UNIT, PORT, BANDWIDTH, CAPACITY = range(5)
@@ -196,7 +197,7 @@ def make_program(
         edges += _dependencies(schedule, point, overheads, first, lockstep)
     release = len(tasks)
     for number, fetch in enumerate(fetches):
-        copies = 2 if fetch.double or not overheads.buffering else 1
+        copies = fetch.copies if overheads.buffering else max(2, fetch.copies)
         consumer = first + fetch.consumer
         edges.append(Edge(number, consumer, 0, BANDWIDTH, period=fetch.period))
         edges.append(Edge(consumer, release + number, 0, CAPACITY))
@@ -253,7 +254,7 @@ class _Fetch:
     period: int
     cycles: float
     port: int
-    double: bool
+    copies: int
 
 
 class _Times:
@@ -320,7 +321,7 @@ class _Times:
                 cycles = self.cycles(parent, float(moved.reads), 0.0) / (tiles // period)
                 yield _Fetch(
                     home.tensor, parent, number, period * slot.period, cycles,
-                    self.ports.index(parent), home.keep.double,
+                    self.ports.index(parent), copies_of(home.keep, self.point.scope),
                 )  # fmt: skip
 
     def demands(

@@ -1,9 +1,10 @@
 """Words that live at each memory while tasks run: from the task that brings them to the last user.
 
 A word lives at a home from the first task that touches it there until the last one before the home
-comes to another tile. What passes through inside one task takes the room of a tile; what is
-forwarded stays where its maker puts it; where homes take turns in one place (``overlaying``) the
-fuller one counts. This is what must be there: a copy that is fetched ahead is not in it.
+comes to another tile. What passes through inside one task takes the room of a tile, but what one
+task makes for another stays between them; what is forwarded stays where its maker puts it; where
+homes take turns in one place (``overlaying``) the fuller one counts, and of words of one kind each
+place that either has. This is what must be there: a copy that is fetched ahead is not in it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,18 @@ class Residency:
         self.tasks: list[TileTask] = []
         self.word_bytes = float(point.number("word_bytes"))
         self.makers = {o.tensor: e.name for e in self.facts.einsums.values() for o in e.outputs}
+        self.exchanged = self._find_exchanged()
+
+    def _find_exchanged(self) -> set[_Place]:
+        """The homes at which an Einsum finds what another has made there."""
+        made: set[_Place] = set()
+        read: set[_Place] = set()
+        for name, chain in self.chains.items():
+            einsum = self.facts.einsums[name]
+            for users, places in ((einsum.outputs, made), (einsum.operands, read)):
+                tensors = {used.tensor for used in users}
+                places |= {(h.tensor, id(h.keep)) for h in chain.homes if h.tensor in tensors}
+        return made & read
 
     def touch(self, task: TileTask) -> None:
         """Take note of what a task reads and writes at the homes above it."""
@@ -80,7 +93,7 @@ class Residency:
             r: min(_tile(loops, r, end - first), end - first) for r, (first, end) in here.items()
         }
         inside = any(tile[r] < end - first for r, (first, end) in here.items())
-        if inside or home.keep.streamed:
+        if (inside and place not in self.exchanged) or home.keep.streamed:
             words = int(np.prod(list(tile.values()), dtype=int))
             room.passing[number] = max(words, room.passing.get(number, 0))
             return
@@ -104,15 +117,16 @@ class Residency:
     def _room(self, chain: Chain, home: Home, place: _Place) -> _Room:
         spill = home.keep.spill
         share = 1.0 if spill is None else 1 - float(spill.share.evaluate(self.point.scope))
-        group = place
-        if home.keep.overlaying is not None:
-            under = self.facts.root(home.keep.overlaying)
+        group, over = place, home
+        while over.keep.overlaying is not None:
+            under = self.facts.root(over.keep.overlaying)
             below = [
-                (h.tensor, id(h.keep))
-                for h in chain.homes
-                if h.tensor == under and h.keep.level == home.keep.level
+                h for h in chain.homes if h.tensor == under and h.keep.level == home.keep.level
             ]
-            group = below[-1] if below else place
+            if not below:
+                break
+            over = below[-1]
+            group = (over.tensor, id(over.keep))
         return _Room(home.keep.level, share, group)
 
     def peak_bytes(self) -> dict[str, float]:
@@ -151,12 +165,31 @@ class Residency:
 
     def _taken(self, level: str) -> Iterator[tuple[_Place, NDArray[np.float64]]]:
         """Words at a level during every task, by the home that has the place."""
-        groups: dict[_Place, NDArray[np.float64]] = {}
-        for room in self.rooms.values():
+        groups: dict[_Place, list[_Place]] = {}
+        for place, room in self.rooms.items():
             if room.level == level:
-                own = self._series(room)
-                groups[room.group] = np.maximum(groups.get(room.group, 0.0), own)
-        yield from groups.items()
+                groups.setdefault(room.group, []).append(place)
+        for group, places in groups.items():
+            alike = len({tuple(_kept_ranks(self.facts, tensor)) for tensor, _ in places}) == 1
+            every = [self._series(self.rooms[place]) for place in places]
+            words = np.max(every, axis=0)
+            if alike and len(places) > 1:
+                words = np.sum(every, axis=0) - self._handed_over(places)
+            yield group, words
+
+    def _handed_over(self, places: Sequence[_Place]) -> NDArray[np.float64]:
+        """Words that two of them have in one place, while a task makes the one of the other."""
+        both = np.zeros(len(self.tasks) + 1)
+        for one, other in zip(places, places[1:], strict=False):
+            rooms = self.rooms[one], self.rooms[other]
+            for key in rooms[0].stays.keys() & rooms[1].stays.keys():
+                a, b = (room.stays[key] for room in rooms)
+                first = np.maximum(a.first, b.first)
+                last = np.minimum(a.last, b.last)
+                shared = (a.first >= 0) & (b.first >= 0) & (first <= last)
+                np.add.at(both, first[shared], rooms[0].share)
+                np.add.at(both, last[shared] + 1, -rooms[0].share)
+        return np.cumsum(both)[:-1]
 
     def _series(self, room: _Room) -> NDArray[np.float64]:
         change = np.zeros(len(self.tasks) + 1)

@@ -12,6 +12,7 @@ from math import prod
 
 from einfuse.mapper.chain import Chain
 from einfuse.mapper.counts import REGISTERS, Loop
+from einfuse.mapper.formula import Values
 from einfuse.mapper.mapping import (
     Branch,
     Compute,
@@ -177,7 +178,8 @@ class _Rooms:
 
     def _place(self, step: Keep, tensor: str, pieces: Pieces) -> float:
         share = 0.0 if step.spill is None else float(step.spill.share.evaluate(self.point.scope))
-        return self.words(tensor, step.level, pieces) * (2 if step.double else 1) * (1 - share)
+        words = self.words(tensor, step.level, pieces) * (1 - share)
+        return words * copies_of(step, self.point.scope)
 
     def words(self, tensor: str, level: str, pieces: Pieces) -> float:
         """The words of a tile: of all lanes in a memory, of one in its registers."""
@@ -190,6 +192,12 @@ class _Rooms:
             return max(extents) if level == REGISTERS else sum(extents)
 
         return float(prod(extent(pieces[rank]) for rank in ranks))
+
+
+def copies_of(keep: Keep, names: Mapping[str, Values]) -> int:
+    """How many tiles of what a step keeps are there at once."""
+    copies = 1 if keep.copies is None else int(keep.copies.evaluate(names))
+    return copies * (2 if keep.double else 1)
 
 
 def _sum(peaks: Collection[_Peak]) -> _Peak:

@@ -379,6 +379,7 @@ class _Machine:
         keep = place.keep
         assert keep is not None
         words *= (2 if keep.double else 1) * (1 - place.share)
+        words *= 1 if keep.copies is None else int(keep.copies.evaluate({}))
         if keep.overlaying is not None:
             under = max(
                 (

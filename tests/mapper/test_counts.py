@@ -248,6 +248,8 @@ class _Draw:
                 t for t in homes if homes[t] == level and t != tensor and level != "dram"
             )
             line += f" overlaying {self.pick(under)}" if under else ""
+        elif options == 5:
+            line += f" copies {self.draw(st.integers(1, 3))}"
         if not streamed:
             homes[tensor] = level
         return line
