@@ -32,6 +32,7 @@ def least_rooms(tree: GroupTree) -> Numbers:
             tree.structure.exchange,
             tuple(tree.overlays),
             tree.key(tree.top),
+            tree.under_way(*tree.roles.inside, *tree.roles.through),
         )
         out = out + tree.pieces.keep(key, partial(_block_rooms, tree, number), tree.count)
     return out[len(tree.pieces.rows) :]
@@ -67,6 +68,7 @@ def least_traffic(tree: GroupTree, spare_words: Values) -> Numbers:
             None if block is None else tree.structure.blocks[block],
             None if block is None else tree.structure.inner[block],
             tree.key(tree.top),
+            tree.under_way(tensor),
             np.asarray(spare_words).tobytes(),
         )
         make = partial(_tensor_traffic, tree, tensor, block, spare_words)
@@ -115,7 +117,7 @@ def _least_crossing(tree: GroupTree, tensor: str, batch: Batch, spare_words: Val
     lanes = max(np.prod([*space.lanes[unit].values()]) for unit in units)
     found = [reduce(np.maximum, map(registers, {whole} if made else read))]
     for depth in depths:
-        fits = tree.room(tensor, path.tiles[depth]) <= spare_words
+        fits = tree.room(tensor, path, depth) <= spare_words
         found.append(np.where(fits, crossing(depth, whole), np.inf))
     return reduce(np.minimum, found)
 

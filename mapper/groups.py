@@ -39,6 +39,7 @@ class Candidate:
     structure: Structure
     sizes: Mapping[str, int]
     points: Mapping[str, Numbers]
+    overlapped: Numbers
     floor: Numbers
     prices: Numbers | None = None
 
@@ -47,6 +48,7 @@ class Candidate:
         return replace(
             self,
             points={rank: column[points] for rank, column in self.points.items()},
+            overlapped=self.overlapped[points],
             floor=self.floor[:, points],
             prices=None if self.prices is None else self.prices[:, :, points],
         )
@@ -111,7 +113,7 @@ class GroupSearch:
         if found is None:
             return None
         self.structures += 1
-        tree = GroupTree(self.pieces, found.structure, found.sizes, found.points)
+        tree = self._tree(found)
         floor = np.maximum(found.floor, self._traffic(tree, self._spare(tree)))
         found = self._alive(replace(found, floor=floor), front)
         if found is None:
@@ -202,10 +204,16 @@ class GroupSearch:
         if kept is None or kept[0].points is not candidate.points:
             if len(self._laid_out) >= _LAID_OUT:
                 del self._laid_out[next(iter(self._laid_out))]
-            tree = GroupTree(self.pieces, candidate.structure, candidate.sizes, candidate.points)
+            tree = self._tree(candidate)
             kept = (candidate, _LaidOut(tree, tree.choices(), tree.base()))
             self._laid_out[key] = kept
         return kept[1]
+
+    def _tree(self, candidate: Candidate) -> GroupTree:
+        return GroupTree(
+            self.pieces, candidate.structure, candidate.sizes, candidate.points,
+            candidate.overlapped,
+        )  # fmt: skip
 
     def _aims(self, tree: GroupTree) -> list[Weights]:
         """For each figure the weighted sum of columns to minimise: itself, or close to it."""
@@ -249,13 +257,26 @@ class GroupSearch:
                 rank: column[start : start + CHUNK]
                 for rank, column in zip(structure.loops, grid, strict=True)
             }
-            tree = GroupTree(self.pieces, structure, sizes, points)
+            every, overlapped = self._with_overlap(structure, sizes, points)
+            tree = GroupTree(self.pieces, structure, sizes, every, overlapped)
             fits = self._spare(tree) >= 0
             if fits.any():
-                floor = self._floor(tree)[:, fits]
-                points = {rank: column[fits] for rank, column in points.items()}
-                found.append(Candidate(structure, sizes, points, floor))
+                candidate = Candidate(structure, sizes, every, overlapped, self._floor(tree))
+                found.append(candidate if fits.all() else candidate.at(fits))
         return found
+
+    def _with_overlap(
+        self, structure: Structure, sizes: Mapping[str, int], points: Mapping[str, Numbers]
+    ) -> tuple[Mapping[str, Numbers], Numbers]:
+        """Points at which Einsums overlap where they may, and all of them one Einsum at a time.
+
+        What is under way takes room, and only time is won.
+        """
+        may = GroupTree(self.pieces, structure, sizes, points).may_overlap()
+        if not self.objective.times or not may.any():
+            return points, np.zeros(len(may), dtype=bool)
+        both = {rank: np.concatenate([column[may], column]) for rank, column in points.items()}
+        return both, np.arange(may.sum() + len(may)) < may.sum()
 
     def _spare(self, tree: GroupTree) -> Numbers:
         """The words that the largest room has left at most; below 0 where a group does not fit."""

@@ -98,8 +98,16 @@ def offsets(einsums: tuple[str, ...], facts: Facts) -> dict[str, int]:
     return found
 
 
-def spans(einsums: tuple[str, ...], facts: Facts) -> dict[str, int]:
+def spans(
+    einsums: tuple[str, ...], facts: Facts, overlays: Mapping[str, str] | None = None
+) -> dict[str, int]:
     """Return over how many tiles the Einsums that touch a tensor are apart, for each tensor.
+
+    Args:
+        einsums: those of an overlapped group.
+        facts: those of its cascade.
+        overlays: which tensors take over the room of one that they are made from, in the order of
+            the Einsums; the room is taken from the first to the last that touch any of them.
 
     >>> from einfuse.einsum.library import load
     >>> from einfuse.mapper.facts import facts
@@ -111,7 +119,11 @@ def spans(einsums: tuple[str, ...], facts: Facts) -> dict[str, int]:
     for name in einsums:
         for used in (*facts.einsums[name].operands, *facts.einsums[name].outputs):
             touching.setdefault(used.tensor, []).append(at[name])
-    return {tensor: max(found) - min(found) for tensor, found in touching.items()}
+    found = {tensor: max(these) - min(these) for tensor, these in touching.items()}
+    for made, read in reversed([*(overlays or {}).items()]):
+        found[read] += found[made]
+        found[made] = found[read]
+    return found
 
 
 def copies(span: int, above: Values, beneath: Values, inside: Values) -> Values:
@@ -196,11 +208,8 @@ def _handed_on(plan: Plan, facts: Facts) -> tuple[str, ...]:
 
 def _group_lines(group: Group, facts: Facts, sizes: Sizes, lanes: Any) -> list[Any]:
     depth = len(group.loops)
-    apart = spans(group.einsums, facts) if group.overlapped else {}
-    for home in reversed(group.homes):  # what takes turns in one place is apart as a whole
-        if home.overlaying:
-            both = apart.get(home.tensor, 0) + apart.get(home.overlaying, 0)
-            apart |= {home.tensor: both, home.overlaying: both}
+    overlays = {home.tensor: home.overlaying for home in group.homes if home.overlaying}
+    apart = spans(group.einsums, facts, overlays) if group.overlapped else {}
     lines, tiles = _loop_lines(group.loops, group.homes, 0, depth, dict(sizes), None, facts, apart)
     children: list[list[Any]] = []
     for number, block in enumerate(group.blocks):

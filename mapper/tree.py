@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from .formula import Values
 from .objective import Numbers, Objective
 from .pieces import count_home, count_leaf, loop
 from .space import MapSpace, Roles, Structure
-from .structure import Group, Home, Inner, Leaf
+from .structure import Group, Home, Inner, Leaf, copies, spans
 
 _KEPT_NUMBERS = 16_000_000  # how many are kept of leaves, homes and times under loops
 _GLANCE = 64
@@ -120,6 +121,7 @@ class GroupTree:
         structure: blocks and loops.
         sizes: the size of every rank.
         points: a tile for each of the group's loops, an array of them each.
+        overlapped: whether its Einsums overlap at each point; None: where they may.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class GroupTree:
         structure: Structure,
         sizes: Mapping[str, int],
         points: Mapping[str, Numbers],
+        overlapped: Numbers | None = None,
     ) -> None:
         self.pieces, self.space = pieces, pieces.space
         self.structure, self.sizes, self.points = structure, sizes, points
@@ -140,9 +143,12 @@ class GroupTree:
         self.faces = dict(structure.faces)
         self.overlays = self.space.overlays(structure)
         self.block_of = {n: b for b, block in enumerate(structure.blocks) for n in block}
+        self.overlapped: Numbers = self.may_overlap() if overlapped is None else overlapped
+        self.spans: Mapping[str, int] = {}
+        if self.overlapped.any():
+            self.spans = spans(structure.einsums, self.space.facts, self.overlays)
 
-    @property
-    def overlapped(self) -> Any:
+    def may_overlap(self) -> Numbers:
         """Where the group has tiles enough to overlap its Einsums."""
         depth = self.space.overlap_depth(self.structure.einsums)
         if depth is None:
@@ -150,7 +156,7 @@ class GroupTree:
         tiles: Values = 1.0
         for one in self.top.loops:
             tiles = tiles * one.count
-        return np.broadcast_to(tiles > depth, (self.count,))
+        return np.asarray(np.broadcast_to(tiles > depth, (self.count,)))
 
     def choices(self) -> tuple[Choice, ...]:
         """The open choices at the top: blocks, and tensors that several of them touch."""
@@ -245,7 +251,10 @@ class GroupTree:
 
     def _homes(self, tensor: str, face: int, batch: Batch) -> tuple[Choice, ...]:
         """Where a tensor may live above the level that feeds the units, for each tile."""
-        key = ("homes", tensor, face, self.roles.touched_by[tensor], self.key(batch.path))
+        key = (
+            "homes", tensor, face, self.roles.touched_by[tensor], self.key(batch.path),
+            self.under_way(tensor),
+        )  # fmt: skip
 
         def make() -> tuple[Choice, ...]:
             depths = self.space.depths(tensor, batch.path.ranks)
@@ -276,7 +285,7 @@ class GroupTree:
                     objective.access(level, moved.own),
                     objective.access(parent, moved.parent),
                 )
-            out[self.pieces.rooms[level]] += self.room(tensor, path.tiles[depth])
+            out[self.pieces.rooms[level]] += self.room(tensor, path, depth)
             parent = level
         return out
 
@@ -289,18 +298,33 @@ class GroupTree:
             return self._chain(tensor, ((level, depth),), batch)
         out = self.pieces.stack((batch.count, self.count))
         if tensor not in self.overlays:
-            out[self.pieces.rooms[level]] += self.room(tensor, batch.path.tiles[depth])
+            out[self.pieces.rooms[level]] += self.room(tensor, batch.path, depth)
         return out
 
-    def room(self, tensor: str, tiles: Mapping[str, Values]) -> Values:
-        """The words that a tensor's tile takes; of a carried tensor, one generation."""
+    def under_way(self, *tensors: str) -> Hashable:
+        """What the copies of tensors under way depend on, besides the tiles."""
+        apart = tuple(self.spans.get(tensor, 0) for tensor in tensors)
+        return (apart, self.overlapped.tobytes()) if any(apart) else None
+
+    def room(self, tensor: str, path: Path, depth: int) -> Values:
+        """The words that a tensor's tiles take; of a carried tensor, one generation."""
         facts = self.space.facts
         ranks = facts.ranks[tensor]
         if tensor in facts.carried:
             ranks = ranks - facts.iterative
         words: Values = 2.0 if tensor in self.space.constraints.double else 1.0
         for rank in sorted(ranks):
-            words = words * tiles[rank]
+            words = words * path.tiles[depth][rank]
+        if self.spans.get(tensor, 0):
+            outer, counts = len(self.structure.loops), [one.count for one in path.loops]
+            inside = [
+                one.count for one in path.loops[outer:depth] if one.rank in facts.ranks[tensor]
+            ]
+            found = copies(
+                self.spans[tensor], prod(counts[: min(depth, outer)]), prod(counts[depth:outer]),
+                prod(inside),
+            )  # fmt: skip
+            words = words * np.where(self.overlapped, found, 1.0)
         return words
 
     def made(self, tensor: str) -> bool:

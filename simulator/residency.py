@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,7 +181,7 @@ class Residency:
     def _handed_over(self, places: Sequence[_Place]) -> NDArray[np.float64]:
         """Words that two of them have in one place, while a task makes the one of the other."""
         both = np.zeros(len(self.tasks) + 1)
-        for one, other in zip(places, places[1:], strict=False):
+        for one, other in pairwise(places):
             rooms = self.rooms[one], self.rooms[other]
             for key in rooms[0].stays.keys() & rooms[1].stays.keys():
                 a, b = (room.stays[key] for room in rooms)

@@ -222,15 +222,70 @@ def enumerate_space(space: MapSpace) -> Iterator[Evaluation]:
     """Evaluate every mapping; what does not fit is left out."""
     (sizes,) = space.splits()
     for groups in runs(space.einsums):
-        for chosen in itertools.product(*(list(nests(space, sizes, g)) for g in groups)):
-            design = build(space, groups, list(chosen))
+        ways = [list(overlaps(space, g, n)) for g in groups for n in [*nests(space, sizes, g)]]
+        by_group = {g: [w for way in ways for w in way if w[0] == g] for g in groups}
+        for chosen in itertools.product(*by_group.values()):
+            design = build(space, groups, [n for _, n, _ in chosen], [o for _, _, o in chosen])
             try:
                 yield evaluate(design, dict(space.shape))
             except MappingError as error:
                 assert "do not fit" in str(error), error
 
 
-def build(space: MapSpace, groups: tuple[tuple[str, ...], ...], nested: list[list[Any]]) -> Design:
+def overlaps(
+    space: MapSpace, group: tuple[str, ...], nest: list[Any]
+) -> Iterator[tuple[tuple[str, ...], list[Any], bool]]:
+    """A nest one Einsum at a time, and overlapped with the copies that live at once, if it may."""
+    yield group, nest, False
+    counts = group_loops(space, group, nest)
+    tiles = math.prod(counts.values())
+    if len(group) == 1 or tiles <= len(group) - 1:
+        return
+    touch: dict[str, set[int]] = {}
+    for offset, name in enumerate(group):
+        einsum = space.facts.einsums[name]
+        for used in (*einsum.operands, *einsum.outputs):
+            touch.setdefault(used.tensor, set()).add(offset)
+    for line in nest:
+        if isinstance(line, str) and "overlaying" in line:
+            made, read = line.split()[1], line.split()[-1]
+            touch[made] = touch[read] = touch[made] | touch[read]
+    lines: list[Any] = []
+    for number, line in enumerate(nest):
+        if isinstance(line, str) and line.startswith("keep"):
+            own = touch[line.split()[1]]
+            lasts = math.prod(n for at, n in counts.items() if at > number)
+            lives = [  # the epochs in which each of its tiles is touched, from first to last
+                (lasts * one + min(own), lasts * (one + 1) - 1 + max(own))
+                for one in range(tiles // lasts)
+            ]
+            alive = max(sum(a <= epoch <= b for a, b in lives) for epoch, _ in lives)
+            place, *overlaying = line.split(" overlaying ")
+            line = " overlaying ".join([f"{place} copies {alive}", *overlaying])
+        lines.append(line)
+    yield group, lines, True
+
+
+def group_loops(space: MapSpace, group: tuple[str, ...], nest: list[Any]) -> dict[int, int]:
+    """The place in a nest of each loop of its group, and its iterations."""
+    counts: dict[int, int] = {}
+    left = dict(space.shape)
+    for number, line in enumerate(nest):
+        if not isinstance(line, str) or not line.startswith(("for", "keep")):
+            break
+        if line.startswith("for") and len(group) > 1:
+            _, rank, _, tile = line.split()
+            counts[number] = int(left[rank]) // int(tile)
+            left[rank] = int(tile)
+    return counts
+
+
+def build(
+    space: MapSpace,
+    groups: tuple[tuple[str, ...], ...],
+    nested: list[list[Any]],
+    overlapped: list[bool],
+) -> Design:
     place = {n: i for i, g in enumerate(groups) for n in g}
     known = {*space.cascade.inputs, *space.cascade.outputs}
     handed = [
@@ -246,16 +301,9 @@ def build(space: MapSpace, groups: tuple[tuple[str, ...], ...], nested: list[lis
     lines = [f"keep {t} at dram" for t in handed]
     lines += nested[0] if len(nested) == 1 else [{"branch": nested}]
     stages = []
-    for group, nest in zip(groups, nested, strict=True):
+    for group, nest, together in zip(groups, nested, overlapped, strict=True):
         units = units_in(nest)
-        tiles = 1
-        for line in nest:
-            if not isinstance(line, str) or not line.startswith(("for", "keep")):
-                break
-            if line.startswith("for") and len(group) > 1:
-                _, rank, _, tile = line.split()
-                tiles *= int(space.shape[rank]) // int(tile)
-        if len(group) > 1 and tiles > len(group) - 1:  # a chain: each reads the one before
+        if together:  # a chain: each reads the one before
             phase: dict[str, list[str]] = {}
             for name in group:
                 phase.setdefault(units[name], []).append(name)
