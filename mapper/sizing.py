@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from itertools import product
-from math import prod
+
+import numpy as np
 
 from .space import MapSpace, Structure
 
@@ -46,9 +47,7 @@ def count_structure(space: MapSpace, structure: Structure, sizes: Mapping[str, i
     single = {
         r for r in structure.loops if space.loop_tiles(r, sizes[r], structure.einsums) == (1,)
     }
-    total = prod(
-        len(space.loop_tiles(rank, sizes[rank], structure.einsums)) for rank in structure.loops
-    )
+    total = _count_tiles(space, structure, sizes)
 
     def homes(tensor: str, face: int, path: tuple[str, ...]) -> int:
         return sum(1 for _ in space.chains(tensor, face, space.depths(tensor, path)))
@@ -79,3 +78,13 @@ def count_structure(space: MapSpace, structure: Structure, sizes: Mapping[str, i
             ways += each
         total *= ways
     return total
+
+
+def _count_tiles(space: MapSpace, structure: Structure, sizes: Mapping[str, int]) -> int:
+    """The tile sizes of the group's loops; those at which its Einsums may overlap count twice."""
+    tiles = np.ones(1)
+    for rank in structure.loops:
+        own = np.array(space.loop_tiles(rank, sizes[rank], structure.einsums))
+        tiles = np.outer(tiles, np.ceil(sizes[rank] / own)).ravel()
+    deepest = space.overlap_depth(structure.einsums)
+    return len(tiles) + (0 if deepest is None else int((tiles > deepest).sum()))

@@ -18,8 +18,9 @@ A mapping (`einfuse.mapper.structure`) is chosen in these steps; `count_space` c
    the others are in the order of the ranks. Of a unit with instances, and of the memories that
    each of them has, one is used.
 
-A group overlaps its Einsums, one tile behind the other, if it has more tiles than the longest
-offset and no carried value comes too late; otherwise one Einsum runs at a time.
+A group may overlap its Einsums, one tile behind the other, if it has more tiles than the longest
+offset and no carried value comes too late; it keeps copies of what is under way. Otherwise one
+Einsum runs at a time.
 """
 
 from __future__ import annotations
