@@ -3,10 +3,11 @@
 The Einsums run in the cascade's order, in *blocks*: one alone, or several under loops that they
 share. What one Einsum makes for another lies in the outermost memory, or whole at the first level
 inside it from the block that makes it to the last that reads it, or, within a block, there in tiles
-beneath the shared loops. What comes from outside may lie there whole too: from the first block that
-reads it to the last, or while a block runs. Each Einsum then has what room is left, and runs in the
-best way (`einfuse.mapper.explicit`): given where its tensors are, no Einsum changes what another
-costs. The best sequence is a shortest path over bounds that are tightened as they come up.
+beneath the shared loops. What comes from outside may lie there whole too, from the first block that
+reads it to the last; or, as what goes outside, beneath some of the loops that a block shares. Each
+Einsum then has what room is left, and runs in the best way (`einfuse.mapper.explicit`): given where
+its tensors are, no Einsum changes what another costs. The best sequence is a shortest path over
+bounds that are tightened as they come up.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heappop, heappush
-from itertools import combinations, count, product
+from itertools import combinations, count, permutations, product
 from math import prod
 from time import process_time
 from typing import Any
@@ -51,14 +52,15 @@ class Block:
     Attributes:
         loops: rank and tile of each shared loop, outer to inner.
         tiled: what lies in tiles at the first level, beneath the loops.
-        whole: what lies there whole while the block runs, filled once.
+        standing: what lies there beneath some of the loops, and how many, though it is not handed
+            on: beneath the others it would come again.
         rows: how each Einsum runs.
     """
 
     einsums: tuple[str, ...]
     loops: tuple[tuple[str, int], ...]
     tiled: tuple[str, ...]
-    whole: tuple[str, ...]
+    standing: tuple[tuple[str, int], ...]
     rows: tuple[Row, ...]
 
 
@@ -82,9 +84,9 @@ class _Edge:
     loops: tuple[tuple[str, int], ...]
     near: frozenset[str]  # tensors at the first level as the Einsums see them
     tiled: frozenset[str]
-    whole: frozenset[str]
+    standing: tuple[tuple[str, int], ...]
     after: frozenset[str]  # residents when it is done
-    fill: float  # cost of filling what lies whole
+    fill: float  # cost of what comes to the first level, and goes from there, for all of them
 
 
 @dataclass
@@ -330,7 +332,8 @@ class _Search:
 
     def finish(self, cost: float, path: Any, started: float) -> Found:
         resident = {t for edge, _ in path for t in edge.after}
-        resident |= {t for edge, _ in path for t in edge.near - edge.tiled - edge.whole}
+        for edge, _ in path:
+            resident |= edge.near - edge.tiled - {t for t, _ in edge.standing}
         order = [t for t in self.facts.ranks if t in resident]
         return Found(
             cost + self.space.operations_cost,
@@ -371,7 +374,9 @@ class _Search:
     def exact(self, edge: _Edge) -> tuple[float, Block] | None:
         """The cost of a block, and its rows; None where it has no room."""
         tiles = dict(edge.loops)
-        standing = sum(self.words(t) for t in edge.near - edge.tiled)
+        elsewhere = edge.tiled | {t for t, _ in edge.standing}
+        standing = sum(map(self.words, edge.near - elsewhere))
+        standing += sum(self.words(t, dict(edge.loops[:depth])) for t, depth in edge.standing)
         total = 0.0
         rows: list[Row] = []
         for n in range(edge.first, edge.last):
@@ -387,9 +392,7 @@ class _Search:
             total += cost
             rows.append(row)
         own = self.names[edge.first : edge.last]
-        return total, Block(
-            own, edge.loops, tuple(sorted(edge.tiled)), tuple(sorted(edge.whole)), tuple(rows)
-        )
+        return total, Block(own, edge.loops, tuple(sorted(edge.tiled)), edge.standing, tuple(rows))
 
     def edges(self, first: int, residents: frozenset[str]) -> Iterator[_Edge]:
         """Yield the blocks that may come next."""
@@ -408,22 +411,26 @@ class _Search:
                 for tiled in _subsets(within):
                     if not self.joined(first, last, tiled):
                         continue
-                    for whole, kept, begun in product(
-                        _subsets(self.standing(first, last, loops, residents)),
+                    for standing, kept, begun in product(
+                        self.standing(first, last, loops, residents),
                         _subsets(onward),
                         _subsets(starting),
                     ):
-                        near = frozenset({*residents, *tiled, *whole, *kept, *begun})
+                        there = {t for t, _ in standing}
+                        if there & {*begun}:
+                            continue
+                        near = frozenset({*residents, *tiled, *there, *kept, *begun})
                         held = {*residents, *kept, *begun}
                         after = frozenset(t for t in held if max(self.readers[t]) >= last)
-                        fill = sum(map(self.words, (*whole, *begun))) * self.fill_price
+                        fill = sum(map(self.words, begun)) * self.fill_price
+                        fill += sum(self.moving(t, loops[:depth]) for t, depth in standing)
                         yield _Edge(
                             first,
                             last,
                             loops,
                             near,
                             frozenset(tiled),
-                            frozenset(whole),
+                            standing,
                             after,
                             fill,
                         )
@@ -444,45 +451,67 @@ class _Search:
 
     def standing(
         self, first: int, last: int, loops: tuple[tuple[str, int], ...], residents: frozenset[str]
-    ) -> list[str]:
-        """What a block only reads, and would read again in every iteration of its loops."""
-        found: dict[str, None] = {}
+    ) -> Iterator[tuple[tuple[str, int], ...]]:
+        """Yield what may stand right above a shared loop that it does not depend on, and where."""
+        places: dict[str, list[int]] = {}
         for n in range(first, last):
-            for operand in self.facts.einsums[self.names[n]].operands:
-                tensor = operand.tensor
-                maker = self.maker.get(tensor, -1)
-                again = any(rank not in operand.ranks for rank, _ in loops)
-                if (
-                    again
-                    and maker < first
-                    and tensor not in residents
-                    and self.may_lie_near(tensor)
-                ):
-                    found[tensor] = None
-        return list(found)
+            einsum = self.facts.einsums[self.names[n]]
+            for used in (*einsum.operands, *einsum.outputs):
+                tensor, made = used.tensor, used in einsum.outputs
+                outside = tensor not in self.readers if made else self.maker.get(tensor, -1) < first
+                if outside and tensor not in residents and self.may_lie_near(tensor):
+                    places[tensor] = [
+                        depth for depth, (rank, _) in enumerate(loops) if rank not in used.ranks
+                    ]
+        names = list(places)
+        for chosen in product(*([None, *places[t]] for t in names)):
+            yield tuple((t, d) for t, d in zip(names, chosen, strict=True) if d is not None)
+
+    def moving(self, tensor: str, above: tuple[tuple[str, int], ...]) -> float:
+        """The cost of a tensor's way between the outermost memory and a home beneath some loops."""
+        whole = self.words(tensor)
+        moved = self.words(tensor, dict(above))
+        for rank, tile in above:
+            moved *= self.space.sizes[rank] // tile
+        if tensor not in self.maker:
+            return moved * self.fill_price
+        outer, near = (
+            self.space.price(self.space.architecture.memories[0]),
+            self.space.price(self.first_level),
+        )
+        return moved * (outer[1] + near[0]) + (moved - whole) * self.fill_price
 
     def loops(self, first: int, last: int) -> Iterator[tuple[tuple[str, int], ...]]:
-        """Yield the shared loops of a block: none of one Einsum, some of several."""
+        """Yield the shared loops of a block: none of one Einsum, some of several.
+
+        Those that all tensors have come first, the others in any order.
+        """
         own = self.names[first:last]
         if len(own) == 1:
             yield ()
             return
         if self.legality.torn(own):
             return
-        ranks = [r for r in self.legality.shared(own) if self.space.sizes[r] > 1]
+        sizes = self.space.sizes
+        ranks = [r for r in self.legality.shared(own) if sizes[r] > 1]
         most = len(ranks) if self.space.fused_loops is None else self.space.fused_loops
+        used = [
+            u.ranks
+            for name in own
+            for e in (self.facts.einsums[name],)
+            for u in (*e.operands, *e.outputs)
+        ]
         for number in range(1, min(most, len(ranks)) + 1):
             for chosen in combinations(ranks, number):
-                tiles = [
-                    [
-                        t
-                        for t in tile_choices(self.space.sizes[r], "divisors")
-                        if t < self.space.sizes[r]
-                    ]
+                common = [r for r in chosen if all(r in known for known in used)]
+                tiles = {
+                    r: [t for t in tile_choices(sizes[r], "divisors") if t < sizes[r]]
                     for r in chosen
-                ]
-                for some in product(*tiles):
-                    yield tuple(zip(chosen, some, strict=True))
+                }
+                for others in permutations([r for r in chosen if r not in common]):
+                    order = (*common, *others)
+                    for some in product(*(tiles[r] for r in order)):
+                        yield tuple(zip(order, some, strict=True))
 
 
 def _subsets(entries: list[str]) -> list[tuple[str, ...]]:
@@ -508,8 +537,10 @@ def to_lines(space: ExplicitSpace, found: Found) -> list[Any]:
 
 
 def _block_lines(space: ExplicitSpace, block: Block, near: str) -> list[Any]:
-    lines: list[Any] = [f"keep {tensor} at {near}" for tensor in block.whole]
-    lines += [f"for {rank} in {tile}" for rank, tile in block.loops]
+    lines: list[Any] = []
+    for depth, (rank, tile) in enumerate(block.loops):
+        lines += [f"keep {tensor} at {near}" for tensor, at in block.standing if at == depth]
+        lines.append(f"for {rank} in {tile}")
     lines += [f"keep {tensor} at {near}" for tensor in block.tiled]
     rows = [
         _row_lines(row, name, space.units[name])
