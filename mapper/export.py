@@ -50,7 +50,7 @@ def to_content(
     if space.constraints.retention != "trailing":
         content["retention"] = space.constraints.retention
     content["mapping"] = to_mapping(plan, space.facts, sizes, space.lanes, space.memories[0])
-    content["stages"] = to_stages(plan, space.facts)
+    content["stages"] = to_stages(plan, space.facts, sizes)
     if asked is not None:
         content["found"] = {
             **asked,
@@ -71,7 +71,7 @@ def to_design(space: MapSpace, plan: Plan, name: str = "found") -> Design:
         nest=parse_nest(lines),
         stages=tuple(
             parse_stage(StageFile.model_validate(stage), f"stages[{number}]")
-            for number, stage in enumerate(to_stages(plan, space.facts))
+            for number, stage in enumerate(to_stages(plan, space.facts, sizes))
         ),
         batch=space.batch or (),
         let=tuple((rank, parse_formula(size)) for rank, size in plan.splits),

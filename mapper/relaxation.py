@@ -17,6 +17,7 @@ from .choices import Alternative, Choice
 from .objective import Numbers
 
 Weights = Mapping[int, Numbers | float]
+_PUSHES = (0.3, 3.0, 100.0)
 _STEPS = 12  # in which the prices of room are sought
 
 
@@ -193,6 +194,14 @@ class Relaxation:
             step = np.divide(pace * missing, steep, out=np.zeros(count), where=steep > 0)
             price = np.maximum(price + step * slope / limits, 0.0)
             pace *= 0.85
+        for push in _PUSHES:  # nothing has fitted yet at some points: room at almost any price
+            if np.isfinite(known).all():
+                break
+            weights = dict(aim)
+            for own, limit in zip(rooms, limits, strict=True):
+                weights[own] = weights.get(own, 0.0) + push * np.abs(kept.bound) / limit
+            _, picks = self.best(weights)
+            known = np.where(visit(picks, self.sums(picks)), 0.0, known)
         return kept
 
 

@@ -170,24 +170,59 @@ def to_mapping(plan: Plan, facts: Facts, sizes: Sizes, lanes: Any, outermost: st
     return [*lines, *(nests[0] if len(nests) == 1 else [{"branch": nests}])]
 
 
-def to_stages(plan: Plan, facts: Facts) -> list[dict[str, Any]]:
-    """Return the stages: a group each, its units side by side where it overlaps."""
+def to_stages(plan: Plan, facts: Facts, sizes: Sizes) -> list[dict[str, Any]]:
+    """Return the stages: a group each, its units side by side where it overlaps.
+
+    Args:
+        plan: the mapping.
+        facts: those of its cascade.
+        sizes: the size of each rank.
+    """
     stages: list[dict[str, Any]] = []
     for number, group in enumerate(plan.groups):
         units = {leaf.einsum: leaf.unit for leaf in group.leaves}
-        phases: list[dict[str, list[str]]] = []
+        stage: dict[str, Any] = {"name": f"group {number + 1}"}
         if group.overlapped:
             phase: dict[str, list[str]] = {}
             for name in group.einsums:
                 phase.setdefault(units[name], []).append(name)
-            phases = [phase]
+            stage |= {"phases": [phase], **_pipeline(group, facts, sizes)}
         else:
-            phases = [{units[name]: [name]} for name in group.einsums]
-        stage: dict[str, Any] = {"name": f"group {number + 1}", "phases": phases}
-        if group.overlapped:
-            stage["offsets"] = offsets(group.einsums, facts)
+            stage["phases"] = [{units[name]: [name]} for name in group.einsums]
         stages.append(stage)
     return stages
+
+
+def _pipeline(group: Group, facts: Facts, sizes: Sizes) -> dict[str, Any]:
+    """The offsets of an overlapped group, how many tiles it has, and how far a tensor is carried.
+
+    A tile is an iteration of the group's loops. If a tensor is carried on in the group's first
+    block, it is one of that block's loops too, and other blocks run when those are through.
+    """
+    at = offsets(group.einsums, facts)
+    loops = group.loops
+    inner = next((one.loops for one in group.inner if one.block == 0), ())
+    carried = {rank for rank, _ in inner} & facts.iterative
+    if any(facts.ranks[t] & carried for t in facts.carried if _touches(group.blocks[0], t, facts)):
+        loops = (*loops, *inner)
+        at = {name: at[name] for name in group.blocks[0]}
+    tiles, distance, left = 1, 1, dict(sizes)
+    for rank, tile in loops:
+        count = -(-left[rank] // tile)
+        left[rank] = tile
+        tiles *= count
+        distance = 1 if rank in facts.iterative else distance * count
+    if not {rank for rank, _ in loops} & facts.iterative:
+        distance = 1
+    return {"offsets": at, "tiles": tiles, "distance": distance}
+
+
+def _touches(einsums: tuple[str, ...], tensor: str, facts: Facts) -> bool:
+    return any(
+        used.tensor == tensor
+        for name in einsums
+        for used in (*facts.einsums[name].operands, *facts.einsums[name].outputs)
+    )
 
 
 def _handed_on(plan: Plan, facts: Facts) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ STUDIES = {
     "costs": "einfuse.studies.component_costs",
     "footprint": "einfuse.studies.footprint",
     "fusemax": "einfuse.studies.fusemax",
+    "mapper-vs-hand": "einfuse.studies.mapper_vs_hand",
     "model-vs-compiled": "einfuse.studies.model_vs_compiled",
     "taxonomy": "einfuse.studies.taxonomy",
 }

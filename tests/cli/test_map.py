@@ -32,6 +32,11 @@ def test_the_file_that_comes_out_evaluates_to_the_same_numbers(
     evaluated = json.loads(again.stdout)
     for name in set(evaluated) - {"design"}:
         assert evaluated[name] == found[name], name
+    ran = einfuse("simulate", "--design", str(out), "--shape", SHAPE, "--json")
+    assert ran.returncode == 0, ran.stderr
+    simulated = json.loads(ran.stdout)
+    assert simulated["cycles"] == pytest.approx(simulated["analytic"]["cycles"], rel=1e-12)
+    assert simulated["cycles"] >= found["cycles"]  # with the fill and drain of its offsets
 
 
 def test_explain_says_what_binds_and_what_comes_next(einfuse: Command, tmp_path: Path) -> None:
