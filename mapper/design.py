@@ -216,11 +216,15 @@ def load_design(name: str | Path, architecture: str | Path | None = None) -> Des
     >>> load_design("flash-attention-2", architecture="h100").architecture.name
     'h100'
     """
-    path = Path(name)
     other = None if architecture is None else str(architecture)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if any(_is_file(given) for given in (str(name), other) if given is not None):
         return _read(find_file(name, "designs", "design", MappingError), other)
     return _shipped(str(name), other)
+
+
+def _is_file(name: str) -> bool:
+    """Tell whether a name means a file, which may change, and not something shipped."""
+    return Path(name).suffix in (".yaml", ".yml") or Path(name).exists()
 
 
 def _read(path: Path, architecture: str | None) -> Design:

@@ -315,3 +315,7 @@ def test_a_design_of_ones_own_says_only_what_differs(tmp_path: Any) -> None:
     half = ef.evaluate(load(str(own), str(card)), SHAPE)
     assert whole.peak_bytes["shared"] == 2 * 3 * 64 * 128
     assert half.seconds > 1.9 * whole.seconds
+    card.write_text("schema: 1\nname: half\nextends: h100\nprocessors: {count: 33}\n")
+    quarter = ef.evaluate(load("flash-attention-2", str(card)), SHAPE)
+    card.write_text("schema: 1\nname: half\nextends: h100\nprocessors: {count: 66}\n")
+    assert ef.evaluate(load("flash-attention-2", str(card)), SHAPE).seconds < quarter.seconds / 1.9
