@@ -161,7 +161,7 @@ class _Rooms:
             key = (tensor, id(step))
             if not step.streamed and key not in self.tally.kept:
                 continue  # it lives there anyway
-            place = max(self._place(step, tensor, pieces), under)
+            place = max(self._place(step, tensor, pieces, rest), under)
             if step.streamed:
                 passing.append({step.level: place - under})
                 continue
@@ -176,22 +176,27 @@ class _Rooms:
                 del self.held[key]
         return peak
 
-    def _place(self, step: Keep, tensor: str, pieces: Pieces) -> float:
+    def _place(self, step: Keep, tensor: str, pieces: Pieces, below: Nest) -> float:
         share = 0.0 if step.spill is None else float(step.spill.share.evaluate(self.point.scope))
-        words = self.words(tensor, step.level, pieces) * (1 - share)
+        words = self.words(tensor, step.level, pieces, below) * (1 - share)
         return words * copies_of(step, self.point.scope)
 
-    def words(self, tensor: str, level: str, pieces: Pieces) -> float:
-        """The words of a tile: of all lanes in a memory, of one in its registers."""
-        ranks = self.facts.ranks[tensor]
-        if tensor in self.facts.carried:
-            ranks = ranks - self.facts.iterative
+    def words(self, tensor: str, level: str, pieces: Pieces, below: Nest = ()) -> float:
+        """The words of a tile: of all lanes in a memory, of one in its registers.
+
+        Those are along the ranks by which the Einsums below index it.
+        """
+        computes = [n.step.einsum for n in walk_nest(below) if isinstance(n.step, Compute)]
+        every = [self.facts.einsums[name] for name in computes]
+        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
+        indexed = {u.ranks for u in used if u.tensor == tensor} or {self.facts.ranks[tensor]}
+        gone = self.facts.iterative if tensor in self.facts.carried else frozenset[str]()
 
         def extent(own: Collection[Piece]) -> int:
             extents = [piece.extent for piece in own]
             return max(extents) if level == REGISTERS else sum(extents)
 
-        return float(prod(extent(pieces[rank]) for rank in ranks))
+        return max(float(prod(extent(pieces[rank]) for rank in ranks - gone)) for ranks in indexed)
 
 
 def copies_of(keep: Keep, names: Mapping[str, Values]) -> int:
