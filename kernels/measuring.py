@@ -10,22 +10,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .compilation import compile_launch, default_cache
 from .contenders import Contender, list_contenders
 from .device import Device, read_sm_clock_mhz
 from .errors import KernelError
 from .gate import error_ratio, find_truth
-from .launch import Launch
 from .measurement import Measurement, read_measurements, write_measurements
 from .operators import empty_gradients, empty_outputs
 from .options import Options
 from .problem import Problem
 from .suites import Case
 from .timing import Call, Timing, stopwatch_of, time_interleaved
+
+if TYPE_CHECKING:
+    from .launch import Launch
 
 _INPUT_SETS = 3
 _LEAST_SECONDS, _MOST_SECONDS = 0.05, 0.5
@@ -233,6 +235,8 @@ def _timed(
 def _launches(
     contender: Contender, problem: Problem, training: bool, architecture: str
 ) -> tuple[Launch, ...]:
+    from .launch import Launch
+
     kernel = contender.kernel
     assert kernel is not None
     out, lse = empty_outputs(problem)
@@ -255,6 +259,8 @@ def _describe(launch: Launch) -> str:
 
 def _resources(launches: tuple[Launch, ...], architecture: str) -> tuple[int | None, int | None]:
     """Return the registers and shared bytes of the launch that needs most; None if unknown."""
+    from .compilation import compile_launch, default_cache
+
     try:
         compiled = [compile_launch(x, architecture, default_cache()) for x in launches]
     except KernelError:
