@@ -153,7 +153,8 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 def _refuse_parameters(function: Callable[..., Any], name: str) -> None:
     """Refuse a module with weights: a cascade's inputs are arguments."""
-    named = getattr(function, "named_parameters", None)
+    module = getattr(function, "__self__", function)  # of a bound method such as forward
+    named = getattr(module, "named_parameters", None)
     weights = [weight for weight, _ in named()] if named else []
     if weights:
         raise EinfuseError(

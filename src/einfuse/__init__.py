@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from einfuse.einsum.derivation import derive
+    from einfuse.einsum.errors import EinfuseError
     from einfuse.einsum.execute import run
     from einfuse.einsum.library import load as load_cascade
     from einfuse.einsum.parser import parse
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "EinfuseError": ("einfuse.einsum.errors", "EinfuseError"),
     "derive": ("einfuse.einsum.derivation", "derive"),
     "evaluate": ("einfuse.simulator.model", "evaluate"),
     "from_torch": ("einfuse.einsum.torch_export", "from_torch"),
@@ -42,6 +44,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "EinfuseError",
     "derive",
     "evaluate",
     "from_torch",

@@ -236,6 +236,7 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (loops, (SQUARE,), r"loops, line \d+ \(while .*\): .* control flow that depends on data"),
     (assigns, (SQUARE,), r"assigns, line \d+ \(x\[:, 0\] = 0\): .* the operation fill"),
     (Weighted(), (SQUARE,), r"Weighted has weights of its own \(project.weight, project.bias\)"),
+    (Weighted().forward, (SQUARE,), r"forward has weights of its own \(project.weight"),
     (lambda pair: pair[0] @ pair[1], ([SQUARE, SQUARE],), "the argument pair is a list"),
     (lambda x: x.topk(2, -1).values, (SQUARE,), "the operation topk"),
     (lambda x: x.argmax(-1), (SQUARE,), "the operation argmax"),
