@@ -283,8 +283,7 @@ class _Search:
         scores = self.objective.score(joined)
         if scores is None:
             scores = -self.gaps(joined) if self.front.payloads else joined[0]
-        rounded = np.array([float(f"{score:.9g}") for score in scores])
-        return np.where(self.may_improve(joined), -rounded, -np.inf)
+        return np.where(self.may_improve(joined), -_rounded(scores), -np.inf)
 
     def may_improve(self, figures: Numbers) -> Numbers:
         """Tell of many figures which may improve on what is known."""
@@ -423,3 +422,15 @@ class _Search:
             f"{name}: the constraints leave no mapping: no way to group all Einsums meets 'fuse', "
             "'split', 'keep', 'exchange' and 'tiles' together"
         )
+
+
+def _rounded(scores: Numbers) -> Numbers:
+    """Numbers to nine significant digits, so that equals tie whatever order they were added in.
+
+    >>> _rounded(np.array([0.12345678949, 0.0, -1234567890.1, np.inf]))
+    array([ 1.23456789e-01,  0.00000000e+00, -1.23456789e+09,             inf])
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scale = 10.0 ** (8 - np.floor(np.log10(np.abs(scores))))
+        rounded = np.round(scores * scale) / scale
+    return np.asarray(np.where(np.isfinite(rounded), rounded, scores))

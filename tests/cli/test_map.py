@@ -87,7 +87,11 @@ def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
     [
         (mapping("--objective", "speed"), "no objective 'speed'"),
         (mapping("--seconds", "0"), "more than 0"),
-        (mapping("--set", "buffer.bytes=4,staging.bytes=4"), "bytes more than"),
+        pytest.param(
+            mapping("--set", "buffer.bytes=4,staging.bytes=4"),
+            "bytes more than",
+            marks=pytest.mark.slow,
+        ),
         (mapping("--constraints", "none.yaml"), "none.yaml"),
         (
             ("map", "--cascade", "attention/1-pass", "--architecture", "flat", "--shape",
