@@ -18,18 +18,18 @@ types: $(VENV)/.tested
 	$(BIN)/mypy
 
 unit: $(VENV)/.tested
-	$(BIN)/pytest --numprocesses 2 --dist worksteal --ignore tests/kernels/interpret --ignore tests/kernels/compile
+	$(BIN)/pytest --ignore tests/kernels/interpret
 
 # Triton's interpreter and its compiler exclude each other: a process each.
 kernels: $(VENV)/.tested
-	TRITON_INTERPRET=1 $(BIN)/pytest --numprocesses 2 --dist worksteal tests/kernels/interpret
-	$(BIN)/pytest tests/kernels/compile
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interpret
+	$(BIN)/pytest --numprocesses 0 -m compiled tests/kernels/compile
 
 slow: $(VENV)/.tested
 	$(BIN)/pytest -m slow
 
 benchmark: $(VENV)/.tested
-	$(BIN)/pytest -m slow tests/benchmarks --benchmark-only
+	$(BIN)/pytest --numprocesses 0 -m slow tests/benchmarks --benchmark-only
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -338,13 +338,13 @@ QUIET = list(HealthCheck)
 
 
 @given(cases(("whole",)))
-@settings(max_examples=120, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
 def test_whole_edges_count_as_the_brute_force_does(case: Case) -> None:
     check(case)
 
 
 @given(cases(("exact",)))
-@settings(max_examples=120, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
 def test_exact_edges_count_as_the_brute_force_does(case: Case) -> None:
     check(case)
 
@@ -357,7 +357,7 @@ def test_thousands_of_nests_count_as_the_brute_force_does(case: Case) -> None:
 
 
 @given(cases(), st.data())
-@settings(max_examples=120, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=60, deadline=None, suppress_health_check=QUIET)
 def test_arrays_count_as_their_points_do(case: Case, data: Any) -> None:
     problem = case.problem
     sizes = {

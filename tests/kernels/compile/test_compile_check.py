@@ -17,6 +17,7 @@ from einfuse.kernels.compile_check import Check, check, check_all, list_tasks
 from einfuse.kernels.errors import KernelError
 from einfuse.kernels.loops import loop_models
 
+pytestmark = pytest.mark.compiled  # minutes: `make kernels`
 CORES = os.cpu_count() or 1
 
 
