@@ -200,7 +200,9 @@ class _Search:
         Of equal promises, the smaller sizes of the open splits come first.
         """
         count = len(self.space.einsums)
-        self.sized = [_Sized(s, self.bound_runs(s), count) for s in self.space.splits()]
+        sizes = list(self.space.splits())
+        self.seed(sizes[len(sizes) // 2])
+        self.sized = [_Sized(s, self.bound_runs(s), count) for s in sizes]
         waiting: list[tuple[float, int, int]] = []
 
         def put(number: int) -> None:
@@ -218,6 +220,32 @@ class _Search:
                 self.work(self.sized[-number])
             put(-number)
 
+    def seed(self, sizes: dict[str, int]) -> None:
+        """Find some mapping soon, one of the shortest runs, lest a large space leave nothing."""
+        names, at = self.space.einsums, 0
+        sized = _Sized(sizes, {}, len(names))
+        while at < len(names):
+            ends = (
+                end
+                for end in range(at + 1, len(names) + 1)
+                if any(True for _ in self.space.structures(names[at:end]))
+            )
+            end = next(ends, None)
+            if end is None:
+                return
+            sized.bounds[at, end] = np.zeros(self.figures)
+            front = sized.fronts[at, end] = Front(self.figures)
+            for candidate in self.groups.prepare(names[at:end], sizes):
+                if self.expired():
+                    raise Interrupted
+                self.groups.look(candidate, front)
+                if front.payloads:
+                    break
+            else:
+                return
+            at = end
+        self.gather(sized)
+
     # What to do next.
 
     def bound_runs(self, sizes: dict[str, int]) -> dict[Run, Numbers]:
@@ -227,6 +255,8 @@ class _Search:
         for first in range(len(names)):
             for last in range(first + 1, len(names) + 1):
                 run = names[first:last]
+                if self.expired():
+                    raise Interrupted
                 if any(True for _ in self.space.structures(run)):
                     found[first, last] = bound_group(self.groups.pieces, run, sizes)
         return found
@@ -308,8 +338,8 @@ class _Search:
         return np.asarray(np.maximum(gaps, 0.0))
 
     def gap(self) -> float:
-        """How far, relatively, the best may be above what is still open."""
-        largest = 0.0
+        """How far, relatively, the best may be above what is still open; 1 if nothing is known."""
+        largest = 0.0 if self.sized else 1.0
         for sized in self.sized:
             before, after = sized.around(self.objective)
             for run in sized.bounds:
