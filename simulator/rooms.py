@@ -2,12 +2,14 @@
 
 A tile takes its room from the visit that fetches it to the last that finds it there. The children
 of a branch take turns, but what a child holds on to stays while the others run; those of a pipeline
-run side by side, so that each counts with the most that it ever takes.
+run side by side, so that each counts with the most that it ever takes. Where every loop reloads
+(``explicit``), a home right above a branch is there from the first child that uses it to the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import takewhile
 from math import prod
 
 from einfuse.mapper.chain import Chain
@@ -70,12 +72,31 @@ class _Rooms:
         self.held: dict[_Key, float] = {}
         self.visits: dict[_Key, int] = {}
         self.stays = {key: self._stays(place) for key, place in self.tally.kept.items()}
+        explicit = self.tally.retention == "explicit"
+        self.turns = dict(self._turns(nest)) if explicit else {}
+        self.taken: dict[_Key, _Peak] = {}
 
     def _stays(self, place: Place) -> list[bool]:
         """Of every visit to a home, whether the next one finds the same tile."""
         keys = [key for key, _ in self.tally.visit(place)]
         trailing = self.tally.retention == "trailing"
         return [trailing and a == b for a, b in zip(keys, [*keys[1:], None], strict=True)]
+
+    def _turns(self, nest: Nest) -> Iterator[tuple[_Key, tuple[int, range]]]:
+        """The homes right above a branch: the branch, and the children that they are there for."""
+        branches = [(n, node.step) for n, node in enumerate(nest) if isinstance(node.step, Branch)]
+        for number, branch in branches:
+            for child in branch.children:
+                yield from self._turns(child)
+            if branch.pipeline or len(branches) > 1:
+                continue
+            above = (node.step for node in reversed(nest[:number]))
+            for step in takewhile(lambda one: isinstance(one, Keep), above):
+                assert isinstance(step, Keep)
+                for tensor in map(self.facts.root, step.tensors):
+                    using = [n for n, c in enumerate(branch.children) if self._indexed(tensor, c)]
+                    if using:
+                        yield (tensor, id(step)), (id(branch), range(using[0], using[-1] + 1))
 
     def run(self, nest: Nest, depth: int, pieces: Pieces, places: Mapping[str, float]) -> _Peak:
         """Walk a nest; return the most that its homes hold at each level meanwhile.
@@ -100,8 +121,11 @@ class _Rooms:
             case Keep():
                 return self._keep(step, rest, depth, pieces, places)
             case Branch(children=children, pipeline=pipeline):
-                turns = [self._child(child, children, depth, pieces, places, pipeline)
-                         for child in children]  # fmt: skip
+                turns = [
+                    _sum([self._child(child, children, depth, pieces, places, pipeline),
+                          *self._taken(id(step), number)])
+                    for number, child in enumerate(children)
+                ]  # fmt: skip
                 together = _sum(turns) if pipeline else _most(turns)
                 return _most([together, self.run(rest, depth, pieces, places)])
             case _:
@@ -139,6 +163,14 @@ class _Rooms:
             return own
         return _sum([own, *(self._holding(other) for other in children if other is not child)])
 
+    def _taken(self, branch: int, child: int) -> list[_Peak]:
+        """What homes right above a branch take while a child runs."""
+        return [
+            taken
+            for key, taken in self.taken.items()
+            if self.turns[key][0] == branch and child in self.turns[key][1]
+        ]
+
     def _holding(self, nest: Nest) -> _Peak:
         inside = {id(n.step) for n in walk_nest(nest)}
         return _sum(
@@ -154,7 +186,7 @@ class _Rooms:
     ) -> _Peak:
         places = dict(places)
         visited: list[_Key] = []
-        passing: list[_Peak] = []
+        taken: dict[_Key, _Peak] = {}
         under = places.get(self.facts.root(step.overlaying), 0.0) if step.overlaying else 0.0
         for name in step.tensors:
             tensor = self.facts.root(name)
@@ -162,14 +194,16 @@ class _Rooms:
             if not step.streamed and key not in self.tally.kept:
                 continue  # it lives there anyway
             place = max(self._place(step, tensor, pieces, rest), under)
-            if step.streamed:
-                passing.append({step.level: place - under})
-                continue
-            places[tensor] = place
-            self.held[key] = place - under
-            visited.append(key)
+            taken[key] = {step.level: place - under}
+            if not step.streamed:
+                places[tensor] = place
+                self.held[key] = place - under
+                visited.append(key)
+        by_turns = {key: words for key, words in taken.items() if key in self.turns}
+        self.taken |= by_turns
         below = self.run(rest, depth, pieces, places)
-        peak = _sum([below, *passing, *({step.level: self.held[key]} for key in visited)])
+        peak = _sum([below, *(words for key, words in taken.items() if key not in by_turns)])
+        self.taken = {key: words for key, words in self.taken.items() if key not in by_turns}
         for key in visited:
             number = self.visits[key] = self.visits.get(key, -1) + 1
             if not self.stays[key][number]:
@@ -186,10 +220,7 @@ class _Rooms:
 
         Those are along the ranks by which the Einsums below index it.
         """
-        computes = [n.step.einsum for n in walk_nest(below) if isinstance(n.step, Compute)]
-        every = [self.facts.einsums[name] for name in computes]
-        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
-        indexed = {u.ranks for u in used if u.tensor == tensor} or {self.facts.ranks[tensor]}
+        indexed = self._indexed(tensor, below) or {self.facts.ranks[tensor]}
         gone = self.facts.iterative if tensor in self.facts.carried else frozenset[str]()
 
         def extent(own: Collection[Piece]) -> int:
@@ -197,6 +228,13 @@ class _Rooms:
             return max(extents) if level == REGISTERS else sum(extents)
 
         return max(float(prod(extent(pieces[rank]) for rank in ranks - gone)) for ranks in indexed)
+
+    def _indexed(self, tensor: str, below: Nest) -> set[frozenset[str]]:
+        """The ranks that the Einsums of a nest index a tensor along, each access's."""
+        computes = [n.step.einsum for n in walk_nest(below) if isinstance(n.step, Compute)]
+        every = [self.facts.einsums[name] for name in computes]
+        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
+        return {u.ranks for u in used if u.tensor == tensor}
 
 
 def copies_of(keep: Keep, names: Mapping[str, Values]) -> int:
