@@ -10,11 +10,8 @@ from einfuse.einsum.library import load
 
 pytestmark = pytest.mark.slow
 
-LIMIT_SECONDS = 5.0
-
 
 @pytest.mark.parametrize("name", ["attention/3-pass", "attention/3-pass-deferred"])
-def test_attention_is_derived_within_five_seconds(benchmark: BenchmarkFixture, name: str) -> None:
+def test_attention_is_derived(benchmark: BenchmarkFixture, name: str) -> None:
     found = benchmark.pedantic(derive, (load(name), "M"), rounds=3, warmup_rounds=1)
     assert min(derived.passes for derived in found) == 1
-    assert benchmark.stats.stats.median < LIMIT_SECONDS

