@@ -171,13 +171,14 @@ class _Walk:
             return
         if self.rules.expired():
             raise Interrupted
-        fresh = self.fresh(pending, total, alive)
-        if not fresh.all():
-            if not fresh.any():
-                return
-            total, alive = total.compress(fresh, axis=1), alive[fresh]
-        ways: list[tuple[float, int, Numbers, Numbers]] = []
         choice, rest = following
+        if rest.next() is not None:  # else looking back takes longer than going on
+            fresh = self.fresh(pending, total, alive)
+            if not fresh.all():
+                if not fresh.any():
+                    return
+                total, alive = total.compress(fresh, axis=1), alive[fresh]
+        ways: list[tuple[float, int, Numbers, Numbers]] = []
         known = rest.plus_bound(total, alive)
         for number, way in enumerate(choice.alternatives):
             bound = known + _at(way.least, alive)
