@@ -157,6 +157,7 @@ def explain(
     from einfuse.mapper.space import MapSpace
     from einfuse.simulator.model import evaluate
     from einfuse.simulator.objectives import find_objective
+    from einfuse.simulator.reuse import find_reuse
 
     if not mapping.is_file():
         raise EinfuseError(f"{mapping}: no such mapping file")
@@ -173,6 +174,7 @@ def explain(
     space = MapSpace(design.cascade, machine, asked["shape"], given, design.batch)
     objective = find_objective(str(asked["objective"]), machine, accounting=accounting)
     evaluation = evaluate(design, dict(space.shape), accounting=accounting)
+    reuse = find_reuse(design, dict(space.shape))
     result = find_best(space, objective, seconds=seconds)
     worth = find_worth(
         result, lambda m: find_objective(objective.name, m, accounting=accounting), seconds
@@ -185,6 +187,7 @@ def explain(
                 "bound": evaluation.bound,
                 "resource_seconds": dict(evaluation.resource_seconds),
                 "peak_bytes": dict(evaluation.peak_bytes),
+                "reuse": reuse,
                 "worth": {one.resource: one.ratio for one in worth},
                 "alternatives": {one.decision: one.ratio for one in others},
             }
@@ -196,6 +199,9 @@ def explain(
         print(f"  {name}: {alone:.6g} s, {100 * alone / evaluation.seconds:.1f} %")
     for level, held in evaluation.holders_bytes.items():
         print(f"{level} holds " + ", ".join(f"{t} ({n:.6g} bytes)" for t, n in held if n))
+    for level, often in reuse.items():
+        each = ", ".join(f"{tensor} {times:.4g}" for tensor, times in often.items())
+        print(f"{level} is read, for each word that comes there: {each}")
     print(f"\ntwice of a resource changes {objective.name} to")
     for one in worth:
         print(f"  {one.resource}: {_percent(one.ratio)}")
