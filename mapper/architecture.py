@@ -222,6 +222,10 @@ class Architecture:
     file: ArchitectureFile
     parameters: Mapping[str, Values | Formula | None]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process: a read-only view cannot, what it shows can."""
+        return _architecture, (self.file, dict(self.parameters))
+
     @property
     def name(self) -> str:
         """The architecture's name."""
@@ -354,6 +358,12 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flatten(f"{path}.", item)
         else:
             yield path, item
+
+
+def _architecture(
+    file: ArchitectureFile, parameters: dict[str, Values | Formula | None]
+) -> Architecture:
+    return Architecture(file, MappingProxyType(parameters))
 
 
 def parse_architecture(content: Any, where: str) -> Architecture:

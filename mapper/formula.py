@@ -33,6 +33,10 @@ class Formula:
     names: tuple[str, ...]  # that it reads, each once
     function: Callable[[Mapping[str, Values]], Values] = field(compare=False, repr=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as what was parsed: its compiled form stays here."""
+        return formula_of, (self.tree, self.text)
+
     def evaluate(self, names: Mapping[str, Values]) -> Values:
         """Return the value for the values of its names (broadcast against each other).
 

@@ -98,6 +98,10 @@ def find_best(
 
     Raises:
         MappingError: no mapping is possible, and why.
+
+    A search works on one core. Spaces, objectives and results go to other processes and back, so
+    that many searches are an executor's map:
+    ``ProcessPoolExecutor().map(partial(find_best, objective=objective), spaces)``.
     """
     started = monotonic()
     deadline = None if seconds is None else started + seconds

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from einfuse.mapper.design import load_design
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.formula import Scope, parse_formula, render_formula
 
@@ -117,3 +119,16 @@ def test_a_scope_works_out_what_is_asked_for_and_finds_circles() -> None:
         scope["a"]
     with pytest.raises(MappingError, match=r"unknown name 'row\.y'"):
         scope["row.y"]
+
+
+def test_a_formula_goes_to_another_process() -> None:
+    formula = parse_formula("ceil(P / 256) * buffer.bytes")
+    again = pickle.loads(pickle.dumps(formula))
+    names = {"P": 300, "buffer.bytes": 8}
+    assert again == formula and again.evaluate(names) == formula.evaluate(names) == 16
+
+
+@pytest.mark.parametrize("name", ["fusemax", "flat", "flash-attention-3"])
+def test_a_design_goes_to_another_process(name: str) -> None:
+    design = load_design(name)
+    assert pickle.loads(pickle.dumps(design)) == design

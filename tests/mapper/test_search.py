@@ -11,7 +11,9 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +520,19 @@ def test_all_models_at_all_lengths_are_as_fast_as_published(
     shape = attention(length, *MODELS[model])
     found = fastest(cascade, design, shape)
     assert found.seconds <= published(design, shape).seconds * (1 + 1e-12)
+
+
+def test_searches_in_other_processes_find_the_same() -> None:
+    architecture = load_architecture("fusemax")
+    sizes = [{"B": 1, "H": 1, "E": 4, "F": 4, "M": 16, "P": queries} for queries in (8, 16)]
+    spaces = [MapSpace(load("attention/3-pass"), architecture, shape) for shape in sizes]
+    one = partial(find_best, objective=find_objective("latency", architecture))
+    with ProcessPoolExecutor(2) as pool:
+        found = list(pool.map(one, spaces))
+    for result, space in zip(found, spaces, strict=True):
+        assert result.best == one(space).best and result.optimal
+        written = evaluate(to_design(result.space, result.best.plan), dict(space.shape))
+        assert written.seconds == pytest.approx(result.score, rel=1e-12)
 
 
 def test_the_same_mapping_is_found_again() -> None:
