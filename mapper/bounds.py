@@ -216,7 +216,10 @@ def _find_roofs(
         pipelined = unit in space.pipelined
         work = Work(unit, steps, active, prod(extents), operations, per_point, pipelined)
         # Every step reads each operand and writes the output, and reads it back but for the first.
-        written = sum(prod(float(sizes[r]) for r in o.ranks) for o in einsum.outputs) / active
+        # A lane's first word of an output is its own, also where lanes add theirs up.
+        written = sum(
+            prod(float(sizes[r]) / width.get(r, 1.0) for r in o.ranks) for o in einsum.outputs
+        )
         reads = steps * (len(einsum.operands) + len(einsum.outputs)) - written
         registers = Traffic(np.maximum(reads, 0.0), steps * len(einsum.outputs))
         columns = pieces.stack((len(every),), pieces.objective.compute(work, registers))

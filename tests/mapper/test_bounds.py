@@ -1,0 +1,50 @@
+"""Bounds against what they bound: every way to run an Einsum, counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from einfuse.einsum.library import load
+from einfuse.mapper.architecture import load_architecture
+from einfuse.mapper.bounds import bound_group
+from einfuse.mapper.objective import Numbers
+from einfuse.mapper.pieces import count_leaf, loop
+from einfuse.mapper.space import MapSpace
+from einfuse.mapper.tree import Pieces
+from einfuse.simulator.objectives import find_objective
+
+SHAPES = [
+    {"B": 1, "H": 1, "E": 64, "F": 64, "M": 512, "P": 1024},
+    {"B": 2, "H": 1, "E": 300, "F": 7, "M": 96, "P": 5},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["QK", "GM", "SN", "SD", "A", "AV"])
+def test_no_way_to_run_an_einsum_takes_less_than_its_bound(
+    name: str, shape: dict[str, int]
+) -> None:
+    """Also where lanes add up their parts: each one's first word is its own."""
+    free = dict.fromkeys(
+        (f"{m}.{side}_pj" for m in ("dram", "buffer", "staging") for side in ("read", "write")), 0.0
+    )
+    architecture = load_architecture("flat").with_settings(free)  # registers and operations alone
+    space = MapSpace(load("attention/3-pass"), architecture, shape)
+    objective = find_objective("energy", architecture)
+    (bound,) = bound_group(Pieces(space, objective), (name,), shape)
+    einsum = space.facts.einsums[name]
+    ranks = tuple(r for r in space.legality.order if r in einsum.ranks and shape[r] > 1)
+    found: list[float] = []
+    for outer in (None, *ranks):
+        tiles: dict[str, Numbers | float] = {rank: float(size) for rank, size in shape.items()}
+        above = []
+        if outer is not None:
+            above = [loop(outer, tiles[outer], 4)]
+            tiles[outer] = 4.0
+        for leaf in space.leaves(name, ranks):
+            lanes = space.lanes[leaf.unit]
+            counts = count_leaf(einsum, leaf, above, tiles, lanes, space.constraints.retention)
+            found.append(float(objective.compute(counts.work, counts.registers)["energy_pj"]))
+    assert len(found) > 4
+    assert bound <= min(found) * (1 + 1e-12)
+    assert bound > 0.5 * min(found)  # and says something
