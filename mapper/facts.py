@@ -141,9 +141,10 @@ def _find(cascade: Cascade, batch: frozenset[str]) -> Facts:
 
 
 def _roots(cascade: Cascade) -> dict[str, str]:
+    """What each view is a view of; a tensor that starts from another one is not that other one."""
     roots: dict[str, str] = {}
     for einsum in cascade.einsums:
-        if is_view(einsum):
+        if is_view(einsum) and not _is_carried(cascade, einsum.name):
             source = einsum.operands[0].tensor
             roots[einsum.name] = roots.get(source, source)
     return roots
