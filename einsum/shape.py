@@ -102,8 +102,15 @@ def bind_symbolic(
     return {name: known[name] for name in cascade.rank_names}
 
 
-def bind_known(cascade: Cascade) -> dict[str, int]:
-    '''Return the sizes that follow from the text alone.
+def bind_known(
+    cascade: Cascade, sizes: Mapping[str, Any] | None = None, *, ragged: bool = False
+) -> dict[str, int]:
+    '''Return the sizes that follow from the text, and from some that are given.
+
+    Args:
+        cascade: the cascade.
+        sizes: size by rank, of some or none.
+        ragged: as for `bind`.
 
     Raises:
         CascadeError: they contradict each other.
@@ -118,7 +125,7 @@ def bind_known(cascade: Cascade) -> dict[str, int]:
     >>> bind_known(cascade)
     {'M': 8, 'M0': 2, 'M1': 4}
     '''
-    return _resolve(cascade, {}, False)
+    return _resolve(cascade, _given(cascade, sizes or {}), ragged)
 
 
 def symbol(rank: str) -> sympy.Symbol:

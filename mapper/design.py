@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.einsum.library import load as load_cascade
+from einfuse.einsum.parser import parse
 
 from .architecture import (
     Architecture,
@@ -87,7 +88,9 @@ class DesignFile(_Spec):
     name: str
     description: str = ""
     source: str = ""
-    cascade: str
+    cascade: str = Field(
+        description="a shipped one, the path of a file, or a text of several lines"
+    )
     architecture: str | dict[str, Any]
     batch: tuple[str, ...] = ()
     tables: dict[str, TableFile] = {}
@@ -255,7 +258,11 @@ def parse_design(content: Any, where: str, folder: Path | None = None) -> Design
         return str(local) if local is not None and local.is_file() else name
 
     try:
-        cascade = load_cascade(beside(file.cascade))
+        cascade = (
+            parse(file.cascade, file.name)
+            if _is_text(file.cascade)
+            else load_cascade(beside(file.cascade))
+        )
         architecture = (
             load_architecture(beside(file.architecture))
             if isinstance(file.architecture, str)
@@ -414,12 +421,18 @@ def _extended(content: Any, where: str, folder: Path | None) -> Any:
     return content
 
 
+def _is_text(cascade: str) -> bool:
+    """Whether a design has its cascade's text, not its name or path."""
+    return "\n" in cascade
+
+
 def _rooted(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return a file's content with the files beside it named by their whole path."""
     rooted = dict(content)
     for key in ("cascade", "architecture"):
-        if isinstance(rooted.get(key), str) and (folder / rooted[key]).is_file():
-            rooted[key] = str(folder / rooted[key])
+        name = rooted.get(key)
+        if isinstance(name, str) and not _is_text(name) and (folder / name).is_file():
+            rooted[key] = str(folder / name)
     if isinstance(rooted.get("tables"), dict):
         rooted["tables"] = {
             name: {**table, "file": str(folder / str(table.get("file", "")))}

@@ -1,7 +1,7 @@
 """A chosen mapping as a design file: YAML with explicit numbers, for `einfuse evaluate` and people.
 
-What is shipped is named; an architecture that was changed is written out, so that the file stands
-alone. A cascade that is not shipped is named by its path.
+What is shipped is named; an architecture or a cascade that was changed, or was made in Python, is
+written out, so that the file stands alone. A cascade from a file is named by its path.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
-from einfuse.einsum.library import names
+from einfuse.einsum.library import load, names
+from einfuse.einsum.printer import render
 
 from .architecture import load_architecture
 from .design import Design
-from .errors import ArchitectureError, MappingError
+from .errors import ArchitectureError
 from .formula import Formula, parse_formula
 from .mapping import parse_nest
 from .pipeline import StageFile, parse_stage
@@ -87,16 +88,12 @@ def to_yaml(
 
 
 def _cascade(space: MapSpace) -> str:
-    """The name of a shipped cascade, or the path of a file."""
-    source = space.cascade.source
-    if source in names():
-        return source
-    if Path(source).is_file():
-        return str(Path(source).resolve())
-    raise MappingError(
-        f"{space.cascade.name}: a design file names its cascade, expected a shipped one or a "
-        "file, found one made in Python: write its text to a file and load that"
-    )
+    """The name of a shipped cascade, the path of a file, or the text if it is neither."""
+    cascade, source = space.cascade, space.cascade.source
+    shipped = source in names()
+    if (shipped or Path(source).is_file()) and load(source) == cascade:
+        return source if shipped else str(Path(source).resolve())
+    return render(cascade)
 
 
 def _architecture(space: MapSpace) -> str | dict[str, Any]:

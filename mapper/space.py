@@ -31,7 +31,7 @@ from itertools import permutations, product
 from typing import Any
 
 from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.errors import closest
+from einfuse.einsum.errors import CascadeError, closest
 from einfuse.einsum.shape import bind, bind_known
 
 from .architecture import INSTANCES, Architecture
@@ -153,26 +153,41 @@ class MapSpace:
 
     def splits(self) -> Iterator[dict[str, int]]:
         """Yield the sizes of every rank, for each choice of the open splits."""
-        given = {r: n for r, n in self.shape.items() if r in self.cascade.rank_names}
-        fixed = {**bind_known(self.cascade), **given}
-        open_splits = [
-            s for s in self.cascade.splits if s.inner not in fixed and s.outer not in fixed
-        ]
-        for split in open_splits:
-            if split.whole not in fixed:
+        batch = {rank: int(self.shape[rank]) for rank in self.batch or ()}
+        for sizes in self._split(self._given):
+            yield {**sizes, **batch}
+
+    @property
+    def _given(self) -> dict[str, int]:
+        return {r: n for r, n in self.shape.items() if r in self.cascade.rank_names}
+
+    def _split(self, given: Mapping[str, int]) -> Iterator[dict[str, int]]:
+        """Decide one open split after the other: ranks of one size tie them together."""
+        known = bind_known(self.cascade, given, ragged=True)
+        for split in self.cascade.splits:
+            if split.inner in known or split.outer in known:
+                continue
+            if split.whole not in known:
                 raise MappingError(
                     f"rank {split.whole} has no size: give {split.whole}=... in the shape"
                 )
-        choices = [self.tiles(split.inner, fixed[split.whole]) for split in open_splits]
-        for inner in product(*choices):
-            chosen = {s.inner: tile for s, tile in zip(open_splits, inner, strict=True)}
-            sizes = bind(self.cascade, {**given, **chosen}, ragged=True)
-            whole = {rank: int(size) for rank, size in sizes.items()}
-            yield {**whole, **{rank: int(self.shape[rank]) for rank in self.batch or ()}}
+            found, contradiction = False, None
+            for tile in self.tiles(split.inner, known[split.whole]):
+                try:
+                    for sizes in self._split({**given, split.inner: tile}):
+                        found = True
+                        yield sizes
+                except CascadeError as error:  # no size of a split that it is tied to
+                    contradiction = contradiction or error
+            if contradiction is not None and not found:
+                raise contradiction
+            return
+        sizes = bind(self.cascade, given, ragged=True)
+        yield {rank: int(size) for rank, size in sizes.items()}
 
     def open_sizes(self, sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
         """The sizes that the shape leaves to the mapping."""
-        fixed = {*bind_known(self.cascade), *self.shape}
+        fixed = bind_known(self.cascade, self._given, ragged=True)
         inner = [s.inner for s in self.cascade.splits]
         outer = {s.inner: s.outer for s in self.cascade.splits}
         return tuple(

@@ -24,7 +24,7 @@ from einfuse.simulator.model import evaluate
 from einfuse.simulator.objectives import find_objective
 
 SECONDS = 30
-LONG = dict.fromkeys("MPNKLST", 1024)
+LONG = "MPNKLST"  # ranks of a sequence
 LAYERS = {
     "gemm-chain": (
         "rank M, K, N, L\ninput A[M,K], B[K,N], C[N,L]\noutput Z\n"
@@ -87,12 +87,14 @@ def machine(name: str, cascade: Cascade) -> Architecture:
     return parse_architecture({**content, "schema": 1, "name": name, "units": units}, name)
 
 
-def shape_of(cascade: Cascade) -> dict[str, int]:
+def shape_of(
+    cascade: Cascade, long: int = 1024, short: int = 64, batch: tuple[int, int] = (4, 8)
+) -> dict[str, int]:
     parts = {name for split in cascade.splits for name in (split.inner, split.outer)}
     sized = {rank.name for rank in cascade.ranks if rank.size is not None}
     free = [rank for rank in cascade.rank_names if rank not in parts | sized]
-    batch = {} if {"B", "H"} & set(cascade.rank_names) else {"B": 4, "H": 8}
-    return {**batch, **{rank: LONG.get(rank, 64) for rank in free}}
+    batches = {} if {"B", "H"} & set(cascade.rank_names) else dict(zip("BH", batch, strict=True))
+    return {**batches, **{rank: long if rank in LONG else short for rank in free}}
 
 
 @pytest.mark.slow

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from einfuse.einsum.errors import CascadeError
 from einfuse.einsum.library import load
 from einfuse.einsum.parser import parse
+from einfuse.einsum.zoo import with_parameters
 from einfuse.mapper.architecture import load_architecture
 from einfuse.mapper.constraints import Constraints, parse_constraints
+from einfuse.mapper.design import load_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
+from einfuse.mapper.export import to_yaml
+from einfuse.mapper.facts import facts
+from einfuse.mapper.search import find_best
 from einfuse.mapper.sizing import count_space
 from einfuse.mapper.space import MapSpace
 from einfuse.mapper.structure import offsets
 from einfuse.mapper.tiling import tile_choices
+from einfuse.simulator.objectives import find_objective
 
 SHAPE = {"B": 2, "H": 2, "E": 16, "F": 16, "M": 64, "P": 64}
 
@@ -140,3 +149,38 @@ def test_an_architecture_without_the_operations_is_refused() -> None:
 def test_a_rank_without_a_size_is_named() -> None:
     with pytest.raises(MappingError, match="rank M has no size"):
         list(space_of("attention/1-pass", shape={"E": 2, "F": 2, "P": 2}).splits())
+
+
+def test_a_state_that_starts_from_an_input_is_carried_and_is_not_that_input() -> None:
+    known = facts(load("attention/linear-decay"))
+    assert known.carried == {"H"}
+    assert known.root("HN") == "H" and known.root("H") == "H"
+
+
+def test_splits_that_share_a_size_are_decided_together() -> None:
+    # by hand: D = W, so that 12 queries in tiles of 3 are for 4 devices, with 2 of 8 keys each;
+    # in tiles of 4 they are for 3 devices, which do not share 8 keys evenly
+    shape = {"E": 2, "F": 2, "P": 12, "M": 8}
+    space = MapSpace(load("attention/ring"), load_architecture("fusemax"), shape)
+    found = {(s["P0"], s["W"], s["M0"]) for s in space.splits()}
+    assert found == {(12, 1, 8), (8, 2, 4), (6, 2, 4), (3, 4, 2)}
+    shape["M"] = 7
+    given = replace(space, shape=shape, constraints=Constraints(tiles={"P0": (3,)}))
+    with pytest.raises(CascadeError, match="M = 7 is no multiple of W = 4"):
+        list(given.splits())
+
+
+def test_the_size_of_a_rank_that_equals_another_is_known() -> None:
+    shape = {"D": 2, "N": 16}  # K = N
+    space = MapSpace(load("mixer/monarch"), load_architecture("fusemax"), shape)
+    assert {s["N0"] * s["N1"] for s in space.splits()} == {16}
+    assert all(s["K0"] == s["N0"] and s["K1"] == s["N1"] for s in space.splits())
+
+
+def test_a_changed_cascade_is_written_out(tmp_path: Path) -> None:
+    cascade = with_parameters(load("attention/window"), {"window": 4, "sinks": 2})
+    space = MapSpace(cascade, load_architecture("fusemax"), {"E": 4, "F": 4, "P": 8, "M": 8})
+    asked = find_objective("energy", space.architecture)
+    path = tmp_path / "found.yaml"
+    path.write_text(to_yaml(space, find_best(space, asked).best.plan))
+    assert load_design(path).cascade == cascade
