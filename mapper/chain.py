@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .counts import Loop, Problem
+from .counts import Problem
+from .loops import Loop
 from .mapping import Branch, Compute, Keep, Nest, Parallel, Temporal, walk_nest
 
 
@@ -44,7 +45,7 @@ class Chain:
 
 
 def find_chains(nest: Nest, problem: Problem) -> dict[str, Chain]:
-    """Return the chain of every Einsum of a nest that `einfuse.mapper.counts.count` accepts.
+    """Return the chain of every Einsum of a nest that `einfuse.mapper.counting.count` accepts.
 
     >>> from einfuse.einsum.parser import parse
     >>> from einfuse.mapper.facts import facts

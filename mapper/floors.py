@@ -11,8 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from .counts import Loop, Traffic, Work
+from .counts import Traffic, Work
 from .formula import Values
+from .loops import Loop
 from .objective import Numbers
 from .pieces import count_home
 from .tree import Batch, GroupTree, Path

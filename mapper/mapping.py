@@ -29,14 +29,15 @@ time) is derived elsewhere. The words mean:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import lark
+import numpy as np
 
 from .errors import MappingError
-from .formula import Formula, formula_of, parse_formula, parser, unexpected
+from .formula import Formula, Values, formula_of, parse_formula, parser, unexpected
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,3 +280,27 @@ def walk_nest(nest: Nest) -> Iterator[Node]:
         if isinstance(node.step, Branch):
             for child in node.step.children:
                 yield from walk_nest(child)
+
+
+def computes_of(nest: Nest) -> list[Compute]:
+    """Return the compute steps of a nest, branches in order."""
+    return [node.step for node in walk_nest(nest) if isinstance(node.step, Compute)]
+
+
+def select(nest: Nest, names: Mapping[str, Values]) -> Nest:
+    """Return the nest with its conditions decided; they must not differ over an array."""
+
+    def holds(node: Node) -> bool:
+        return node.when is None or bool(np.all(node.when.evaluate(names)))
+
+    chosen: list[Node] = []
+    for node in nest:
+        if holds(node):
+            step = node.step
+            if isinstance(step, Branch):
+                children = tuple(select(child, names) for child in step.children)
+                step = Branch(tuple(child for child in children if child), step.pipeline)
+                if not step.children:
+                    continue
+            chosen.append(Node(step))
+    return tuple(chosen)

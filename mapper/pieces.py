@@ -6,15 +6,17 @@ a piece is counted once for all mappings that have it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from .counts import ONE_MEMORY, Loop, Sides, Traffic, Work, moving_loops, whole_crossing
+from .counts import Traffic, Work
+from .crossings import ONE_MEMORY, Sides, whole_crossing
 from .facts import EinsumFacts
 from .formula import Values
+from .loops import Loop, loop_in_time, moving_loops, product
 from .structure import Leaf
 
 NOTHING_APART: Mapping[str, str] = MappingProxyType({})
@@ -27,15 +29,6 @@ class LeafCounts:
     work: Work
     registers: Traffic
     homes: Mapping[str, Traffic]
-
-
-def loop(rank: str, extent: Values, tile: Values) -> Loop:
-    """Return a loop in time over an extent in tiles.
-
-    >>> float(loop("M", 10, 4).count)
-    3.0
-    """
-    return Loop(rank, np.ceil(np.asarray(extent) / tile)[()], False, tile)
 
 
 def count_leaf(
@@ -59,20 +52,20 @@ def count_leaf(
         shares: what the lanes of a dimension share, where it is not anything.
     """
     loops = [*above, *leaf_loops(leaf, tiles, lanes, shares)]
-    steps = _product(o.count for o in loops if not o.parallel)
-    active = _product(o.count for o in loops if o.parallel)
+    steps = product(o.count for o in loops if not o.parallel)
+    active = product(o.count for o in loops if o.parallel)
     operations: dict[str, Values] = {}
     per_point: dict[str, int] = {}
     for operation in einsum.operations:
         gone = einsum.ranks - operation.ranks
-        done = _product(o.count for o in loops if not o.parallel and o.rank not in gone)
+        done = product(o.count for o in loops if not o.parallel and o.rank not in gone)
         if gone:
-            done = done / _product(o.count for o in loops if o.parallel and o.rank in gone)
+            done = done / product(o.count for o in loops if o.parallel and o.rank in gone)
         operations[operation.name] = operations.get(operation.name, 0) + operation.times * done
         if operation.ranks == einsum.ranks:
             per_point[operation.name] = per_point.get(operation.name, 0) + operation.times
     work = Work(
-        leaf.unit, steps, active, _product(lanes.values()), operations, per_point, leaf.pipelined
+        leaf.unit, steps, active, product(lanes.values()), operations, per_point, leaf.pipelined
     )
     reads: Values = 0.0
     writes: Values = 0.0
@@ -109,7 +102,7 @@ def leaf_loops(
     for rank, dimension in leaf.spatial:
         extent = np.asarray(tiles[rank])
         width[rank] = np.ceil(extent / np.ceil(extent / np.floor(lanes[dimension])))[()]
-    in_time = [loop(rank, tiles[rank], width.get(rank, 1)) for rank in leaf.order]
+    in_time = [loop_in_time(rank, tiles[rank], width.get(rank, 1)) for rank in leaf.order]
     in_space = (Loop(r, width[r], True, 1, d, shares.get(d, "any")) for r, d in leaf.spatial)
     return [*in_time, *in_space]
 
@@ -147,10 +140,3 @@ def count_home(
         again = cross.words - cross.once
         return HomeCounts(Traffic(0.0, again), Traffic(again, cross.words))
     return HomeCounts(Traffic(0.0, cross.words), Traffic(cross.words, 0.0))
-
-
-def _product(factors: Iterable[Values]) -> Values:
-    product: Values = 1
-    for factor in factors:
-        product = product * factor
-    return product

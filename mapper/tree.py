@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .choices import Alternative, Choice
-from .counts import Loop, Traffic
+from .counts import Traffic
 from .formula import Values
+from .loops import Loop, loop_in_time
 from .objective import Numbers, Objective
-from .pieces import count_home, count_leaf, loop
+from .pieces import count_home, count_leaf
 from .space import MapSpace, Roles, Structure
 from .structure import Group, Home, Inner, Leaf, copies, spans
 
@@ -47,7 +48,7 @@ class Path:
         below = {**left, rank: tile}
         return Path(
             (*self.ranks, rank),
-            (*self.loops, loop(rank, left[rank], tile)),
+            (*self.loops, loop_in_time(rank, left[rank], tile)),
             (*self.tiles, below),
         )
 

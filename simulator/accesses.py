@@ -14,10 +14,11 @@ from itertools import product
 from math import prod
 
 from einfuse.mapper.chain import Chain
-from einfuse.mapper.counts import REGISTERS, Loop, Traffic, moving_loops
+from einfuse.mapper.counts import REGISTERS, Traffic
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.facts import Operand
-from einfuse.mapper.mapping import Compute, Keep, Nest, walk_nest
+from einfuse.mapper.loops import Loop, moving_loops
+from einfuse.mapper.mapping import Compute, Keep, Nest, computes_of
 
 from .point import Point
 from .steps import Piece, Pieces, Steps, walk_steps
@@ -66,7 +67,7 @@ class Tally:
         self.roots = {t: Place(t, outer, None, ()) for t in ends if t in self.facts.ranks}
         self.kept: dict[tuple[str, int], Place] = {}
         self.homes: list[Place] = []
-        self.computes = [n.step for n in walk_nest(nest) if isinstance(n.step, Compute)]
+        self.computes = computes_of(nest)
 
         for step in self.computes:
             self.attach(step)
@@ -238,7 +239,7 @@ def tally(
         MappingError: a shape with too many steps to walk.
 
     >>> from einfuse.mapper.design import load_design
-    >>> from einfuse.mapper.counts import select
+    >>> from einfuse.mapper.mapping import select
     >>> from einfuse.simulator.simulation import prepare
     >>> tiny = {"array_2d.rows": 4, "array_2d.columns": 4, "array_1d.lanes": 4}
     >>> shape = {"B": 1, "H": 1, "M": 16, "P": 16, "E": 4, "F": 4}

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from einfuse.einsum.errors import EinfuseError
 from einfuse.einsum.execute import run
 from einfuse.einsum.sampling import draw_inputs
-from einfuse.mapper.counts import REGISTERS, Traffic, select
+from einfuse.mapper.counts import REGISTERS, Traffic
 from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError
+from einfuse.mapper.mapping import select
 
 from .accesses import check_steps, tally
 from .carried import Tensors

@@ -11,12 +11,13 @@ import numpy as np
 from einfuse.einsum.errors import closest
 from einfuse.einsum.shape import bind
 from einfuse.mapper.architecture import Architecture
-from einfuse.mapper.counts import REGISTERS, Counts, Problem, Work, count, select
+from einfuse.mapper.counting import count
+from einfuse.mapper.counts import REGISTERS, Counts, Problem, Work
 from einfuse.mapper.design import Design, KernelDesign
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.facts import Facts, facts
 from einfuse.mapper.formula import Formula, Scope, Values, parse_formula
-from einfuse.mapper.mapping import Compute, Keep, Nest, walk_nest
+from einfuse.mapper.mapping import Compute, Keep, Nest, select, walk_nest
 
 from .components import find_components
 

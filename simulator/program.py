@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from einfuse.mapper.chain import Chain, iterations
-from einfuse.mapper.counts import REGISTERS, moving_loops
+from einfuse.mapper.counts import REGISTERS
+from einfuse.mapper.loops import moving_loops
 from einfuse.mapper.schedule import Schedule
 
 from .overheads import Overheads

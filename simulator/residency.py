@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from einfuse.mapper.chain import Chain, Home
-from einfuse.mapper.counts import REGISTERS, Loop, moving_loops
+from einfuse.mapper.counts import REGISTERS
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.facts import Facts, Operand
+from einfuse.mapper.loops import Loop, moving_loops
 
 from .point import Point
 from .tasks import Region, TileTask

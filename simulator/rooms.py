@@ -13,15 +13,16 @@ from itertools import takewhile
 from math import prod
 
 from einfuse.mapper.chain import Chain
-from einfuse.mapper.counts import REGISTERS, Loop
+from einfuse.mapper.counts import REGISTERS
 from einfuse.mapper.formula import Values
+from einfuse.mapper.loops import Loop
 from einfuse.mapper.mapping import (
     Branch,
-    Compute,
     Keep,
     Nest,
     Parallel,
     Temporal,
+    computes_of,
     walk_nest,
 )
 
@@ -44,7 +45,7 @@ def find_peaks(point: Point, chains: Mapping[str, Chain], nest: Nest) -> dict[st
     Raises:
         MappingError: a shape with too many steps to walk.
 
-    >>> from einfuse.mapper.counts import select
+    >>> from einfuse.mapper.mapping import select
     >>> from einfuse.mapper.design import load_design
     >>> from einfuse.simulator.simulation import prepare
     >>> tiny = {"array_2d.rows": 4, "array_2d.columns": 4, "array_1d.lanes": 4}
@@ -112,7 +113,7 @@ class _Rooms:
         step, rest = nest[0].step, nest[1:]
         match step:
             case Temporal() | Parallel():
-                first = next(n.step for n in walk_nest(rest) if isinstance(n.step, Compute))
+                first = computes_of(rest)[0]
                 loops = self.chains[first.einsum].loops
                 taken = [loops[depth]]
                 if isinstance(step, Parallel) and not loops[depth].parallel:  # its waves
@@ -231,7 +232,7 @@ class _Rooms:
 
     def _indexed(self, tensor: str, below: Nest) -> set[frozenset[str]]:
         """The ranks that the Einsums of a nest index a tensor along, each access's."""
-        computes = [n.step.einsum for n in walk_nest(below) if isinstance(n.step, Compute)]
+        computes = [compute.einsum for compute in computes_of(below)]
         every = [self.facts.einsums[name] for name in computes]
         used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
         return {u.ranks for u in used if u.tensor == tensor}

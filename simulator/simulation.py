@@ -12,9 +12,10 @@ import numpy as np
 from einfuse.einsum.errors import EinfuseError
 from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.chain import Chain, find_chains
-from einfuse.mapper.counts import Problem, select
+from einfuse.mapper.counts import Problem
 from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError
+from einfuse.mapper.mapping import select
 from einfuse.mapper.schedule import Schedule, find_schedules
 
 from .evaluation import Evaluation

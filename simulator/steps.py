@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from einfuse.mapper.counts import Loop
+from einfuse.mapper.loops import Loop
 
 Steps = tuple[int, ...]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from einfuse.mapper.chain import Chain, iterations, shared_loops
-from einfuse.mapper.counts import Loop
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.formula import parse_formula
+from einfuse.mapper.loops import Loop
 from einfuse.mapper.pipeline import Stage
 from einfuse.mapper.schedule import Schedule, find_schedules
 

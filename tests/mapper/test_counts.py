@@ -15,7 +15,8 @@ from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.parser import parse
 from einfuse.einsum.shape import bind
 from einfuse.einsum.testing import cascades
-from einfuse.mapper.counts import Counts, Problem, count
+from einfuse.mapper.counting import count
+from einfuse.mapper.counts import Counts, Problem
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.facts import Facts, facts
 from einfuse.mapper.mapping import Nest, parse_nest

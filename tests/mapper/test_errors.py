@@ -12,7 +12,8 @@ import yaml
 
 from einfuse.einsum.errors import EinfuseError
 from einfuse.mapper.architecture import DATA, load_architecture, parse_architecture
-from einfuse.mapper.counts import Problem, count
+from einfuse.mapper.counting import count
+from einfuse.mapper.counts import Problem
 from einfuse.mapper.design import load_design, parse_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.facts import facts

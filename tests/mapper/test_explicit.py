@@ -13,7 +13,8 @@ import pytest
 
 from einfuse.einsum.parser import parse
 from einfuse.mapper.architecture import Architecture, parse_architecture
-from einfuse.mapper.counts import Problem, count
+from einfuse.mapper.counting import count
+from einfuse.mapper.counts import Problem
 from einfuse.mapper.design import parse_design
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.explicit_search import ExplicitSpace, Rule, find_least, to_lines

@@ -9,7 +9,8 @@ import pytest
 from einfuse.einsum.library import load
 from einfuse.einsum.parser import parse
 from einfuse.mapper.architecture import load_architecture, parse_architecture
-from einfuse.mapper.counts import Counts, Problem, count
+from einfuse.mapper.counting import count
+from einfuse.mapper.counts import Counts, Problem
 from einfuse.mapper.design import parse_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.export import to_design

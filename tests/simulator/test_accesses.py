@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from einfuse.mapper.counts import select
 from einfuse.mapper.design import load_design
 from einfuse.mapper.errors import MappingError
+from einfuse.mapper.mapping import select
 from einfuse.simulator.accesses import tally
 from einfuse.simulator.rooms import find_peaks
 from einfuse.simulator.simulation import Prepared, prepare
