@@ -20,6 +20,7 @@ import numpy as np
 from .choices import Alternative, Choice, Interrupted
 from .counts import Traffic, Work
 from .formula import Values
+from .forwarding import find_bunches, forwardable, may_forward
 from .objective import Numbers
 from .space import Structure
 from .tree import Pieces
@@ -33,7 +34,10 @@ def bound_group(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, in
     roles = space.roles(einsums)
     outside = {tensor: space.face_levels(tensor) for tensor in roles.outside}
     within = space.exchange_levels((*roles.inside, *roles.through))
-    inside = {tensor: within for tensor in (*roles.inside, *roles.through)}
+    inside = {
+        tensor: () if tensor in roles.inside and may_forward(space, tensor) else within
+        for tensor in (*roles.inside, *roles.through)
+    }
     return _bound(pieces, einsums, sizes, {**outside, **inside})
 
 
@@ -42,7 +46,15 @@ def bound_structure(pieces: Pieces, structure: Structure, sizes: Mapping[str, in
     space = pieces.space
     roles = space.roles(structure.einsums)
     outside = {tensor: space.face_levels(tensor) for tensor in roles.outside}
-    inside = dict.fromkeys((*roles.inside, *roles.through), (structure.exchange,))
+    free = {
+        tensor
+        for bunch in find_bunches(structure)
+        for tensor in forwardable(space, structure, bunch, sizes)
+    }
+    inside = {
+        tensor: () if tensor in free else (structure.exchange,)
+        for tensor in (*roles.inside, *roles.through)
+    }
     faces = {tensor: (level,) for tensor, level in structure.faces}
     return _bound(pieces, structure.einsums, sizes, {**outside, **inside, **faces})
 
@@ -53,7 +65,7 @@ def _bound(
     sizes: Mapping[str, int],
     levels: Mapping[str, tuple[int, ...]],
 ) -> Numbers:
-    """Bound a group whose tensors come to the units from one of some levels each."""
+    """Bound a group whose tensors come to the units from one of some levels each, or from none."""
     objective = pieces.objective
     base = _compulsory(pieces, einsums, sizes)
     roles = pieces.space.roles(einsums)
@@ -170,7 +182,7 @@ def _roofs(
         pieces: of the space and the objective.
         name: of the Einsum.
         sizes: the size of every rank.
-        levels: those that may feed the units with each tensor.
+        levels: those that may feed the units with each tensor; none if it may be forwarded.
         homed: the tensors that come from the outermost memory, or go there.
     """
     touched = pieces.space.touched(name)
@@ -232,6 +244,8 @@ def _find_roofs(
             again = np.prod([sizes[r] / width[r] for r in ranks if r not in used.ranks], axis=0)
             words = once * np.where([inner in used.ranks for inner in last], again, 1.0)
             place = levels[used.tensor]
+            if not place:
+                continue  # it may be forwarded
             columns += _fed(pieces, place, once, words, made, used.tensor in homed)
         ways.append(Alternative(unit, columns.min(axis=1, keepdims=True)))
     return Choice(tuple(ways))

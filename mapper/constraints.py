@@ -9,6 +9,7 @@
     tile_choices: divisors        # or powers, ragged, standard (divisors and powers of two)
     fuse: [[QK, GM]]              # Einsums that stand in one group
     split: [[SD, A]]              # Einsums that stand in different groups
+    forward: [QK]                 # tensors that may go from register to register; [] for none
     double: [Q]                   # tensors that are kept twice, so that the next tile loads
     pipelined: [array_1d]         # which units overlap a point's operations, of those that may
     retention: explicit           # see `einfuse.mapper.counts`
@@ -40,6 +41,7 @@ class Constraints(BaseModel):
     tile_choices: TileChoices = "standard"
     fuse: tuple[tuple[str, ...], ...] = ()
     split: tuple[tuple[str, str], ...] = ()
+    forward: tuple[str, ...] | None = None
     double: tuple[str, ...] = ()
     pipelined: tuple[str, ...] | None = None
     retention: Literal["trailing", "explicit"] = "trailing"

@@ -124,6 +124,13 @@ def forbid(space: MapSpace, plan: Plan) -> Iterator[tuple[str, Constraints | Non
                     f"{leaf.einsum} on {leaf.unit}",
                     given.model_copy(update={"units": units}),
                 )
+        for tensor in sorted(group.forwarded):
+            may = space.facts.aligned if given.forward is None else given.forward
+            others = tuple(other for other in sorted(may) if other != tensor)
+            yield (
+                f"{tensor} from register to register",
+                given.model_copy(update={"forward": others}),
+            )
         touched = space.roles(names)
         for home in group.homes:
             level = home.places[-1][0]

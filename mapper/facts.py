@@ -68,7 +68,8 @@ class Facts:
 
     ``roots`` maps a view to the tensor behind it; ``ranks`` a tensor to every rank that it is
     accessed along; ``carried`` are the tensors that an iterative rank carries on, of which one
-    generation lives at a time.
+    generation lives at a time; ``aligned`` are those that are made and read point by point: every
+    access has the same plain index.
     """
 
     cascade: Cascade
@@ -76,6 +77,7 @@ class Facts:
     roots: Mapping[str, str]
     ranks: Mapping[str, frozenset[str]]
     carried: frozenset[str]
+    aligned: frozenset[str]
     iterative: frozenset[str]
     edges: tuple[Edge, ...]
 
@@ -135,6 +137,7 @@ def _find(cascade: Cascade, batch: frozenset[str]) -> Facts:
         roots,
         ranks,
         frozenset(tensor for tensor in ranks if _is_carried(cascade, tensor)),
+        frozenset(tensor for tensor in ranks if _is_aligned(cascade, roots, tensor)),
         frozenset(i.rank for i in cascade.iterations),
         _edges(cascade),
     )
@@ -174,6 +177,23 @@ def _is_carried(cascade: Cascade, tensor: str) -> bool:
         for output in einsum.outputs
         for index in output.indices
     )
+
+
+def _is_aligned(cascade: Cascade, roots: Mapping[str, str], tensor: str) -> bool:
+    every = [
+        access
+        for einsum in _mapped(cascade).values()
+        for access in (*einsum.outputs, *einsum.operands)
+        if roots.get(access.tensor, access.tensor) == tensor
+    ]
+    plain = all(isinstance(i.expression, Coordinate) for access in every for i in access.indices)
+    if not plain or len({access.tensor for access in every}) > 1:
+        return False
+    named = {
+        tuple(cascade.rank_of(v) for i in access.indices for v in variables(i.expression))
+        for access in every
+    }
+    return len(named) == 1
 
 
 def _operations(cascade: Cascade, einsum: Einsum, batch: frozenset[str]) -> tuple[Operation, ...]:

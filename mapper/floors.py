@@ -24,32 +24,44 @@ _NOTHING: tuple[tuple[int, ...], ...] = ((),)
 def least_rooms(tree: GroupTree) -> Numbers:
     """Return the words that what stays inside takes at least at every level, a row each."""
     out = tree.base()
-    for number, block in enumerate(tree.structure.blocks):
+    for bunch in tree.forwardable:
         key = (
-            "block rooms",
-            tree.structure.einsums,
-            block,
-            tree.structure.inner[number],
+            "rooms",
+            tree.structure.blocks,
+            bunch,
+            tree.structure.inner[bunch[0]],
             tree.structure.exchange,
             tuple(tree.overlays),
             tree.key(tree.top),
             tree.under_way(*tree.roles.inside, *tree.roles.through),
         )
-        out = out + tree.pieces.keep(key, partial(_block_rooms, tree, number), tree.count)
+        out = out + tree.pieces.keep(key, partial(_bunch_rooms, tree, bunch), tree.count)
     return out[len(tree.pieces.rows) :]
 
 
-def _block_rooms(tree: GroupTree, number: int) -> Numbers:
-    """What the tensors that only a block touches and makes take at least."""
-    inside = (*tree.roles.inside, *tree.roles.through)
-    local = [tensor for tensor in inside if tree.block_local(tensor) == number]
-    if not local:
+def _bunch_rooms(tree: GroupTree, bunch: tuple[int, ...]) -> Numbers:
+    """What the tensors take at least that only a block makes and touches, or that are forwarded."""
+    inside = {*tree.roles.inside, *tree.roles.through} - tree.open_rooms
+    local = [t for t in tree.roles.touched_by if t in inside and tree.block_local(t) in bunch]
+    if not local and not tree.forwardable[bunch]:
         return np.zeros((tree.pieces.height, tree.count))
-    taken = (
-        reduce(np.add, (tree.exchanged(tensor, batch) for tensor in local)).min(axis=1)
-        for batch in tree.batches(number)
-    )
+    taken = []
+    for batch in tree.batches(bunch[0]):
+        fixed = (tree.exchanged(tensor, batch) for tensor in local)
+        taken.append(sum(fixed, _least_settled(tree, bunch, batch)).min(axis=1))
     return reduce(np.minimum, taken)
+
+
+def _least_settled(tree: GroupTree, bunch: tuple[int, ...], batch: Batch) -> Numbers:
+    """What the tensors take at least that may be forwarded: nothing where one of a room may be."""
+    strands = tree.strands(bunch, batch)
+    out = tree.pieces.stack((batch.count, tree.count))
+    for chain in dict.fromkeys(strands.sharing.values()):
+        places = [(t, seat) for t in chain for seat in strands.seats.get(t, ())]
+        held = (tree.holds(tensor, seat, batch) for tensor, seat in places)
+        never = ~reduce(np.logical_or, held, np.zeros((batch.count, tree.count), bool))
+        out += never * tree.settled(tuple((tensor, None) for tensor in chain), batch)
+    return out
 
 
 def least_traffic(tree: GroupTree, spare_words: Values) -> Numbers:

@@ -20,6 +20,7 @@ from .loops import Loop, loop_in_time, moving_loops, product
 from .structure import Leaf
 
 NOTHING_APART: Mapping[str, str] = MappingProxyType({})
+NOTHING_HELD: Mapping[str, Values] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ def count_leaf(
     lanes: Mapping[str, Values],
     retention: str,
     shares: Mapping[str, str] = NOTHING_APART,
+    held: Mapping[str, Values] = NOTHING_HELD,
 ) -> LeafCounts:
     """Return what an Einsum does on a unit.
 
@@ -50,6 +52,7 @@ def count_leaf(
         lanes: the lanes of each dimension of the unit.
         retention: see `einfuse.mapper.counts`.
         shares: what the lanes of a dimension share, where it is not anything.
+        held: tensors that are forwarded, where they are: those do not go to a home.
     """
     loops = [*above, *leaf_loops(leaf, tiles, lanes, shares)]
     steps = product(o.count for o in loops if not o.parallel)
@@ -72,21 +75,26 @@ def count_leaf(
     homes: dict[str, Traffic] = {}
 
     def at_home(tensor: str, more_reads: Values, more_writes: Values) -> None:
-        known = homes.get(tensor, Traffic(0.0, 0.0))
-        homes[tensor] = Traffic(known.reads + more_reads, known.writes + more_writes)
+        known, part = homes.get(tensor, Traffic(0.0, 0.0)), share(tensor)
+        homes[tensor] = Traffic(known.reads + part * more_reads, known.writes + part * more_writes)
+
+    def share(tensor: str) -> Values:
+        """1 where a tensor goes to a home, 0 where it is held."""
+        return np.where(held[tensor], 0.0, 1.0) if tensor in held else 1.0
 
     operands = Sides("operands", lanes=True) if shares else ONE_MEMORY
     outputs = Sides("outputs", lanes=True) if shares else ONE_MEMORY
     for operand in einsum.operands:
         moving = moving_loops(loops, operand.ranks, retention)
         cross = whole_crossing(loops, {}, operand.ranks, moving, operands)
-        reads, writes = reads + steps, writes + cross.lane_words
+        reads, writes = reads + steps, writes + share(operand.tensor) * cross.lane_words
         at_home(operand.tensor, cross.words, 0.0)
     for output in einsum.outputs:
         moving = moving_loops(loops, output.ranks, retention)
         cross = whole_crossing(loops, {}, output.ranks, moving, outputs)
         reads = reads + steps - cross.lane_once
-        writes = writes + steps + cross.lane_words - cross.lane_once
+        returned = cross.lane_words - cross.lane_once
+        writes = writes + steps + share(output.tensor) * returned
         at_home(output.tensor, cross.words - cross.once, cross.words)
     return LeafCounts(work, Traffic(reads, writes), homes)
 

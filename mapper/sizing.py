@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import product
+from math import inf, prod
 
 import numpy as np
 
+from .forwarding import Seat, State, Strands, find_bunches, find_strands
 from .space import MapSpace, Structure
 
 
@@ -59,25 +62,46 @@ def count_structure(space: MapSpace, structure: Structure, sizes: Mapping[str, i
         if len(blocks_of[tensor]) == 1:
             path = (*path, *structure.inner[min(blocks_of[tensor])])
         total *= homes(tensor, faces[tensor], path)
-    for number, (block, inner) in enumerate(zip(structure.blocks, structure.inner, strict=True)):
+    for bunch in find_bunches(structure):
+        inner = structure.inner[bunch[0]]
+        names = tuple(name for number in bunch for name in structure.blocks[number])
         path = (*structure.loops, *inner)
         ways = 0
-        for tiles in product(*(space.loop_tiles(r, sizes[r], block) for r in inner)):
+        for tiles in product(*(space.loop_tiles(r, sizes[r], names) for r in inner)):
             done = single | {r for r, tile in zip(inner, tiles, strict=True) if tile == 1}
-            each = 1
-            for name in structure.blocks[number]:
-                ranks = tuple(
-                    r
-                    for r in space.legality.order
-                    if r in space.facts.einsums[name].ranks - done and sizes[r] > 1
-                )
-                each *= sum(1 for _ in space.leaves(name, ranks))
+            left = tuple(r for r in space.legality.order if sizes[r] > 1 and r not in done)
+            strands = find_strands(space, structure, bunch, sizes, left)
+            each = _count_leaves(space, strands, names, left)
+            for name in names:
                 for tensor in space.touched(name):
                     if tensor in roles.outside and len(roles.touched_by[tensor]) == 1:
                         each *= sum(homes(tensor, f, path) for f in space.face_levels(tensor))
             ways += each
         total *= ways
     return total
+
+
+def _count_leaves(
+    space: MapSpace, strands: Strands, names: tuple[str, ...], left: tuple[str, ...]
+) -> int:
+    """The ways to run the Einsums of blocks, with what may be forwarded between them."""
+    strands = replace(strands, limits=dict.fromkeys(strands.limits, inf))
+
+    def leaves(name: str, seat: Seat | None) -> int:
+        ranks = tuple(r for r in left if r in space.facts.einsums[name].ranks)
+        every = space.leaves(name, ranks)
+        return sum(seat is None or seat.takes(leaf) for leaf in every)
+
+    @cache
+    def after(state: State) -> int:
+        return sum(
+            prod(leaves(ready.einsum, ready.seat) for ready in decision.ready)
+            * (after(decision.then) if decision.then else 1)
+            for decision in strands.decide(state)
+        )
+
+    alone = prod(leaves(name, None) for name in names if name not in strands.einsums)
+    return alone * (after(State()) if strands.seats else 1)
 
 
 def _count_tiles(space: MapSpace, structure: Structure, sizes: Mapping[str, int]) -> int:

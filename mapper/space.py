@@ -13,6 +13,8 @@ A mapping (`einfuse.mapper.structure`) is chosen in these steps; `count_space` c
    above all loops or right below a loop that it depends on. What a group exchanges lives right
    below the last loop that all who touch it depend on; a carried tensor above its iterative loop.
    What an Einsum makes point by point takes over the room of an operand that it is last to read.
+   What Einsums under the same loops alone make and read, each word in one lane, may go from
+   register to register instead, and needs no home (`einfuse.mapper.forwarding`).
 6. Leaves: a unit that has the operations, at most one rank on each of its dimensions, as many
    lanes as share the extent evenly in as few waves as can be; the innermost loop in time is any,
    the others are in the order of the ranks. Of a unit with instances, and of the memories that
@@ -468,6 +470,7 @@ class MapSpace:
             "fuse": ([n for fused in given.fuse for n in fused], every),
             "split": ([n for pair in given.split for n in pair], every),
             "keep": (given.keep, self.facts.ranks),
+            "forward": (given.forward or (), self.facts.ranks),
             "double": (given.double, self.facts.ranks),
             "tiles": (given.tiles, (*self.cascade.rank_names, *(self.batch or ()))),
             "exchange": (given.exchange or (), self.memories),

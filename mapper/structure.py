@@ -57,7 +57,10 @@ class Inner:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Einsums under common loops; ``blocks`` are runs of them that share further loops."""
+    """Einsums under common loops; ``blocks`` are runs of them that share further loops.
+
+    ``forwarded`` are the tensors that go from register to register, and have no home.
+    """
 
     blocks: tuple[tuple[str, ...], ...]
     loops: tuple[tuple[str, int], ...]
@@ -65,6 +68,7 @@ class Group:
     homes: tuple[Home, ...]
     leaves: tuple[Leaf, ...]
     overlapped: bool
+    forwarded: frozenset[str] = frozenset()
 
     @property
     def einsums(self) -> tuple[str, ...]:
@@ -126,7 +130,7 @@ def spans(
     return found
 
 
-def copies(span: int, above: Values, beneath: Values, inside: Values) -> Values:
+def copies(span: Values, above: Values, beneath: Values, inside: Values) -> Values:
     """Return how many tiles of a home are under way at once where Einsums overlap.
 
     Args:
@@ -138,9 +142,8 @@ def copies(span: int, above: Values, beneath: Values, inside: Values) -> Values:
     >>> copies(2, 9, 1, 1), copies(2, 9, 16, 1), copies(2, 1, 16, 1), copies(1, 9, 1, 4)
     (3, 2, 1, 8)
     """
-    if not span:
-        return 1
     found = np.minimum(1 + np.ceil(span / np.asarray(beneath, float)), above) * inside
+    found = np.where(np.asarray(span) > 0, found, 1.0)
     return found if np.ndim(found) else int(found)
 
 
@@ -257,7 +260,11 @@ def _group_lines(group: Group, facts: Facts, sizes: Sizes, lanes: Any) -> list[A
         above, below = _loop_lines(
             inner.loops, group.homes, depth, depth + len(inner.loops), tiles, own, facts, apart
         )
-        leaves = [_leaf_lines(leaf, below, lanes) for leaf in group.leaves if leaf.einsum in block]
+        leaves = [
+            _leaf_lines(leaf, below, lanes, _forwarding(leaf.einsum, group, facts))
+            for leaf in group.leaves
+            if leaf.einsum in block
+        ]
         children.append([*above, *(leaves[0] if len(leaves) == 1 else [{"pipeline": leaves}])])
     return [*lines, *(children[0] if len(children) == 1 else [{"pipeline": children}])]
 
@@ -310,7 +317,15 @@ def _loop_lines(
     return lines, tiles
 
 
-def _leaf_lines(leaf: Leaf, tiles: Mapping[str, int], lanes: Any) -> list[str]:
+def _forwarding(einsum: str, group: Group, facts: Facts) -> tuple[str, ...]:
+    """What an Einsum takes from the registers that it was made in."""
+    operands = dict.fromkeys(operand.tensor for operand in facts.einsums[einsum].operands)
+    return tuple(tensor for tensor in operands if tensor in group.forwarded)
+
+
+def _leaf_lines(
+    leaf: Leaf, tiles: Mapping[str, int], lanes: Any, forwarding: tuple[str, ...]
+) -> list[str]:
     lines: list[str] = []
     width = {
         rank: balanced(tiles[rank], int(lanes[leaf.unit][dimension]))
@@ -321,8 +336,9 @@ def _leaf_lines(leaf: Leaf, tiles: Mapping[str, int], lanes: Any) -> list[str]:
         if tile < tiles[rank]:
             lines.append(f"for {rank}" + (f" in {tile}" if tile > 1 else ""))
     lines += [f"parallel {r} over {dim}" for r, dim in leaf.spatial if width[r] > 1]
-    pipelined = " pipelined" if leaf.pipelined else ""
-    return [*lines, f"compute {leaf.einsum} on {leaf.unit}{pipelined}"]
+    words = f"compute {leaf.einsum} on {leaf.unit}"
+    words += f" forwarding {', '.join(forwarding)}" if forwarding else ""
+    return [*lines, f"{words} pipelined" if leaf.pipelined else words]
 
 
 def balanced(extent: int, lanes: int) -> int:

@@ -11,8 +11,8 @@ both is counted as one array, of which each alternative takes a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from itertools import product
 from math import prod
 from typing import Any, TypeVar
@@ -22,6 +22,16 @@ import numpy as np
 from .choices import Alternative, Choice
 from .counts import Traffic
 from .formula import Values
+from .forwarding import (
+    Ready,
+    Seat,
+    State,
+    Strands,
+    find_bunches,
+    find_chains,
+    find_strands,
+    forwardable,
+)
 from .loops import Loop, loop_in_time
 from .objective import Numbers, Objective
 from .pieces import count_home, count_leaf
@@ -34,13 +44,19 @@ _BATCH = 8192  # tiles of a block times points that are counted at a time
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Path:
     """The loops above a place: ranks, loops, and the tiles that are left beneath each."""
 
     ranks: tuple[str, ...]
     loops: tuple[Loop, ...]
     tiles: tuple[Mapping[str, Values], ...]  # at every depth
+
+    @cached_property
+    def key(self) -> Hashable:
+        """What tells it from others at the same sizes."""
+        tiles = (np.asarray(one.tile) for one in self.loops)
+        return (self.ranks, tuple((tile.shape, tile.tobytes()) for tile in tiles))
 
     def extend(self, rank: str, tile: Values) -> Path:
         """Return the path with one more loop."""
@@ -101,6 +117,14 @@ class Counted:
     words: Mapping[str, Traffic]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Held:
+    """That a tensor is forwarded, at the points where it can be."""
+
+    tensor: str
+    where: Numbers
+
+
 @dataclass(frozen=True)
 class Batch:
     """Tiles of a block's loops, and the path that has all of them at once."""
@@ -145,9 +169,20 @@ class GroupTree:
         self.overlays = self.space.overlays(structure)
         self.block_of = {n: b for b, block in enumerate(structure.blocks) for n in block}
         self.overlapped: Numbers = self.may_overlap() if overlapped is None else overlapped
-        self.spans: Mapping[str, int] = {}
+        self.spans: Mapping[str, int] = {}  # of rooms, with all that take turns in one
+        self.apart: Mapping[str, int] = {}  # of each tensor by itself
         if self.overlapped.any():
             self.spans = spans(structure.einsums, self.space.facts, self.overlays)
+            self.apart = spans(structure.einsums, self.space.facts)
+        chains = find_chains(self.overlays)
+        self.forwardable = {
+            bunch: forwardable(self.space, structure, bunch, sizes)
+            for bunch in find_bunches(structure)
+        }
+        # Tensors whose room depends on what is forwarded.
+        self.open_rooms = frozenset(
+            other for own in self.forwardable.values() for t in own for other in chains.get(t, (t,))
+        )
 
     def may_overlap(self) -> Numbers:
         """Where the group has tiles enough to overlap its Einsums."""
@@ -161,7 +196,7 @@ class GroupTree:
 
     def choices(self) -> tuple[Choice, ...]:
         """The open choices at the top: blocks, and tensors that several of them touch."""
-        found = [self._block(number) for number in range(len(self.structure.blocks))]
+        found = [self._bunch(bunch) for bunch in self.forwardable]
         across = [t for t in self.roles.outside if self.block_local(t) is None]
         top = Batch(((),), self.top)
         homes = [self._homes(t, self.faces[t], top)[0] for t in across]
@@ -171,7 +206,7 @@ class GroupTree:
         """What every choice has: the room of what several blocks exchange, and its traffic."""
         out = self.pieces.stack((self.count,))
         for tensor in (*self.roles.inside, *self.roles.through):
-            if self.block_local(tensor) is None:
+            if self.block_local(tensor) is None and tensor not in self.open_rooms:
                 out += self.exchanged(tensor, Batch(((),), self.top))[:, 0]
         return out
 
@@ -181,7 +216,12 @@ class GroupTree:
         inner = tuple(label for label in labels if isinstance(label, Inner))
         homes = [label for label in labels if isinstance(label, Home)]
         leaves = [label for label in labels if isinstance(label, Leaf)]
+        forwarded = frozenset(
+            label.tensor for label in labels if isinstance(label, Held) and label.where[point]
+        )
         for tensor in (*self.roles.inside, *self.roles.through):
+            if tensor in forwarded:
+                continue
             block = self.block_local(tensor)
             path = self.structure.loops
             if block is not None:
@@ -189,7 +229,9 @@ class GroupTree:
             depth = self.space.exchange_depth(tensor, path, self.roles.touched_by[tensor])
             level = self.space.memories[self.structure.exchange]
             places = ((level, depth),)
-            homes.append(self.space.home(tensor, places, self.overlays.get(tensor)))
+            overlaying = self.overlays.get(tensor)
+            overlaying = None if overlaying in forwarded else overlaying
+            homes.append(self.space.home(tensor, places, overlaying))
         order = {name: n for n, name in enumerate(self.structure.einsums)}
         tensors = {name: n for n, name in enumerate(self.roles.touched_by)}
         return Group(
@@ -199,6 +241,7 @@ class GroupTree:
             tuple(sorted((h for h in homes if h.places), key=lambda h: tensors[h.tensor])),
             tuple(sorted(leaves, key=lambda leaf: order[leaf.einsum])),
             bool(self.overlapped[point]),
+            forwarded,
         )
 
     # Blocks.
@@ -224,19 +267,25 @@ class GroupTree:
 
     def key(self, path: Path) -> Hashable:
         """What the pieces under some loops depend on."""
-        tiles = (np.asarray(one.tile) for one in path.loops)
-        arrays = tuple((tile.shape, tile.tobytes()) for tile in tiles)
-        return (tuple(sorted(self.sizes.items())), path.ranks, arrays)
+        return (tuple(sorted(self.sizes.items())), path.key)
 
-    def _block(self, number: int) -> Choice:
-        """The tiles of a block's loops; each opens the block's leaves and local tensors."""
+    def _bunch(self, bunch: tuple[int, ...]) -> Choice:
+        """The tiles of the loops of blocks under the same; each opens leaves and local tensors."""
+        number = bunch[0]
         ranks = self.structure.inner[number]
-        local = [t for t in self.roles.touched_by if self.block_local(t) == number]
-        inside = [t for t in local if t not in self.roles.outside]
-        homed = [t for t in local if t not in inside and len(self.roles.touched_by[t]) > 1]
+        local = [t for t in self.roles.touched_by if self.block_local(t) in bunch]
+        inside = [t for t in local if t not in self.roles.outside and t not in self.open_rooms]
+        homed = [t for t in local if t in self.roles.outside and len(self.roles.touched_by[t]) > 1]
         ways: list[Alternative] = []
         for batch in self.batches(number):
-            opened = [self._leaves(name, batch) for name in self.structure.blocks[number]]
+            strands = self.strands(bunch, batch)
+            opened = [self._strands(strands, batch)] if strands.seats else []
+            opened += [
+                self._leaves(Ready(name, None, frozenset()), batch)
+                for one in bunch
+                for name in self.structure.blocks[one]
+                if name not in strands.einsums
+            ]
             opened += [self._homes(tensor, self.faces[tensor], batch) for tensor in homed]
             columns = self.pieces.stack((batch.count, self.count))
             for tensor in inside:
@@ -247,6 +296,76 @@ class GroupTree:
                 if all(choice.alternatives for choice in opens):
                     ways.append(Alternative(label, columns[:, at], opens))
         return Choice(tuple(ways))
+
+    # What is forwarded.
+
+    def strands(self, bunch: tuple[int, ...], batch: Batch) -> Strands:
+        """What blocks may forward under some tiles of their loops."""
+        tiles = batch.path.tiles[-1]
+        ranks = {rank for rank, tile in tiles.items() if np.any(np.asarray(tile) > 1)}
+        strands = find_strands(self.space, self.structure, bunch, self.sizes, ranks)
+        possible = {
+            tensor: tuple(seat for seat in seats if self.holds(tensor, seat, batch).any())
+            for tensor, seats in strands.seats.items()
+        }
+        return replace(strands, seats=possible)
+
+    def holds(self, tensor: str, seat: Seat, batch: Batch) -> Numbers:
+        """Where a tensor's tile has a word for each lane of a seat at most: [tile, point]."""
+        at, lanes = dict(seat.spatial), self.space.lanes[seat.unit]
+        found: Values = True
+        for rank in self.space.facts.ranks[tensor]:
+            most = np.floor(lanes[at[rank]]) if rank in at else 1
+            found = found & (np.asarray(batch.path.tiles[-1][rank]) <= most)
+        return np.broadcast_to(found, (batch.count, self.count))
+
+    def _strands(self, strands: Strands, batch: Batch) -> tuple[Choice, ...]:
+        """The first decision on what is forwarded, which opens the others, for each tile."""
+        leaves = cache(partial(self._leaves, batch=batch))
+        settled = cache(partial(self.settled, batch=batch))
+
+        @cache
+        def decide(state: State) -> tuple[Choice, ...]:
+            ways: list[list[Alternative]] = [[] for _ in batch.tiles]
+            for decision in strands.decide(state):
+                if decision.seat is not None:
+                    where = self.holds(decision.tensor, decision.seat, batch)
+                columns = settled(decision.settled)
+                opened = [leaves(ready) for ready in decision.ready]
+                opened += [decide(decision.then)] if decision.then else []
+                for at in range(batch.count):
+                    if decision.seat is None:
+                        label: Hashable = ("home", decision.tensor)
+                    elif where[at].any():
+                        label = Held(decision.tensor, where[at])
+                    else:
+                        continue
+                    opens = tuple(choices[at] for choices in opened)
+                    if all(choice.alternatives for choice in opens):
+                        ways[at].append(Alternative(label, columns[:, at], opens))
+            return tuple(Choice(tuple(found)) for found in ways)
+
+        return decide(State())
+
+    def settled(self, settled: tuple[tuple[str, Seat | None], ...], batch: Batch) -> Numbers:
+        """The room of tensors that take turns in one, of those that have a home: one run of them
+        after the other, wherever one in between is forwarded."""
+        out = self.pieces.stack((batch.count, self.count))
+        row = self.pieces.rooms[self.space.memories[self.structure.exchange]]
+        every = [
+            (tensor, np.ones(1, bool) if seat is None else ~self.holds(tensor, seat, batch))
+            for tensor, seat in settled
+        ]
+        span: Values = 0
+        for number, (tensor, home) in reversed([*enumerate(every)]):
+            span = self.apart.get(tensor, 0) + span * home
+            first = home & ~every[number - 1][1] if number else home
+            depth = self.space.exchange_depth(
+                tensor, batch.path.ranks, self.roles.touched_by[tensor]
+            )
+            out[row] += first * self.room(tensor, batch.path, depth, span)
+            span = span * home
+        return out
 
     # Homes.
 
@@ -307,8 +426,16 @@ class GroupTree:
         apart = tuple(self.spans.get(tensor, 0) for tensor in tensors)
         return (apart, self.overlapped.tobytes()) if any(apart) else None
 
-    def room(self, tensor: str, path: Path, depth: int) -> Values:
-        """The words that a tensor's tiles take; of a carried tensor, one generation."""
+    def room(self, tensor: str, path: Path, depth: int, span: Values | None = None) -> Values:
+        """The words that a tensor's tiles take; of a carried tensor, one generation.
+
+        Args:
+            tensor: whose.
+            path: the loops above the leaves.
+            depth: how many of them are above the tiles.
+            span: how many tiles are under way beyond one, if not those of `spans`.
+        """
+        span = self.spans.get(tensor, 0) if span is None else span
         facts = self.space.facts
         ranks = facts.ranks[tensor]
         if tensor in facts.carried:
@@ -316,13 +443,13 @@ class GroupTree:
         words: Values = 2.0 if tensor in self.space.constraints.double else 1.0
         for rank in sorted(ranks):
             words = words * path.tiles[depth][rank]
-        if self.spans.get(tensor, 0):
+        if np.any(np.asarray(span) > 0):
             outer, counts = len(self.structure.loops), [one.count for one in path.loops]
             inside = [
                 one.count for one in path.loops[outer:depth] if one.rank in facts.ranks[tensor]
             ]
             found = copies(
-                self.spans[tensor], prod(counts[: min(depth, outer)]), prod(counts[depth:outer]),
+                span, prod(counts[: min(depth, outer)]), prod(counts[depth:outer]),
                 prod(inside),
             )  # fmt: skip
             words = words * np.where(self.overlapped, found, 1.0)
@@ -346,8 +473,9 @@ class GroupTree:
 
     # Leaves.
 
-    def _leaves(self, name: str, batch: Batch) -> tuple[Choice, ...]:
+    def _leaves(self, ready: Ready, batch: Batch) -> tuple[Choice, ...]:
         """How an Einsum runs, and which levels feed it with what it alone touches, by tile."""
+        name = ready.einsum
         tensors = self.space.touched(name)
         local = tuple(
             t for t in tensors if t in self.roles.outside and len(self.roles.touched_by[t]) == 1
@@ -361,8 +489,8 @@ class GroupTree:
         size = self.pieces.height * batch.count * self.count
 
         def make() -> tuple[Choice, ...]:
-            make_counted = partial(self._counted, name, batch)
-            counted = self.pieces.keep(("counted", name, under), make_counted, 8 * size)
+            make_counted = partial(self._counted, ready, batch)
+            counted = self.pieces.keep(("counted", ready, under), make_counted, 8 * size)
             ways: list[list[Alternative]] = [[] for _ in batch.tiles]
             for faces in product(*(self.space.face_levels(t) for t in local)):
                 opened = [
@@ -384,7 +512,7 @@ class GroupTree:
                 Choice(tuple(found), late=not any(way.opens for way in found)) for found in ways
             )
 
-        key = ("leaves", name, local, tuple(fixed.items()), under)
+        key = ("leaves", ready, local, tuple(fixed.items()), under)
         return self.pieces.keep(key, make, 8 * size)
 
     def _leaf_columns(self, counted: Counted, levels: Mapping[str, str]) -> Numbers:
@@ -397,8 +525,9 @@ class GroupTree:
                     columns[:, self.pieces.rows[column]] += value
         return columns
 
-    def _counted(self, name: str, batch: Batch) -> Counted:
+    def _counted(self, ready: Ready, batch: Batch) -> Counted:
         """Count the leaves of an Einsum; those beaten in everything everywhere are dropped."""
+        name, seat = ready.einsum, ready.seat
         path, shape = batch.path, (batch.count, self.count)
         tiles, retention = path.tiles[-1], self.space.constraints.retention
         einsum = self.space.facts.einsums[name]
@@ -406,14 +535,15 @@ class GroupTree:
             r for r in self.space.legality.order if r in einsum.ranks and np.any(tiles[r] > 1)
         )
         priced = any(map(self.pieces.objective.prices, self.space.memories))
-        leaves = list(self.space.leaves(name, ranks))
+        leaves = [x for x in self.space.leaves(name, ranks) if seat is None or seat.takes(x)]
+        held = {t: self.holds(t, seat, batch) for t in ready.held if seat is not None}
         touched = self.space.touched(name) if priced else ()
         rows = self.pieces.height
         out = np.zeros((len(leaves), rows + 2 * len(touched), *shape))
         for own, leaf in zip(out, leaves, strict=True):
             lanes = self.space.lanes[leaf.unit]
             shares = self.space.architecture.shares(leaf.unit)
-            counts = count_leaf(einsum, leaf, path.loops, tiles, lanes, retention, shares)
+            counts = count_leaf(einsum, leaf, path.loops, tiles, lanes, retention, shares, held)
             columns = self.pieces.objective.compute(counts.work, counts.registers)
             for column, value in columns.items():
                 own[self.pieces.rows[column]] = value

@@ -7,8 +7,9 @@ import pytest
 from einfuse.einsum.library import load
 from einfuse.mapper.architecture import load_architecture
 from einfuse.mapper.bounds import bound_group
+from einfuse.mapper.loops import loop_in_time
 from einfuse.mapper.objective import Numbers
-from einfuse.mapper.pieces import count_leaf, loop
+from einfuse.mapper.pieces import count_leaf
 from einfuse.mapper.space import MapSpace
 from einfuse.mapper.tree import Pieces
 from einfuse.simulator.objectives import find_objective
@@ -39,7 +40,7 @@ def test_no_way_to_run_an_einsum_takes_less_than_its_bound(
         tiles: dict[str, Numbers | float] = {rank: float(size) for rank, size in shape.items()}
         above = []
         if outer is not None:
-            above = [loop(outer, tiles[outer], 4)]
+            above = [loop_in_time(outer, tiles[outer], 4)]
             tiles[outer] = 4.0
         for leaf in space.leaves(name, ranks):
             lanes = space.lanes[leaf.unit]

@@ -111,6 +111,19 @@ def test_the_size_is_that_of_the_enumeration() -> None:
     assert count_space(fixed) == 2 * 2 * 1 * 8
 
 
+def test_what_may_be_forwarded_counts() -> None:
+    # by hand: T and Y in one group, its loop over P = 2 with a tile of 2 (leaves with P on the
+    # lanes or not, both so if T is forwarded) or of 1 (the same, since a loop may stay whole), the
+    # latter overlapped or not; A and Y in 8 places each, T at the buffer or staging. Apart: each
+    # with its two tiles, two leaves, T in 8 places as well.
+    text = "rank P\ninput A[P]\noutput Y\nT[p] = A[p] + A[p]\nY[p] = T[p] + T[p]"
+    flat = load_architecture("flat")
+    apart = (2 * 2 * 8 * 8) ** 2
+    kept = MapSpace(parse(text), flat, {"P": 2}, Constraints(forward=()))
+    assert count_space(kept) == 3 * (2 * 2) * (2 * 8 * 8) + apart
+    assert count_space(MapSpace(parse(text), flat, {"P": 2})) == 3 * 5 * (2 * 8 * 8) + apart
+
+
 def test_a_space_of_attention_is_counted_at_once() -> None:
     assert count_space(space_of("attention/3-pass", "flat")) > 10**12
 

@@ -32,7 +32,7 @@ from einfuse.mapper.constraints import Constraints
 from einfuse.mapper.design import Design, load_design
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.export import to_design, to_yaml
-from einfuse.mapper.mapping import parse_nest
+from einfuse.mapper.mapping import parse_nest, render_nest
 from einfuse.mapper.pipeline import StageFile, parse_stage
 from einfuse.mapper.search import SearchResult, find_best
 from einfuse.mapper.space import MapSpace
@@ -165,7 +165,6 @@ def leaves(space: MapSpace, name: str, left: dict[str, int]) -> Iterator[list[st
 
 def nests(space: MapSpace, sizes: dict[str, int], group: tuple[str, ...]) -> Iterator[list[Any]]:
     """Every loop order over the ranks that a group may share, every depth of every home."""
-    every = space.facts.einsums
     iterative = space.facts.iterative
     if space.legality.torn(group):
         return
@@ -185,10 +184,23 @@ def nests(space: MapSpace, sizes: dict[str, int], group: tuple[str, ...]) -> Ite
                     first = min((n for n, r in enumerate(order) if r in iterative), default=99)
                     depths = [d for d in depths if d <= first]  # type: ignore[assignment]
                 places: list[tuple[str, int] | None] = [(tensor, d) for d in depths]
-                inside = tensor in (*roles.inside, *roles.through)
-                options.append(places if inside else [None, *places])
+                depends = all(r in space.facts.ranks[tensor] for r in order if sizes[r] > 1)
+                often = {
+                    rank
+                    for one, other in itertools.combinations(group, 2)
+                    for rank in space.facts.einsums[one].ranks & space.facts.einsums[other].ranks
+                    if rank not in common
+                }  # they may have loops of their own over these, so are no block
+                alike = not any(
+                    often & space.facts.einsums[name].ranks for name in roles.touched_by[tensor]
+                )
+                carried = tensor in space.facts.carried
+                forwards = tensor in roles.inside and not carried and depends and alike
+                without = forwards or tensor in roles.outside
+                options.append([None, *places] if without else places)
             for homes in itertools.product(*options):
                 keeps = [h for h in homes if h is not None]
+                gone = {*roles.inside} - {tensor for tensor, _ in keeps}
                 lines: list[Any] = []
                 for depth in range(len(order) + 1):
                     if depth:
@@ -202,9 +214,36 @@ def nests(space: MapSpace, sizes: dict[str, int], group: tuple[str, ...]) -> Ite
                         if d == depth
                     ]
                 for chosen in itertools.product(*(leaves(space, n, left) for n in group)):
-                    tail = chosen[0] if len(group) == 1 else [{"pipeline": list(chosen)}]
+                    if not all(in_lanes(space, t, roles.touched_by[t], chosen) for t in gone):
+                        continue
+                    own = [forward(space, leaf, gone) for leaf in chosen]
+                    tail = own[0] if len(group) == 1 else [{"pipeline": own}]
                     yield [*lines, *tail]
-    del every
+
+
+def in_lanes(
+    space: MapSpace, tensor: str, names: tuple[str, ...], leaves: tuple[list[str], ...]
+) -> bool:
+    """Whether those that touch a tensor make and read each of its words in one lane, at once."""
+    ranks = space.facts.ranks[tensor]
+    own = [leaf for leaf in leaves if any(line.split()[1] in names for line in leaf[-1:])]
+    spread = {(line.split()[1], leaf[-1].split()[3]) for leaf in own for line in leaf[:-1]
+              if line.startswith("parallel")}  # fmt: skip
+    everywhere = all(
+        sum(line.startswith("parallel") for line in leaf) == bool(spread) for leaf in own
+    )
+    units = {leaf[-1].split()[3] for leaf in own}
+    steps = {line.split()[1] for leaf in own for line in leaf if line.startswith("for")}
+    alike = len(units) == 1 and len(spread) < 2 and everywhere
+    return alike and not steps & ranks and {rank for rank, _ in spread} <= ranks
+
+
+def forward(space: MapSpace, leaf: list[str], gone: set[str]) -> list[str]:
+    """A leaf that takes tensors from the registers that they were made in."""
+    _, name, _, unit, *rest = leaf[-1].split()
+    taken = [o.tensor for o in space.facts.einsums[name].operands if o.tensor in gone]
+    words = ["forwarding", ", ".join(taken)] if taken else []
+    return [*leaf[:-1], " ".join(["compute", name, "on", unit, *words, *rest])]
 
 
 def units_in(nest: list[Any]) -> dict[str, str]:
@@ -375,6 +414,43 @@ def test_the_optimum_is_that_of_an_enumeration_on_hundreds_of_cases(
     case: tuple[MapSpace, str],
 ) -> None:
     check(*case)
+
+
+def test_what_a_lane_makes_and_reads_goes_from_register_to_register() -> None:
+    # a word of T at home: a write of 5 and a read of 4 pJ there, and a write of 0.25 pJ that
+    # brings it back into a register
+    architecture = make_architecture(lanes=4, buffer_bytes=1024, bandwidth=2.0)
+    space = MapSpace(parse(CASCADES["pair"], "pair"), architecture, {"P": 8})
+    result = search(space, "energy")
+    assert [group.forwarded for group in result.best.plan.groups] == [{"T"}]
+    lines = str(render_nest(to_design(space, result.best.plan).nest))
+    assert "compute Y on vector forwarding T" in lines
+    kept = replace(space, constraints=Constraints(forward=()))
+    assert best_of(kept, "energy") - result.score == pytest.approx(8 * (5 + 4 + 0.25))
+
+
+def test_registers_bound_what_is_forwarded() -> None:
+    # an Einsum touches two tensors; T and U take two registers each, since the chain may overlap
+    found = {}
+    for words in (3, 4, 6):
+        architecture = make_architecture(lanes=2, buffer_bytes=1024, bandwidth=2.0).with_settings(
+            {"vector.registers.bytes": 2 * words}
+        )
+        constraints = Constraints(tile_choices="divisors", tiles={"P": 2})
+        space = MapSpace(parse(CASCADES["chain"], "chain"), architecture, {"P": 2}, constraints)
+        best = search(space, "energy").best.plan
+        found[words] = sum(len(group.forwarded) for group in best.groups)
+    assert found == {3: 0, 4: 1, 6: 2}
+
+
+@pytest.mark.slow
+def test_forwarding_makes_the_product_of_attention_less_than_by_hand() -> None:
+    shape = {"B": 64, "H": 12, "M": 4096, "P": 4096, "E": 64, "F": 64}
+    by_hand = evaluate(load_design("fusemax"), shape)
+    space = MapSpace(load("attention/1-pass"), load_architecture("fusemax"), shape)
+    result = find_best(space, find_objective("edp", space.architecture), seconds=60)
+    assert result.score < 0.95 * by_hand.seconds * by_hand.energy_pj
+    assert {"QK", "SLN"} <= result.best.plan.groups[0].forwarded
 
 
 def best_of(space: MapSpace, objective: str) -> float:
