@@ -407,10 +407,12 @@ def explain(error: ValidationError, where: str) -> str:
     lines: list[str] = []
     for fault in error.errors():
         path = ".".join(str(part) for part in fault["loc"])
-        found = "" if fault["type"] == "missing" else f", found {fault['input']!r}"
+        whole = fault["type"] == "missing" or not path
+        found = "" if whole else f", found {fault['input']!r}"
         if len(found) > 80:
             found = ""
-        lines.append(f"{where}: {path or 'file'}: {fault['msg']}{found}")
+        said = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {path or 'file'}: {said}{found}")
     return "\n".join(dict.fromkeys(lines))
 
 

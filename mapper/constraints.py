@@ -12,7 +12,18 @@
     forward: [QK]                 # tensors that may go from register to register; [] for none
     double: [Q]                   # tensors that are kept twice, so that the next tile loads
     pipelined: [array_1d]         # which units overlap a point's operations, of those that may
-    retention: explicit           # see `einfuse.mapper.counts`
+    retention: explicit           # how the mapping counts: the options of a design file
+    drains: read
+    composition: sequential
+    homes: {buffer: {must: [input], may: [K]}}  # what has to live at a level, and what may
+    fused_loops: 1                # the most loops that Einsums of a group share
+
+``retention``, ``drains`` and ``composition`` are those of a design (`einfuse.mapper.counts`,
+`einfuse.simulator.latency`), which the mapping that is found says too. Under ``sequential``
+composition Einsums run one after the other, each against the memories; that search (see
+`einfuse.mapper.explicit_search`) has any number of homes and tiles for a tensor, and knows
+``homes`` and ``fused_loops``. A home is named by a tensor or by its role: of several operands of an
+Einsum the last is the ``weight``, the others are each an ``input``.
 """
 
 from __future__ import annotations
@@ -20,13 +31,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from .architecture import explain
+from .architecture import explain, find_file
 from .errors import MappingError
 from .extension import read_yaml
 
 TileChoices = Literal["standard", "divisors", "powers", "ragged"]
+ROLES = ("input", "weight", "output")
+"""What a tensor may be to an Einsum."""
+
+
+class Homes(BaseModel):
+    """Tensors, or roles of tensors, that have to live at a level, and those that may."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    must: tuple[str, ...] = ()
+    may: tuple[str, ...] = ()
 
 
 class Constraints(BaseModel):
@@ -45,6 +74,10 @@ class Constraints(BaseModel):
     double: tuple[str, ...] = ()
     pipelined: tuple[str, ...] | None = None
     retention: Literal["trailing", "explicit"] = "trailing"
+    drains: Literal["free", "read"] = "free"
+    composition: Literal["published", "sequential"] = "published"
+    homes: dict[str, Homes] | None = None
+    fused_loops: NonNegativeInt | None = None
 
     @field_validator("units", "keep", "tiles", mode="before")
     @classmethod
@@ -62,6 +95,38 @@ class Constraints(BaseModel):
                 raise ValueError(f"rank {rank} needs tiles of at least 1, found {list(tiles)}")
         return given
 
+    @model_validator(mode="after")
+    def _go_together(self) -> Constraints:
+        given = self.model_dump(exclude_defaults=True)
+        if self.composition == "sequential":
+            if self.retention != "explicit":
+                raise ValueError(
+                    "composition: sequential is searched with retention: explicit, found "
+                    f"retention: {self.retention}"
+                )
+            known = "divisors, any number of them for a rank"
+            unknown = {
+                "tiles": f"its tiles are {known}",
+                "tile_choices": f"its tiles are {known}",
+                "double": "it keeps every tensor once",
+                "forward": "every tensor has a home",
+            }
+            if given.get("tile_choices") == "divisors":
+                del given["tile_choices"]
+            for name in [name for name in unknown if given.get(name)]:
+                raise ValueError(
+                    f"the search under composition: sequential does not know '{name}': "
+                    f"{unknown[name]}; leave it out"
+                )
+            return self
+        for name in ("drains", "homes", "fused_loops"):
+            if name in given:
+                raise ValueError(
+                    f"'{name}' is known to the search under retention: explicit with composition: "
+                    "sequential alone; say these too, or leave it out"
+                )
+        return self
+
 
 def parse_constraints(content: Any, where: str) -> Constraints:
     """Return the constraints of a YAML file's content; MappingError names the place of a fault.
@@ -75,6 +140,11 @@ def parse_constraints(content: Any, where: str) -> Constraints:
         raise MappingError(explain(error, where)) from None
 
 
-def load_constraints(path: Path) -> Constraints:
-    """Return the constraints of a YAML file."""
+def load_constraints(name: str | Path) -> Constraints:
+    """Return shipped constraints by their name, or those of a YAML file.
+
+    >>> load_constraints("accelforge-nvdla").homes["registers"].must
+    ('weight',)
+    """
+    path = find_file(name, "constraints", "constraints", MappingError)
     return parse_constraints(read_yaml(path), str(path))

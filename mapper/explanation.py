@@ -13,6 +13,7 @@ from typing import Any
 from einfuse.einsum.errors import EinfuseError
 
 from .constraints import Constraints
+from .explicit_plan import ExplicitPlan
 from .objective import Objective
 from .search import SearchResult, find_best
 from .space import MapSpace
@@ -81,7 +82,9 @@ def find_alternatives(result: SearchResult, seconds: float) -> tuple[Alternative
     """Return for each decision of a mapping what the best mapping without it costs."""
     space = result.space
     found: list[Alternative] = []
-    for decision, constraints in forbid(space, result.best.plan):
+    plan = result.best.plan
+    decisions = forbid(space, plan) if isinstance(plan, Plan) else forbid_blocks(space, plan)
+    for decision, constraints in decisions:
         if constraints is None:
             found.append(Alternative(decision, None, "nothing else is possible"))
             continue
@@ -142,6 +145,31 @@ def forbid(space: MapSpace, plan: Plan) -> Iterator[tuple[str, Constraints | Non
                     f"{home.tensor} at {level}",
                     given.model_copy(update={"keep": keep}) if others else None,
                 )
+
+
+def forbid_blocks(space: MapSpace, plan: ExplicitPlan) -> Iterator[tuple[str, Constraints | None]]:
+    """Yield each decision of a plan of blocks with the constraints that forbid it, likewise."""
+    given = space.constraints
+    for block in plan.blocks:
+        names = block.einsums
+        if len(names) > 1:
+            pairs = (*given.split, (names[0], names[-1]))
+            fused = given.model_copy(update={"split": pairs})
+            yield f"{names[0]} ... {names[-1]} under one loop", fused
+        for name, row in zip(names, block.rows, strict=True):
+            others = tuple(u for u in space.units_of[name] if u != row.task.unit)
+            if others:
+                units = {**given.units, name: others}
+                yield f"{name} on {row.task.unit}", given.model_copy(update={"units": units})
+    feeding: dict[str, set[str]] = {}
+    for row in (row for block in plan.blocks for row in block.rows):
+        for tensor, level in row.feeding.items():
+            feeding.setdefault(tensor, set()).add(space.memories[level + 1])
+    for tensor, levels in feeding.items():
+        allowed = given.keep.get(tensor, space.memories)
+        rest = tuple(level for level in allowed if level not in levels)
+        kept = given.model_copy(update={"keep": {**given.keep, tensor: rest}})
+        yield f"{tensor} at {', '.join(sorted(levels))}", kept if rest else None
 
 
 def _inner_choices(space: MapSpace, rank: str) -> Iterator[tuple[int, ...]]:

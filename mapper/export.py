@@ -18,6 +18,7 @@ from einfuse.einsum.printer import render
 from .architecture import load_architecture
 from .design import Design
 from .errors import ArchitectureError
+from .explicit_plan import ExplicitPlan, to_lines
 from .formula import Formula, parse_formula
 from .mapping import parse_nest
 from .pipeline import StageFile, parse_stage
@@ -26,7 +27,10 @@ from .structure import Plan, to_mapping, to_stages
 
 
 def to_content(
-    space: MapSpace, plan: Plan, name: str = "found", asked: Mapping[str, Any] | None = None
+    space: MapSpace,
+    plan: Plan | ExplicitPlan,
+    name: str = "found",
+    asked: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of the design file of a mapping.
 
@@ -37,7 +41,7 @@ def to_content(
         asked: what else the search was asked (its objective), to be kept with the shape and the
             constraints.
     """
-    sizes = next(s for s in space.splits() if space.open_sizes(s) == plan.splits)
+    lines, stages = _tree(space, plan)
     content: dict[str, Any] = {
         "schema": 1,
         "name": name,
@@ -48,10 +52,11 @@ def to_content(
     }
     if plan.splits:
         content["let"] = dict(plan.splits)
-    if space.constraints.retention != "trailing":
-        content["retention"] = space.constraints.retention
-    content["mapping"] = to_mapping(plan, space.facts, sizes, space.lanes, space.memories[0])
-    content["stages"] = to_stages(plan, space.facts, sizes)
+    counting = {"retention", "drains", "composition"}
+    content |= space.constraints.model_dump(include=counting, exclude_defaults=True)
+    content["mapping"] = lines
+    if stages:
+        content["stages"] = stages
     if asked is not None:
         content["found"] = {
             **asked,
@@ -61,10 +66,10 @@ def to_content(
     return content
 
 
-def to_design(space: MapSpace, plan: Plan, name: str = "found") -> Design:
+def to_design(space: MapSpace, plan: Plan | ExplicitPlan, name: str = "found") -> Design:
     """Return the design of a mapping, as its file would be read back."""
-    sizes = next(s for s in space.splits() if space.open_sizes(s) == plan.splits)
-    lines = to_mapping(plan, space.facts, sizes, space.lanes, space.memories[0])
+    lines, stages = _tree(space, plan)
+    given = space.constraints
     return Design(
         name=name,
         cascade=space.cascade,
@@ -72,19 +77,33 @@ def to_design(space: MapSpace, plan: Plan, name: str = "found") -> Design:
         nest=parse_nest(lines),
         stages=tuple(
             parse_stage(StageFile.model_validate(stage), f"stages[{number}]")
-            for number, stage in enumerate(to_stages(plan, space.facts, sizes))
+            for number, stage in enumerate(stages)
         ),
         batch=space.batch or (),
         let=tuple((rank, parse_formula(size)) for rank, size in plan.splits),
-        retention=space.constraints.retention,
+        retention=given.retention,
+        drains=given.drains,
+        composition=given.composition,
     )
 
 
 def to_yaml(
-    space: MapSpace, plan: Plan, name: str = "found", asked: Mapping[str, Any] | None = None
+    space: MapSpace,
+    plan: Plan | ExplicitPlan,
+    name: str = "found",
+    asked: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the text of the design file of a mapping; see `to_content`."""
     return yaml.safe_dump(to_content(space, plan, name, asked), sort_keys=False, width=96)
+
+
+def _tree(space: MapSpace, plan: Plan | ExplicitPlan) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The loop tree of a mapping, and the stages; none where Einsums run one after the other."""
+    if isinstance(plan, ExplicitPlan):
+        return to_lines(space, plan), []
+    sizes = next(s for s in space.splits() if space.open_sizes(s) == plan.splits)
+    lines = to_mapping(plan, space.facts, sizes, space.lanes, space.memories[0])
+    return lines, to_stages(plan, space.facts, sizes)
 
 
 def _cascade(space: MapSpace) -> str:

@@ -57,8 +57,8 @@ class Objective(Protocol):
     def compute(self, work: Work, registers: Traffic) -> Mapping[str, Values]:
         """Return the columns of an Einsum's steps; ``registers`` is the traffic of one lane."""
 
-    def access(self, level: str, traffic: Traffic) -> Mapping[str, Values]:
-        """Return the columns of words read and written at a memory level."""
+    def access(self, level: str, traffic: Traffic, instances: Values = 1) -> Mapping[str, Values]:
+        """Return the columns of words read and written at a memory level, all of its instances."""
 
     def prices(self, level: str) -> bool:
         """Tell whether traffic at a level changes any column."""

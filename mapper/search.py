@@ -17,8 +17,10 @@ from time import monotonic
 import numpy as np
 
 from .bounds import bound_group
-from .choices import Interrupted
+from .choices import Interrupted, Tally
 from .errors import MappingError
+from .explicit_plan import ExplicitPlan
+from .explicit_search import ExplicitSearch
 from .front import Front
 from .groups import Candidate, GroupSearch
 from .objective import Numbers, Objective, join
@@ -34,7 +36,7 @@ Report = Callable[[str], None]
 class Solution:
     """A mapping and its figures, in the objective's order."""
 
-    plan: Plan
+    plan: Plan | ExplicitPlan
     figures: tuple[float, ...]
 
 
@@ -99,13 +101,18 @@ def find_best(
     Raises:
         MappingError: no mapping is possible, and why.
 
+    The constraints say how mappings count, and thereby how they are searched: with ``composition:
+    sequential`` by `einfuse.mapper.explicit_search`, else as this module says.
+
     A search works on one core. Spaces, objectives and results go to other processes and back, so
     that many searches are an executor's map:
     ``ProcessPoolExecutor().map(partial(find_best, objective=objective), spaces)``.
     """
     started = monotonic()
     deadline = None if seconds is None else started + seconds
-    search = _Search(space, objective, deadline, report or (lambda _: None))
+    sequential = space.constraints.composition == "sequential"
+    kind = ExplicitSearch if sequential else _Search
+    search = kind(space, objective, deadline, report or (lambda _: None))
     try:
         search.run()
         finished = True
@@ -127,9 +134,9 @@ def find_best(
         solutions,
         finished,
         0.0 if finished else search.gap(),
-        search.groups.tally.candidates,
-        search.groups.structures,
-        dict(search.groups.tally.infeasible),
+        search.tally.candidates,
+        search.structures,
+        dict(search.tally.infeasible),
         monotonic() - started,
     )
 
@@ -193,6 +200,16 @@ class _Search:
         self.version = 0  # how often the front has improved
         self.scored = objective.score(np.ones((self.figures, 1))) is not None
         self.sized: list[_Sized] = []
+
+    @property
+    def tally(self) -> Tally:
+        """What the search did."""
+        return self.groups.tally
+
+    @property
+    def structures(self) -> int:
+        """The structures that were worked on."""
+        return self.groups.structures
 
     def expired(self) -> bool:
         """Whether the time is up."""

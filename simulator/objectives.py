@@ -89,15 +89,17 @@ class CostObjective:
             )
         return found
 
-    def access(self, level: str, traffic: Traffic) -> Mapping[str, Values]:
-        """The columns of words read and written at a memory."""
+    def access(self, level: str, traffic: Traffic, instances: Values = 1) -> Mapping[str, Values]:
+        """The columns of words read and written at a memory, in the time of one instance."""
         word = self.values["word_bytes"]
         reads, writes = traffic.reads * word, traffic.writes * word
         found: dict[str, Values] = {}
         moved = {_BANDWIDTHS[0]: reads + writes, _BANDWIDTHS[1]: reads, _BANDWIDTHS[2]: writes}
         for memory, kind in self.channels:
             if memory == level:
-                found[f"{memory}.{kind}"] = moved[kind] / self.values[f"{memory}.{kind}"]
+                found[f"{memory}.{kind}"] = moved[kind] / (
+                    instances * self.values[f"{memory}.{kind}"]
+                )
         if "energy_pj" in self.figures:
             line = self.values[f"{level}.access_bytes"]
             found["energy_pj"] = self._priced(reads / line, f"{level}.read_pj") + self._priced(

@@ -1,8 +1,9 @@
 """Einfuse against AccelForge on the same cases: `compare_mappings` and `compare_searches`.
 
 Fixed mappings, exactly tiled, are counted by both; then each searches the mapping of least energy
-under the same rules (`RULES`), one process each, CPU seconds without imports. Where AccelForge is
-not installed its side is what `einfuse.studies.accelforge_record` wrote, with its versions.
+under the same rules (`Case.constraints`), one process each, CPU seconds without imports. Where
+AccelForge is not installed its side is what `einfuse.studies.accelforge_record` wrote, with its
+versions.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pandas as pd
 
 from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.einsum.library import load
-from einfuse.einsum.shape import bind
 from einfuse.mapper.accelforge import read_mapping
 from einfuse.mapper.architecture import load_architecture
 from einfuse.mapper.counts import REGISTERS
 from einfuse.mapper.design import Design, parse_design
-from einfuse.mapper.explicit_search import ExplicitSpace, Found, find_least, to_lines
+from einfuse.mapper.export import to_design
 from einfuse.mapper.facts import facts
+from einfuse.mapper.search import SearchResult, find_best
+from einfuse.mapper.space import MapSpace
 from einfuse.simulator.model import evaluate
+from einfuse.simulator.objectives import find_objective
 from einfuse.simulator.point import find_point
 
-from .accelforge_cases import CASES, DATA, RULES, Case
+from .accelforge_cases import CASES, DATA, Case
 from .accelforge_peer import evaluate_there, is_installed, search_there, versions
 from .accelforge_record import drawn_cases
 from .files import write_table, write_text
@@ -83,7 +87,7 @@ def mapping_cases() -> Iterator[tuple[Case, str]]:
         yield case, path.read_text(encoding="utf-8")
 
 
-def to_design(case: Case, mapping: str, *, copies: bool = False) -> Design:
+def converted(case: Case, mapping: str, *, copies: bool = False) -> Design:
     """Return the design of an AccelForge mapping of a case; MappingError if it cannot be said."""
     known, architecture = facts(load(case.cascade)), load_architecture(case.architecture)
     content = read_mapping(mapping, known, architecture, copies=copies, name=case.name)
@@ -105,7 +109,7 @@ def replay(case: Case, mapping: str, there: Mapping[str, Any]) -> Replay:
     """Return how Einfuse counts a mapping, against what AccelForge says of it."""
     name, machine = case.name, case.architecture
     try:
-        design = to_design(case, mapping)
+        design = converted(case, mapping)
     except EinfuseError as error:
         nothing = float("nan")
         return Replay(name, machine, *(nothing,) * 5, refused=str(error).split(": ", 1)[-1])
@@ -135,36 +139,21 @@ def compare_mappings(cases: Sequence[Case] | None = None, *, live: bool = False)
     ]
 
 
-def search_here(case: Case) -> tuple[Found, Design]:
-    """Return the mapping of least energy that Einfuse finds, under AccelForge's rules."""
-    cascade = load(case.cascade)
-    architecture = load_architecture(case.architecture).with_settings(case.settings)
-    space = ExplicitSpace(
-        facts(cascade),
-        architecture,
-        dict(bind(cascade, dict(case.shape))),
-        RULES[case.architecture],
-        case.fused_loops,
-    )
-    found = find_least(space)
-    content = {
-        "schema": 1,
-        "name": case.name,
-        "cascade": case.cascade,
-        "architecture": case.architecture,
-        "retention": "explicit",
-        "drains": "read",
-        "composition": "sequential",
-        "mapping": to_lines(space, found),
-    }
-    return found, parse_design(content, case.name)
+def search_here(case: Case, objective: str = "energy") -> tuple[SearchResult, Design]:
+    """Return what Einfuse finds under AccelForge's rules, and the best as a design."""
+    machine = load_architecture(case.architecture).with_settings(case.settings)
+    space = MapSpace(load(case.cascade), machine, dict(case.shape), case.constraints, ())
+    found = find_best(space, find_objective(objective, machine))
+    return found, to_design(space, found.best.plan, case.name)
 
 
 def duel(case: Case, mapping: str, there: Mapping[str, Any]) -> Duel:
     """Return what both find for a case: AccelForge's mapping, and what it says of it."""
-    found, design = search_here(case)
+    started = process_time()
+    _, design = search_here(case)
+    cpu_seconds = process_time() - started
     own = evaluate(design, case.shape, set=case.settings)
-    its = evaluate(to_design(case, mapping, copies=True), case.shape, set=case.settings)
+    its = evaluate(converted(case, mapping, copies=True), case.shape, set=case.settings)
     assert own.energy_pj is not None and its.energy_pj is not None
     energy, counted = float(own.energy_pj) * 1e-12, float(its.energy_pj) * 1e-12
     return Duel(
@@ -175,9 +164,9 @@ def duel(case: Case, mapping: str, there: Mapping[str, Any]) -> Duel:
         energy / counted,
         float(own.seconds),
         there["seconds"],
-        found.cpu_seconds,
+        cpu_seconds,
         there["cpu_seconds"],
-        there["cpu_seconds"] / found.cpu_seconds,
+        there["cpu_seconds"] / cpu_seconds,
     )
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from einfuse.mapper.counts import REGISTERS
-from einfuse.mapper.explicit_search import Rule
+from einfuse.mapper.constraints import Constraints, load_constraints
 
 DATA = Path(__file__).with_name("data") / "accelforge"
 
@@ -95,6 +94,16 @@ class Case:
         """Einfuse's settings: the words that AccelForge writes beside the workload."""
         return {"word_bytes": self.bits / 8}
 
+    @property
+    def constraints(self) -> Constraints:
+        """How AccelForge counts, what lives where on its architecture, and how far it may fuse.
+
+        >>> find_case("attention-nvdla").constraints.fused_loops
+        1
+        """
+        known = load_constraints(f"accelforge-{self.architecture}")
+        return known.model_copy(update={"fused_loops": self.fused_loops})
+
 
 _SMALL = MappingProxyType({"M": 64, "N0": 32, "N1": 32, "N2": 32})
 _SQUARE = MappingProxyType({"M": 128, "N0": 128, "N1": 128, "N2": 128})
@@ -125,18 +134,3 @@ def find_case(name: str) -> Case:
     16
     """
     return next(case for case in CASES if case.name == name)
-
-
-_ALL = ("input", "weight", "output")
-RULES: Mapping[str, Mapping[str, Rule]] = MappingProxyType(
-    {
-        "simple": {"GlobalBuffer": Rule(may=_ALL)},
-        "nvdla": {"GlobalBuffer": Rule(must=_ALL), REGISTERS: Rule(must=("weight",))},
-        "tpu_v4i": {
-            "GlobalBuffer": Rule(may=_ALL),
-            "LocalBuffer": Rule(must=("input", "output")),
-            REGISTERS: Rule(must=("weight",)),
-        },
-    }
-)
-"""What may and has to be kept where: ``tensors`` of the architectures of AccelForge's wheel."""

@@ -23,6 +23,7 @@ from einfuse.mapper.export import to_design
 from einfuse.mapper.mapping import Compute, walk_nest
 from einfuse.mapper.search import SearchResult, find_best
 from einfuse.mapper.space import MapSpace
+from einfuse.mapper.structure import Plan
 from einfuse.simulator.evaluation import Evaluation
 from einfuse.simulator.model import evaluate
 from einfuse.simulator.objectives import find_objective
@@ -111,6 +112,7 @@ def comparison_table(
 def _differences(design: Design, hand: Evaluation, result: SearchResult) -> str:
     """What the mapping found does otherwise: sizes, groups, units."""
     plan = result.best.plan
+    assert isinstance(plan, Plan)
     own = {
         n.step.einsum: n.step.unit for n in walk_nest(design.nest) if isinstance(n.step, Compute)
     }

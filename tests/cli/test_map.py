@@ -18,6 +18,31 @@ def mapping(*more: str) -> tuple[str, ...]:
             *more)  # fmt: skip
 
 
+COUNTED = ("map", "--cascade", "peer/attention", "--architecture", "nvdla",
+           "--constraints", "accelforge-nvdla")  # fmt: skip
+SMALL = "B=1,H=1,M=16,P=16,E=8,F=8"
+
+
+def test_counting_as_accelforge_does_is_searched_and_written(
+    einfuse: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "found.yaml"
+    done = einfuse(*COUNTED, "--shape", SMALL, "--objective", "latency,energy", "--json",
+                   "--out", str(out))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"mapping", "optimal", "gap", "candidates", "structures", "infeasible"} <= set(found)
+    assert found["optimal"] and found["gap"] == 0
+    assert "composition: sequential" in out.read_text()
+    again = einfuse("evaluate", "--design", str(out), "--shape", SMALL, "--json")
+    evaluated = json.loads(again.stdout)
+    for name in set(evaluated) - {"design"}:
+        assert evaluated[name] == found[name], name
+    why = einfuse("explain", str(out), "--seconds", "0.5")
+    assert why.returncode == 0, why.stderr
+    assert "twice of a resource" in why.stdout
+
+
 def test_the_file_that_comes_out_evaluates_to_the_same_numbers(
     einfuse: Command, tmp_path: Path
 ) -> None:
@@ -93,6 +118,8 @@ def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
             marks=pytest.mark.slow,
         ),
         (mapping("--constraints", "none.yaml"), "none.yaml"),
+        (mapping("--constraints", "accelforge"), "did you mean 'accelforge-nvdla'"),
+        (mapping("--constraints", "accelforge-nvdla"), "knows no iterative ranks"),
         (
             ("map", "--cascade", "attention/1-pass", "--architecture", "flat", "--shape",
              "B=1,H=1,M=64,P=64,E=16"),

@@ -28,7 +28,8 @@ def map_(
         str, typer.Option(help="latency, energy, edp, traffic, buffer; several give their front.")
     ] = "latency",
     constraints: Annotated[
-        Path | None, typer.Option(help="A YAML file of what is fixed beforehand.")
+        str | None,
+        typer.Option(help="A YAML file of what is fixed beforehand, or a shipped one's name."),
     ] = None,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="The front of latency and energy, and what is named.")
