@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import permutations, product
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,38 +26,79 @@ from .objective import Numbers
 from .space import Structure
 from .tree import Pieces
 
-_NODES = 4096  # assignments looked at, in part or whole, before the bound does without
+_NODES = 4096
+_OPEN: Mapping[str, int] = MappingProxyType({})
 
 
-def bound_group(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, int]) -> Numbers:
-    """Return figures that no mapping of a group of Einsums goes below."""
+def bound_plan(pieces: Pieces, sizes: Mapping[str, int]) -> Numbers:
+    """Return figures that no mapping of all Einsums goes below, however they are grouped.
+
+    As if they were one group, all of it side by side: groups one after the other take no less.
+    """
+    space = pieces.space
+    einsums = space.einsums
+    every = tuple(range(len(space.memories)))
+    inside = {t: () if may_forward(space, t) else every for t in space.facts.ranks}
+    outside = {tensor: space.face_levels(tensor) for tensor in space.roles(einsums).outside}
+    return _bound(pieces, einsums, sizes, {**inside, **outside}, overlapped=True, exact=False)
+
+
+def bound_group(
+    pieces: Pieces,
+    einsums: tuple[str, ...],
+    sizes: Mapping[str, int],
+    decided: Mapping[str, int] = _OPEN,
+    *,
+    exact: bool = True,
+) -> Numbers:
+    """Return figures that no mapping of a group of Einsums goes below, whatever its tiles.
+
+    Args:
+        pieces: of the space and the objective.
+        einsums: those of the group.
+        sizes: the size of every rank.
+        decided: the levels that are decided (see `MapSpace.levels`).
+        exact: whether all assignments of Einsums to units are looked at, for which time is bounded
+            by a mean of the units' times otherwise.
+    """
     space = pieces.space
     roles = space.roles(einsums)
     outside = {tensor: space.face_levels(tensor) for tensor in roles.outside}
     within = space.exchange_levels((*roles.inside, *roles.through))
+    if "" in decided:
+        within = (decided[""],)
     inside = {
         tensor: () if tensor in roles.inside and may_forward(space, tensor) else within
         for tensor in (*roles.inside, *roles.through)
     }
-    return _bound(pieces, einsums, sizes, {**outside, **inside})
+    faces = {tensor: (level,) for tensor, level in decided.items()}
+    overlapped = space.overlap_depth(einsums) is not None
+    return _bound(
+        pieces, einsums, sizes, {**outside, **inside, **faces}, overlapped=overlapped, exact=exact
+    )
 
 
 def bound_structure(pieces: Pieces, structure: Structure, sizes: Mapping[str, int]) -> Numbers:
     """Return figures that no mapping of a structure goes below, whatever its tiles."""
     space = pieces.space
-    roles = space.roles(structure.einsums)
+    einsums = structure.einsums
+    roles = space.roles(einsums)
     outside = {tensor: space.face_levels(tensor) for tensor in roles.outside}
-    free = {
+    free = frozenset(
         tensor
         for bunch in find_bunches(structure)
         for tensor in forwardable(space, structure, bunch, sizes)
-    }
+    )
     inside = {
         tensor: () if tensor in free else (structure.exchange,)
         for tensor in (*roles.inside, *roles.through)
     }
-    faces = {tensor: (level,) for tensor, level in structure.faces}
-    return _bound(pieces, structure.einsums, sizes, {**outside, **inside, **faces})
+    levels = {**outside, **inside, **{tensor: (level,) for tensor, level in structure.faces}}
+    overlapped = space.overlap_depth(einsums) is not None
+    key = ("bound", einsums, tuple(levels.items()), tuple(sorted(sizes.items())))
+    return pieces.keep(
+        key, lambda: _bound(pieces, einsums, sizes, levels, overlapped=overlapped, exact=True)
+    )
 
 
 def _bound(
@@ -64,6 +106,9 @@ def _bound(
     einsums: tuple[str, ...],
     sizes: Mapping[str, int],
     levels: Mapping[str, tuple[int, ...]],
+    *,
+    overlapped: bool,
+    exact: bool,
 ) -> Numbers:
     """Bound a group whose tensors come to the units from one of some levels each, or from none."""
     objective = pieces.objective
@@ -71,11 +116,10 @@ def _bound(
     roles = pieces.space.roles(einsums)
     homed = frozenset(roles.outside)
     choices = [_roofs(pieces, name, sizes, levels, homed) for name in einsums]
-    overlapped = pieces.space.overlap_depth(einsums) is not None
     least = base + sum(choice.bound for choice in choices)
     rows = len(objective.columns)
     figures = objective.close(least[:rows], np.zeros(1), overlapped)[:, 0]
-    if overlapped and objective.times:
+    if objective.times:
         busy = [
             {
                 str(way.label): way.columns[pieces.rows[objective.times[str(way.label)]]]
@@ -83,39 +127,49 @@ def _bound(
             }
             for choice in choices
         ]
-        floor = assignment_floor(pieces, busy)[0]
         place = objective.figures.index(objective.timed)
+        if overlapped:
+            floor = assignment_floor(pieces, busy, _NODES if exact else 0)[0]
+        else:
+            floor = sum(min(float(time[0]) for time in task.values()) for task in busy)
         figures[place] = max(figures[place], floor)
     return np.asarray(figures)
 
 
-def assignment_floor(pieces: Pieces, busy: Sequence[Mapping[str, Numbers]]) -> Numbers:
+def assignment_floor(
+    pieces: Pieces, busy: Sequence[Mapping[str, Numbers]], most: int = _NODES
+) -> Numbers:
     """Return the least time of the longest unit at every point, whichever Einsum runs where.
 
     Args:
         pieces: of the space and the objective.
         busy: for each Einsum, unit -> least time at every point.
+        most: see `least_longest`.
     """
     units = sorted({unit for task in busy for unit in task})
     weights = np.array([[mix[unit] for unit in units] for mix in pieces.objective.mixes])
     key = (
         "longest",
+        most,
         frozenset(
             (number, unit, time.tobytes())
             for number, task in enumerate(busy)
             for unit, time in task.items()
         ),
     )
-    return pieces.keep(key, lambda: least_longest(busy, weights))
+    return pieces.keep(key, lambda: least_longest(busy, weights, most))
 
 
-def least_longest(busy: Sequence[Mapping[str, Numbers]], weights: Numbers) -> Numbers:
+def least_longest(
+    busy: Sequence[Mapping[str, Numbers]], weights: Numbers, most: int = _NODES
+) -> Numbers:
     """Return the least time of the longest unit over all assignments of tasks, at every point.
 
     Args:
         busy: for each task, unit -> time at every point.
         weights: rows of weights of the units (in sorted order) that add up to 1 each: weighted
             means of the units' times bound the longest from below.
+        most: how many assignments are looked at, in part or whole, before it does without.
 
     Returns:
         The exact value, or a lower bound where there are too many assignments to look at.
@@ -144,7 +198,7 @@ def least_longest(busy: Sequence[Mapping[str, Numbers]], weights: Numbers) -> Nu
     def descend(number: int, sums: Numbers, points: Numbers) -> None:
         nonlocal nodes
         nodes += 1
-        if nodes > _NODES:
+        if nodes > most:
             raise Interrupted
         if number == len(times):
             best[points] = np.minimum(best[points], sums.max(axis=0))

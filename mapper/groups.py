@@ -1,21 +1,23 @@
 """The search of one group of Einsums: its structures at all their tile sizes, in three steps.
 
-`prepare` drops the tile sizes at which what a structure exchanges does not fit, and bounds the
-others by the least time of each Einsum on each unit. `look` lays the choices of a structure out,
-bounds them without their capacities and at prices of room (`einfuse.mapper.relaxation`), and keeps
-the mappings that it comes across. `solve` ends it.
+`narrow` divides the structures into families by their levels, each with a bound, and prepares a few
+of a family at a time: it drops the tile sizes at which what a structure exchanges does not fit, and
+bounds the others by the least time of each Einsum on each unit. `look` lays the choices of a
+structure out, bounds them without their capacities and at prices of room
+(`einfuse.mapper.relaxation`), and keeps the mappings that it comes across. `solve` ends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from .bounds import assignment_floor, bound_structure
+from .bounds import assignment_floor, bound_group, bound_structure
 from .choices import Choice, Interrupted, Rules, Tally, solve
 from .floors import least_rooms, least_times, least_traffic
 from .front import Front
@@ -26,6 +28,7 @@ from .tree import GroupTree, Pieces
 
 CHUNK = 2048  # points at a time
 _LAID_OUT = 8  # structures whose choices are kept
+_PORTION = 16  # structures that are prepared at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +65,22 @@ class Candidate:
         return self.at(~others), self.at(others)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """Structures of a group that agree on some levels, and figures that none of them goes below.
+
+    ``decided`` are the levels that are (see `MapSpace.levels`); once all are, ``structures`` are
+    those that were not prepared yet.
+    """
+
+    einsums: tuple[str, ...]
+    sizes: Mapping[str, int]
+    floor: Numbers  # a single column
+    bounded: bool = False
+    decided: tuple[tuple[str, int], ...] = ()
+    structures: Iterator[Structure] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _LaidOut:
     tree: GroupTree
@@ -90,18 +109,41 @@ class GroupSearch:
         )
         self._laid_out: dict[int, tuple[Candidate, _LaidOut]] = {}
 
-    def prepare(self, einsums: tuple[str, ...], sizes: Mapping[str, int]) -> list[Candidate]:
-        """Return the structures of a group where they have room."""
-        found: list[Candidate] = []
-        for structure in self.space.structures(einsums):
+    def narrow(self, family: Family) -> list[Family | Candidate]:
+        """Return what a family consists of: smaller families, and structures where they have room.
+
+        First it is bounded, then a level is decided at a time, then a few structures are prepared.
+        """
+        einsums = family.einsums
+        if not family.bounded:
+            return [self._decide(family, ())]
+        undecided = self.space.levels(einsums)[len(family.decided) :]
+        if undecided:
+            name, levels = undecided[0]
+            return [self._decide(family, ((name, level),)) for level in levels]
+        structures = family.structures
+        if structures is None:
+            (_, exchange), *faces = family.decided
+            structures = self.space.structures_at(einsums, exchange, tuple(faces))
+        portion = list(islice(structures, _PORTION))
+        found: list[Family | Candidate] = []
+        for structure in portion:
             if self.expired():
                 raise Interrupted
-            least = bound_structure(self.pieces, structure, sizes)[:, None]
+            bound = bound_structure(self.pieces, structure, family.sizes)[:, None]
+            least = np.maximum(family.floor, bound)
             found += [
                 replace(one, floor=np.maximum(one.floor, least))
-                for one in self._candidates(structure, sizes)
+                for one in self._candidates(structure, family.sizes)
             ]
-        return found
+        rest = [replace(family, structures=structures)] if len(portion) == _PORTION else []
+        return [*found, *rest]
+
+    def _decide(self, family: Family, more: tuple[tuple[str, int], ...]) -> Family:
+        decided = (*family.decided, *more)
+        bound = bound_group(self.pieces, family.einsums, family.sizes, dict(decided))
+        floor = np.maximum(family.floor, bound[:, None])
+        return replace(family, floor=floor, bounded=True, decided=decided)
 
     def look(self, candidate: Candidate, front: Front) -> Candidate | None:
         """Bound a structure's choices, and put the mappings met on the way onto a front.

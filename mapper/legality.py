@@ -32,6 +32,7 @@ class Legality:
             *facts.cascade.rank_names,
         )
         self._shareable: dict[tuple[str, str, str], bool] = {}
+        self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.recurrences = _recurrences(facts)
 
     def may_share(self, rank: str, einsums: Sequence[str]) -> bool:
@@ -49,7 +50,10 @@ class Legality:
 
     def shared(self, einsums: Sequence[str]) -> tuple[str, ...]:
         """The ranks over which all of some Einsums may share a loop, in the cascade's order."""
-        return tuple(rank for rank in self.order if self.may_share(rank, einsums))
+        key = tuple(einsums)
+        if key not in self._shared:
+            self._shared[key] = tuple(rank for rank in self.order if self.may_share(rank, key))
+        return self._shared[key]
 
     def carried(self, einsums: Sequence[str]) -> frozenset[str]:
         """The iterative ranks that carry a tensor from one of some Einsums to another or itself."""

@@ -11,24 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heappop, heappush
+from itertools import combinations
 from time import monotonic
 
 import numpy as np
 
-from .bounds import bound_group
+from .bounds import bound_group, bound_plan
 from .choices import Interrupted, Tally
 from .errors import MappingError
 from .explicit_plan import ExplicitPlan
 from .explicit_search import ExplicitSearch
 from .front import Front
-from .groups import Candidate, GroupSearch
+from .groups import Candidate, Family, GroupSearch
 from .objective import Numbers, Objective, join
 from .space import MapSpace
 from .structure import Plan
 
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures
+_NONE = np.arange(0)
 Run = tuple[int, int]
+Part = Family | Candidate
 Report = Callable[[str], None]
 
 
@@ -143,41 +147,45 @@ def find_best(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What may be worked on next: a run, and a candidate of it (None: the run is not prepared)."""
+    """What may be worked on next: a part of a run (None: the runs are not bounded yet)."""
 
     run: Run
-    candidate: Candidate | None
+    part: Part | None
     promise: float
-    points: Numbers  # of the candidate, that of the largest promise first
+    points: Numbers  # of the part, that of the largest promise first
 
 
 class _Sized:
-    """The runs of Einsums at one choice of the open splits: bounds, candidates, fronts."""
+    """The runs of Einsums at one choice of the open splits: what is open, and what was found.
 
-    def __init__(self, sizes: dict[str, int], bounds: dict[Run, Numbers], count: int) -> None:
-        self.sizes, self.bounds, self.count = sizes, bounds, count
-        self.candidates: dict[Run, list[Candidate]] = {}
+    ``floor`` are figures that nothing at these sizes goes below; ``bounded`` says whether runs are.
+    """
+
+    def __init__(self, sizes: dict[str, int], floor: Numbers, count: int) -> None:
+        self.sizes, self.floor, self.count = sizes, floor, count
+        self.bounded = False
+        self.parts: dict[Run, list[Part]] = {}
         self.fronts: dict[Run, Front] = {}
 
     def open(self, run: Run) -> Numbers:
         """Figures that nothing still open in a run goes below, a column each."""
-        if run not in self.candidates:
-            return self.bounds[run][:, None]
-        columns = [candidate.floor for candidate in self.candidates[run]]
-        none = np.empty((len(self.bounds[run]), 0))
-        return np.asarray(np.maximum(np.hstack([none, *columns]), self.bounds[run][:, None]))
+        none = np.empty((len(self.floor), 0))
+        return np.hstack([none, *(part.floor for part in self.parts[run])])
 
     def least(self, run: Run) -> Numbers:
         """The least that each figure of a run may be: of what was found, or of what is open."""
-        columns = self.open(run)
-        if run in self.fronts:
-            columns = np.hstack([columns, self.fronts[run].points])
+        columns = np.hstack([self.open(run), self.fronts[run].points])
         return np.asarray(columns.min(axis=1, initial=np.inf))
+
+    def start(self, run: Run, family: Family) -> None:
+        """Open a run."""
+        self.parts[run] = [family]
+        self.fronts[run] = Front(len(self.floor))
 
     def around(self, objective: Objective) -> tuple[list[Numbers], list[Numbers]]:
         """The least figures of the runs before every Einsum, and of those from it on."""
         figures = len(objective.figures)
-        least = {run: self.least(run)[:, None] for run in sorted(self.bounds)}
+        least = {run: self.least(run)[:, None] for run in sorted(self.parts)}
         never = np.full((figures, 1), np.inf)
         before = [np.zeros((figures, 1))] + [never for _ in range(self.count)]
         for (start, end), own in least.items():
@@ -223,7 +231,7 @@ class _Search:
         count = len(self.space.einsums)
         sizes = list(self.space.splits())
         self.seed(sizes[len(sizes) // 2])
-        self.sized = [_Sized(s, self.bound_runs(s), count) for s in sizes]
+        self.sized = [_Sized(s, bound_plan(self.groups.pieces, s), count) for s in sizes]
         waiting: list[tuple[float, int, int]] = []
 
         def put(number: int) -> None:
@@ -244,76 +252,79 @@ class _Search:
     def seed(self, sizes: dict[str, int]) -> None:
         """Find some mapping soon, one of the shortest runs, lest a large space leave nothing."""
         names, at = self.space.einsums, 0
-        sized = _Sized(sizes, {}, len(names))
+        sized = _Sized(sizes, np.zeros(self.figures), len(names))
         while at < len(names):
-            ends = (
-                end
-                for end in range(at + 1, len(names) + 1)
-                if any(True for _ in self.space.structures(names[at:end]))
-            )
-            end = next(ends, None)
+            end = next((last for first, last in self.runs if first == at), None)
             if end is None:
                 return
-            sized.bounds[at, end] = np.zeros(self.figures)
-            front = sized.fronts[at, end] = Front(self.figures)
-            for candidate in self.groups.prepare(names[at:end], sizes):
+            sized.start((at, end), Family(names[at:end], sizes, np.zeros((self.figures, 1))))
+            parts, front = sized.parts[at, end], sized.fronts[at, end]
+            while parts and not front.payloads:
                 if self.expired():
                     raise Interrupted
-                self.groups.look(candidate, front)
-                if front.payloads:
-                    break
-            else:
+                part = parts.pop(int(np.argmin([self.first(one) for one in parts])))
+                if isinstance(part, Candidate):
+                    self.groups.look(part, front)
+                else:
+                    parts[:0] = self.groups.narrow(part)
+            if not front.payloads:
                 return
             at = end
         self.gather(sized)
 
+    def first(self, part: Part) -> float:
+        """The least score of a part, or its first figure."""
+        scores = self.objective.score(part.floor)
+        return float((part.floor[0] if scores is None else scores).min())
+
     # What to do next.
 
-    def bound_runs(self, sizes: dict[str, int]) -> dict[Run, Numbers]:
-        """The bound of every run that may stand in one group."""
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs that may stand in one group, in order."""
         names = self.space.einsums
-        found: dict[Run, Numbers] = {}
-        for first in range(len(names)):
-            for last in range(first + 1, len(names) + 1):
-                run = names[first:last]
-                if self.expired():
-                    raise Interrupted
-                if any(True for _ in self.space.structures(run)):
-                    found[first, last] = bound_group(self.groups.pieces, run, sizes)
-        return found
+        every = combinations(range(len(names) + 1), 2)
+        return [run for run in every if any(self.space.structures(names[slice(*run)]))]
+
+    def bound_runs(self, sized: _Sized) -> None:
+        """Bound every run at some sizes, roughly."""
+        for run in self.runs:
+            if self.expired():
+                raise Interrupted
+            names = self.space.einsums[slice(*run)]
+            bound = bound_group(self.groups.pieces, names, sized.sizes, exact=False)
+            sized.start(run, Family(names, sized.sizes, bound[:, None]))
+        sized.bounded = True
 
     def task(self, sized: _Sized) -> _Task | None:
         """What promises most at some sizes; of equals, what is done soonest."""
+        if not sized.bounded:
+            (promise,) = self.promise(sized.floor[:, None])
+            return _Task((0, sized.count), None, promise, _NONE) if promise > -np.inf else None
         before, after = sized.around(self.objective)
         best: tuple[tuple[float, int], _Task] | None = None
-        runs = self.path(sized, after) if self.figures == 1 else list(sized.bounds)
+        runs = self.path(sized, after) if self.figures == 1 else list(sized.parts)
         for run in runs:
             promises = self.promises(sized, run, before, after)
             if not len(promises) or (most := promises.max()) == -np.inf:
                 continue
-            candidate, urgency, points = None, 0, np.arange(1)
-            if run in sized.candidates:
-                candidates = sized.candidates[run]
-                owners = np.repeat(
-                    np.arange(len(candidates)), [c.floor.shape[1] for c in candidates]
-                )
-                equal = [candidates[n] for n in dict.fromkeys(owners[promises == most])]
-                looked = [one for one in equal if one.prices is not None]
-                candidate = (looked or equal)[0]
-                own = promises[owners == candidates.index(candidate)]
-                points = np.argsort(-own, kind="stable")
-                seen = any(one.prices is not None for one in candidates)
-                urgency = 2 if looked else 3 if seen else 1
+            parts = sized.parts[run]
+            owners = np.repeat(np.arange(len(parts)), [part.floor.shape[1] for part in parts])
+            equal = list(dict.fromkeys(owners[promises == most]))
+            urgencies = [_urgency(parts[n], parts, sized.fronts[run]) for n in equal]
+            urgency = min(urgencies)
+            chosen = equal[urgencies.index(urgency)]
             order = (-float(most), urgency)
             if best is None or order < best[0]:
-                best = order, _Task(run, candidate, float(most), points)
+                points = np.argsort(-promises[owners == chosen], kind="stable")
+                best = order, _Task(run, parts[chosen], float(most), points)
         return None if best is None else best[1]
 
     def path(self, sized: _Sized, after: list[Numbers]) -> list[Run]:
         """The runs of a shortest path over bounds; none if there is no path."""
         at, runs = 0, list[Run]()
         while at < sized.count and np.isfinite(after[at][0, 0]):
-            for start, end in sorted(sized.bounds):
+            for start, end in sorted(sized.parts):
                 if start == at:
                     own = sized.least((start, end))[:, None]
                     if join(self.objective, own, after[end])[0, 0] == after[at][0, 0]:
@@ -325,12 +336,15 @@ class _Search:
     def promises(
         self, sized: _Sized, run: Run, before: list[Numbers], after: list[Numbers]
     ) -> Numbers:
-        """How far what is open in a run may improve the front; minus infinity where it may not.
+        """How far what is open in a run may improve the front; minus infinity where it may not."""
+        joined = join(self.objective, before[run[0]], sized.open(run))
+        return self.promise(join(self.objective, joined, after[run[1]]))
+
+    def promise(self, joined: Numbers) -> Numbers:
+        """How far mappings that do not go below some figures may improve the front.
 
         With a single score that is its bound, below 0; else the gap that it leaves.
         """
-        joined = join(self.objective, before[run[0]], sized.open(run))
-        joined = join(self.objective, joined, after[run[1]])
         scores = self.objective.score(joined)
         if scores is None:
             scores = -self.gaps(joined) if self.front.payloads else joined[0]
@@ -363,9 +377,11 @@ class _Search:
         largest = 0.0 if self.sized else 1.0
         for sized in self.sized:
             before, after = sized.around(self.objective)
-            for run in sized.bounds:
-                joined = join(self.objective, before[run[0]], sized.open(run))
-                joined = join(self.objective, joined, after[run[1]])
+            every = [sized.floor[:, None]] if not sized.bounded else []
+            for start, end in sized.parts if sized.bounded else ():
+                joined = join(self.objective, before[start], sized.open((start, end)))
+                every.append(join(self.objective, joined, after[end]))
+            for joined in every:
                 joined = joined[:, np.isfinite(joined).all(axis=0)]
                 if not joined.shape[1]:
                     continue
@@ -384,29 +400,40 @@ class _Search:
         task = self.task(sized)
         if task is None:
             return
-        run, candidate = task.run, task.candidate
-        names = self.space.einsums[run[0] : run[1]]
+        run, part = task.run, task.part
+        names = self.space.einsums[slice(*run)]
         self.report(f"{'+'.join(names)} of {self.open_sizes(sized)}")
-        if candidate is None:
-            sized.candidates[run] = self.groups.prepare(names, sized.sizes)
-            sized.fronts[run] = Front(self.figures)
+        if part is None:
+            self.bound_runs(sized)
             return
         front = self.aimed(sized, run)
         known = front.points
-        rest = [one for one in sized.candidates[run] if one is not candidate]
+        rest = [one for one in sized.parts[run] if one is not part]
         try:
-            if candidate.prices is None:
-                looked = self.groups.look(candidate, front)
+            if isinstance(part, Family):
+                rest += self.dive(self.groups.narrow(part), front)
+            elif part.prices is None:
+                looked = self.groups.look(part, front)
                 rest += [] if looked is None else [looked]
             else:
                 few = task.points[:_FEW] if self.figures > 1 else task.points
-                first, others = candidate.split(few)
+                first, others = part.split(few)
                 rest += [] if others is None else [others]
                 self.groups.solve(first, front)
-            sized.candidates[run] = rest
+            sized.parts[run] = rest
         finally:
             if front.points is not known:
                 self.gather(sized)
+
+    def dive(self, parts: list[Part], front: Front) -> list[Part]:
+        """Look at the most promising structure of some parts, lest only bounds be worked on."""
+        ready = [part for part in parts if isinstance(part, Candidate)]
+        if not ready:
+            return parts
+        best = min(ready, key=self.first)
+        looked = self.groups.look(best, front)
+        others = [part for part in parts if part is not best]
+        return others if looked is None else [looked, *others]
 
     def aimed(self, sized: _Sized, run: Run) -> Front:
         """The front of a run, which takes what may be part of something better than the best."""
@@ -473,6 +500,14 @@ class _Search:
             f"{name}: the constraints leave no mapping: no way to group all Einsums meets 'fuse', "
             "'split', 'keep', 'exchange' and 'tiles' together"
         )
+
+
+def _urgency(part: Part, parts: list[Part], front: Front) -> int:
+    """Which of equal promises comes first: what finds something in a run soonest."""
+    looked = any(isinstance(one, Candidate) and one.prices is not None for one in parts)
+    if isinstance(part, Family):
+        return 4 if looked or front.payloads else 0 - len(part.decided)
+    return 2 if part.prices is not None else 3 if looked else -100
 
 
 def _rounded(scores: Numbers) -> Numbers:

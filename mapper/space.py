@@ -103,9 +103,11 @@ class MapSpace:
     values: Mapping[str, Any] = field(init=False, repr=False)
     lanes: Mapping[str, Mapping[str, float]] = field(init=False, repr=False)
     units_of: Mapping[str, tuple[str, ...]] = field(init=False, repr=False)
+    _roles: dict[tuple[str, ...], Roles] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
+        put(self, "_roles", {})
         known = self.cascade.rank_names
         batch = tuple(r for r in ("B", "H") if r in self.shape and r not in known)
         put(self, "batch", batch if self.batch is None else self.batch)
@@ -211,22 +213,41 @@ class MapSpace:
 
     def structures(self, einsums: tuple[str, ...]) -> Iterator[Structure]:
         """Yield the structures of a group; none if they cannot stand in one."""
+        exchange, *faces = self.levels(einsums)
+        every = [[(tensor, level) for level in levels] for tensor, levels in faces]
+        for level in exchange[1]:
+            for face in product(*every):
+                yield from self.structures_at(einsums, level, face)
+
+    def structures_at(
+        self, einsums: tuple[str, ...], exchange: int, faces: tuple[tuple[str, int], ...]
+    ) -> Iterator[Structure]:
+        """Yield the structures of a group whose levels are decided."""
         if self.legality.torn(einsums) or not self._fusion_allowed(einsums):
             return
-        roles = self.roles(einsums)
-        exchanged = (*roles.inside, *roles.through)
-        shared_tensors = [t for t in roles.outside if len(roles.touched_by[t]) > 1]
-        levels = self.exchange_levels(exchanged) if exchanged else (0,)
-        faces = [tuple((t, level) for level in self.face_levels(t)) for t in shared_tensors]
         common = self.legality.shared(einsums)
         for blocks, inner in self._blockings(einsums, common):
             for loops in self._orders(common, einsums):
-                for exchange in levels:
-                    for face in product(*faces):
-                        yield Structure(blocks, loops, inner, exchange, face)
+                yield Structure(blocks, loops, inner, exchange, faces)
+
+    def levels(self, einsums: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Between which levels a group decides: that of what stays inside (named ""), and the
+
+        level that feeds the units with each tensor from outside that several Einsums touch.
+        """
+        roles = self.roles(einsums)
+        exchanged = (*roles.inside, *roles.through)
+        shared_tensors = [t for t in roles.outside if len(roles.touched_by[t]) > 1]
+        exchange = self.exchange_levels(exchanged) if exchanged else (0,)
+        return (("", exchange), *((t, self.face_levels(t)) for t in shared_tensors))
 
     def roles(self, einsums: tuple[str, ...]) -> Roles:
-        """What each tensor is to a group."""
+        """What each tensor is to a group; answers are kept."""
+        if einsums not in self._roles:
+            self._roles[einsums] = self._find_roles(einsums)
+        return self._roles[einsums]
+
+    def _find_roles(self, einsums: tuple[str, ...]) -> Roles:
         every = self.facts.einsums
         touched: dict[str, list[str]] = {}
         for name in einsums:
