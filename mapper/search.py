@@ -30,6 +30,7 @@ from .space import MapSpace
 from .structure import Plan
 
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures
+_TRIES = 24  # steps in a run in which nothing is found, before others come first
 _NONE = np.arange(0)
 Run = tuple[int, int]
 Part = Family | Candidate
@@ -165,6 +166,8 @@ class _Sized:
         self.sizes, self.floor, self.count = sizes, floor, count
         self.bounded = False
         self.parts: dict[Run, list[Part]] = {}
+        self.bounds: dict[Run, float] = {}  # on the first figure, before anything was looked at
+        self.given_up: set[Run] = set()  # where nothing was found for a while
         self.fronts: dict[Run, Front] = {}
 
     def open(self, run: Run) -> Numbers:
@@ -180,18 +183,24 @@ class _Sized:
     def start(self, run: Run, family: Family) -> None:
         """Open a run."""
         self.parts[run] = [family]
+        self.bounds[run] = float(family.floor[0, 0])
         self.fronts[run] = Front(len(self.floor))
 
     def around(self, objective: Objective) -> tuple[list[Numbers], list[Numbers]]:
         """The least figures of the runs before every Einsum, and of those from it on."""
+        return self.sums(objective, {run: self.least(run)[:, None] for run in sorted(self.parts)})
+
+    def sums(
+        self, objective: Objective, least: Mapping[Run, Numbers]
+    ) -> tuple[list[Numbers], list[Numbers]]:
+        """The least figures of runs before every Einsum, and from it on, by those of each run."""
         figures = len(objective.figures)
-        least = {run: self.least(run)[:, None] for run in sorted(self.parts)}
         never = np.full((figures, 1), np.inf)
         before = [np.zeros((figures, 1))] + [never for _ in range(self.count)]
         for (start, end), own in least.items():
             before[end] = np.minimum(before[end], join(objective, before[start], own))
         after = [never for _ in range(self.count)] + [np.zeros((figures, 1))]
-        for (start, end), own in reversed(least.items()):
+        for (start, end), own in reversed([*least.items()]):
             after[start] = np.minimum(after[start], join(objective, own, after[end]))
         return before, after
 
@@ -244,9 +253,13 @@ class _Search:
         while waiting:
             _, number, version = heappop(waiting)
             if version == self.version:
+                sized = self.sized[-number]
                 if self.expired():
                     raise Interrupted
-                self.work(self.sized[-number])
+                self.go_ahead(sized)
+                task = self.task(sized)
+                if task is not None:
+                    self.work(sized, task)
             put(-number)
 
     def seed(self, sizes: dict[str, int]) -> None:
@@ -260,22 +273,33 @@ class _Search:
             sized.start((at, end), Family(names[at:end], sizes, np.zeros((self.figures, 1))))
             parts, front = sized.parts[at, end], sized.fronts[at, end]
             while parts and not front.payloads:
-                if self.expired():
-                    raise Interrupted
-                part = parts.pop(int(np.argmin([self.first(one) for one in parts])))
-                if isinstance(part, Candidate):
-                    self.groups.look(part, front)
-                else:
-                    parts[:0] = self.groups.narrow(part)
+                self.reach(parts, front)
             if not front.payloads:
                 return
             at = end
         self.gather(sized)
 
-    def first(self, part: Part) -> float:
-        """The least score of a part, or its first figure."""
+    def reach(self, parts: list[Part], front: Front) -> None:
+        """Work on what promises most of a run, until something is found there (or for a while)."""
+        for _ in range(_TRIES):
+            if not parts or front.payloads:
+                return
+            if self.expired():
+                raise Interrupted
+            part = min(parts, key=self.order)
+            if isinstance(part, Family):
+                found = self.groups.narrow(part)
+            else:
+                looked = self.groups.look(part, front)
+                found = [] if looked is None else [looked]
+            parts.remove(part)
+            parts += found
+
+    def order(self, part: Part) -> tuple[float, float]:
+        """What comes first of a run: by the score or the first figure, then what is decided."""
         scores = self.objective.score(part.floor)
-        return float((part.floor[0] if scores is None else scores).min())
+        least = (part.floor[0] if scores is None else scores).min()
+        return float(_rounded(least)), -_depth(part)
 
     # What to do next.
 
@@ -302,8 +326,9 @@ class _Search:
             (promise,) = self.promise(sized.floor[:, None])
             return _Task((0, sized.count), None, promise, _NONE) if promise > -np.inf else None
         before, after = sized.around(self.objective)
-        best: tuple[tuple[float, int], _Task] | None = None
-        runs = self.path(sized, after) if self.figures == 1 else list(sized.parts)
+        best: tuple[tuple[float, float], _Task] | None = None
+        least = {run: sized.least(run)[:, None] for run in sorted(sized.parts)}
+        runs = self.path(least, after) if self.figures == 1 else list(sized.parts)
         for run in runs:
             promises = self.promises(sized, run, before, after)
             if not len(promises) or (most := promises.max()) == -np.inf:
@@ -320,17 +345,46 @@ class _Search:
                 best = order, _Task(run, parts[chosen], float(most), points)
         return None if best is None else best[1]
 
-    def path(self, sized: _Sized, after: list[Numbers]) -> list[Run]:
-        """The runs of a shortest path over bounds; none if there is no path."""
+    def go_ahead(self, sized: _Sized) -> None:
+        """Find something in a run of the shortest path, where nothing was found yet.
+
+        Runs in which something was found count as that, the others as their bounds: as much above
+        them as what was found is elsewhere, and if nothing is left to find then, as they are.
+        """
+        if self.figures > 1 or not sized.bounded:
+            return
+        found = {r: float(f.points.min()) for r, f in sized.fronts.items() if f.payloads}
+        above = [found[run] / sized.bounds[run] for run in found if sized.bounds[run] > 0]
+        for times in (float(np.median(above)) if above else 1.0, 1.0):
+            least = {
+                run: np.full(
+                    (1, 1), found.get(run, times * float(sized.open(run).min(initial=np.inf)))
+                )
+                for run in sorted(sized.parts)
+                if run not in sized.given_up
+            }
+            _, after = sized.sums(self.objective, least)
+            if not self.may_improve(after[0] / times)[0]:
+                continue
+            for run in self.path(least, after):
+                if run not in found:
+                    try:
+                        self.reach(sized.parts[run], self.aimed(sized, run))
+                    finally:
+                        self.gather(sized)
+                    if not sized.fronts[run].payloads:
+                        sized.given_up.add(run)
+                    return
+
+    def path(self, least: Mapping[Run, Numbers], after: list[Numbers]) -> list[Run]:
+        """The runs of a shortest path, by the figure of each; none if there is no path."""
         at, runs = 0, list[Run]()
-        while at < sized.count and np.isfinite(after[at][0, 0]):
-            for start, end in sorted(sized.parts):
-                if start == at:
-                    own = sized.least((start, end))[:, None]
-                    if join(self.objective, own, after[end])[0, 0] == after[at][0, 0]:
-                        runs.append((start, end))
-                        at = end
-                        break
+        while at < len(after) - 1 and np.isfinite(after[at][0, 0]):
+            for (start, end), own in least.items():
+                if start == at and join(self.objective, own, after[end])[0, 0] == after[at][0, 0]:
+                    runs.append((start, end))
+                    at = end
+                    break
         return runs
 
     def promises(
@@ -395,11 +449,8 @@ class _Search:
 
     # Doing it.
 
-    def work(self, sized: _Sized) -> None:
-        """Take the step that promises most at some sizes."""
-        task = self.task(sized)
-        if task is None:
-            return
+    def work(self, sized: _Sized, task: _Task) -> None:
+        """Take a step at some sizes."""
         run, part = task.run, task.part
         names = self.space.einsums[slice(*run)]
         self.report(f"{'+'.join(names)} of {self.open_sizes(sized)}")
@@ -430,7 +481,7 @@ class _Search:
         ready = [part for part in parts if isinstance(part, Candidate)]
         if not ready:
             return parts
-        best = min(ready, key=self.first)
+        best = min(ready, key=self.order)
         looked = self.groups.look(best, front)
         others = [part for part in parts if part is not best]
         return others if looked is None else [looked, *others]
@@ -502,12 +553,19 @@ class _Search:
         )
 
 
-def _urgency(part: Part, parts: list[Part], front: Front) -> int:
+def _urgency(part: Part, parts: list[Part], front: Front) -> float:
     """Which of equal promises comes first: what finds something in a run soonest."""
     looked = any(isinstance(one, Candidate) and one.prices is not None for one in parts)
-    if isinstance(part, Family):
-        return 4 if looked or front.payloads else 0 - len(part.decided)
-    return 2 if part.prices is not None else 3 if looked else -100
+    if isinstance(part, Candidate) and looked:
+        return 2 if part.prices is not None else 3
+    return 4 if looked or front.payloads else -_depth(part)
+
+
+def _depth(part: Part) -> float:
+    """How much of a part is decided."""
+    if isinstance(part, Candidate):
+        return np.inf
+    return len(part.decided) + (part.structures is not None)
 
 
 def _rounded(scores: Numbers) -> Numbers:
