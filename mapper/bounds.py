@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import permutations, product
+from itertools import product
 from math import prod
 from types import MappingProxyType
 
@@ -114,8 +114,11 @@ def _bound(
     objective = pieces.objective
     base = _compulsory(pieces, einsums, sizes)
     roles = pieces.space.roles(einsums)
-    homed = frozenset(roles.outside)
-    choices = [_roofs(pieces, name, sizes, levels, homed) for name in einsums]
+    homed = {  # what several touch is filled once: count it where it is touched first
+        name: frozenset(t for t in roles.outside if roles.touched_by[t][0] == name)
+        for name in einsums
+    }
+    choices = [_roofs(pieces, name, sizes, levels, homed[name]) for name in einsums]
     least = base + sum(choice.bound for choice in choices)
     rows = len(objective.columns)
     figures = objective.close(least[:rows], np.zeros(1), overlapped)[:, 0]
@@ -237,7 +240,7 @@ def _roofs(
         name: of the Einsum.
         sizes: the size of every rank.
         levels: those that may feed the units with each tensor; none if it may be forwarded.
-        homed: the tensors that come from the outermost memory, or go there.
+        homed: the tensors from outside the group that it is the first to touch.
     """
     touched = pieces.space.touched(name)
     own = {tensor: levels[tensor] for tensor in touched}
@@ -264,8 +267,7 @@ def _find_roofs(
     ways = []
     for unit in space.units_of[name]:
         extents = [float(np.floor(n)) for n in space.lanes[unit].values()]
-        slots = permutations((*ranks, *(None for _ in extents)), len(extents))
-        chosen = list(dict.fromkeys(slots))
+        chosen = list(space.spreads(name, unit, ranks))
         innermost = [*ranks, None] if ranks else [None]
         every = list(product(chosen, innermost))
         width = {rank: np.ones(len(every)) for rank in ranks}

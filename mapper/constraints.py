@@ -9,6 +9,10 @@
     tile_choices: divisors        # or powers, ragged, standard (divisors and powers of two)
     fuse: [[QK, GM]]              # Einsums that stand in one group
     split: [[SD, A]]              # Einsums that stand in different groups
+    order: [P, M1]                # loops of groups and blocks over these, from outer to inner
+    relations: ["P <= 4 * M0"]    # between tiles of loops, sizes and architecture parameters
+    parallel: {QK: {M0: rows}}    # all ranks that an Einsum has in space; {QK: {}} for none
+    innermost: {QK: E}            # the innermost loop of an Einsum in time
     forward: [QK]                 # tensors that may go from register to register; [] for none
     double: [Q]                   # tensors that are kept twice, so that the next tile loads
     pipelined: [array_1d]         # which units overlap a point's operations, of those that may
@@ -24,10 +28,15 @@ composition Einsums run one after the other, each against the memories; that sea
 `einfuse.mapper.explicit_search`) has any number of homes and tiles for a tensor, and knows
 ``homes`` and ``fused_loops``. A home is named by a tensor or by its role: of several operands of an
 Einsum the last is the ``weight``, the others are each an ``input``.
+
+A loop in a single step is none: the order is free at tiles of the whole rank, and a rank of which
+the loops above leave one point need not be in space. A relation holds for every Einsum that has
+all the ranks it names; a rank's name means what the loops of its group and block leave of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +79,10 @@ class Constraints(BaseModel):
     tile_choices: TileChoices = "standard"
     fuse: tuple[tuple[str, ...], ...] = ()
     split: tuple[tuple[str, str], ...] = ()
+    order: tuple[str, ...] = ()
+    relations: tuple[str, ...] = ()
+    parallel: dict[str, dict[str, str]] = {}
+    innermost: dict[str, str] = {}
     forward: tuple[str, ...] | None = None
     double: tuple[str, ...] = ()
     pipelined: tuple[str, ...] | None = None
@@ -86,6 +99,12 @@ class Constraints(BaseModel):
         if not isinstance(given, dict):
             return given
         return {k: [v] if isinstance(v, str | int) else v for k, v in given.items()}
+
+    @field_validator("relations", mode="before")
+    @classmethod
+    def _relations(cls, given: Any) -> Any:
+        """Let ``"P <= M0"`` stand for ``["P <= M0"]``."""
+        return [given] if isinstance(given, str) else given
 
     @field_validator("tiles")
     @classmethod
@@ -110,6 +129,9 @@ class Constraints(BaseModel):
                 "tile_choices": f"its tiles are {known}",
                 "double": "it keeps every tensor once",
                 "forward": "every tensor has a home",
+                **dict.fromkeys(
+                    ("order", "relations", "parallel", "innermost"), "its loops are free"
+                ),
             }
             if given.get("tile_choices") == "divisors":
                 del given["tile_choices"]
@@ -127,6 +149,96 @@ class Constraints(BaseModel):
                 )
         return self
 
+    @field_validator("units", "keep")
+    @classmethod
+    def _not_empty(cls, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, allowed in given.items():
+            if not allowed:
+                raise ValueError(f"{name} needs at least one, found []")
+        return given
+
+    @field_validator("order")
+    @classmethod
+    def _once(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [rank for rank in given if given.count(rank) > 1]
+        if twice:
+            raise ValueError(f"expected each rank once, found {twice[0]} twice")
+        return given
+
+    @field_validator("parallel")
+    @classmethod
+    def _one_each(cls, given: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        for name, ranks in given.items():
+            for dimension in ranks.values():
+                both = [rank for rank, one in ranks.items() if one == dimension]
+                if len(both) > 1:
+                    raise ValueError(f"{name}: expected one rank on {dimension}, found {both}")
+        return given
+
+
+Part = tuple[str, Any]  # a field, and the key or the place of an entry (None: the whole field)
+
+
+def parts(given: Constraints) -> tuple[Part, ...]:
+    """Return the entries that may each empty a space.
+
+    >>> parts(Constraints(tiles={"P": (4,)}, fuse=(("A", "B"),), order=("P", "M")))
+    (('tiles', 'P'), ('fuse', 0), ('order', None))
+    """
+    found: list[Part] = []
+    for name in Constraints.model_fields:
+        value = getattr(given, name)
+        if name in _WHOLE:
+            found += [(name, None)] if value != Constraints.model_fields[name].default else []
+        elif isinstance(value, dict):
+            found += [(name, key) for key in value]
+        elif isinstance(value, tuple) and name not in _HARMLESS:
+            found += [(name, place) for place in range(len(value))]
+    return tuple(found)
+
+
+_WHOLE = ("exchange", "tile_choices", "order", "forward")
+_HARMLESS = ("pipelined", "retention")  # leave no less
+
+
+def without(given: Constraints, dropped: Collection[Part]) -> Constraints:
+    """Return the constraints without some entries.
+
+    >>> without(Constraints(fuse=(("A", "B"), ("C", "D"))), [("fuse", 0)]).fuse
+    (('C', 'D'),)
+    """
+    changed: dict[str, Any] = {}
+    for name in {name for name, _ in dropped}:
+        value = getattr(given, name)
+        gone = {key for field, key in dropped if field == name}
+        if None in gone:
+            changed[name] = Constraints.model_fields[name].default
+        elif isinstance(value, dict):
+            changed[name] = {key: one for key, one in value.items() if key not in gone}
+        else:
+            changed[name] = tuple(one for place, one in enumerate(value) if place not in gone)
+    return given.model_copy(update=changed)
+
+
+def describe(given: Constraints, part: Part) -> str:
+    """Return an entry as the file has it.
+
+    >>> describe(Constraints(relations=("P <= M0",)), ("relations", 0))
+    'relations[0] (P <= M0)'
+    """
+    name, key = part
+    value = getattr(given, name)
+    if key is None:
+        return f"{name} ({_text(value)})"
+    place = f"{name}.{key}" if isinstance(value, dict) else f"{name}[{key}]"
+    return f"{place} ({_text(value[key])})"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_text(one)}" for key, one in value.items()) + "}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
 
 def parse_constraints(content: Any, where: str) -> Constraints:
     """Return the constraints of a YAML file's content; MappingError names the place of a fault.
@@ -135,7 +247,7 @@ def parse_constraints(content: Any, where: str) -> Constraints:
     {'P': (256,)}
     """
     try:
-        return Constraints.model_validate(content or {})
+        return Constraints.model_validate({} if content is None else content)
     except ValidationError as error:
         raise MappingError(explain(error, where)) from None
 

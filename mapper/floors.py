@@ -7,7 +7,6 @@ least time of each Einsum on each unit: each the least over the tiles of the blo
 from __future__ import annotations
 
 from functools import partial, reduce
-from itertools import product
 
 import numpy as np
 
@@ -170,18 +169,13 @@ def _times(tree: GroupTree, name: str, path: Path) -> dict[str, Numbers]:
     found: dict[str, Numbers] = {}
     for unit in space.units_of[name]:
         lanes = [float(np.floor(n)) for n in space.lanes[unit].values()]
-        speedups = [
-            [np.ones(1)] + [np.asarray(tiles[r] / np.ceil(tiles[r] / n)) for r in ranks]
-            for n in lanes
-        ]
         best: Values = 1.0
-        for chosen in product(*(range(len(ways)) for ways in speedups)):
-            taken = [number for number in chosen if number]
-            if len(set(taken)) == len(taken):
-                speedup: Values = 1.0
-                for ways, number in zip(speedups, chosen, strict=True):
-                    speedup = speedup * ways[number]
-                best = np.maximum(best, speedup)
+        for chosen in space.spreads(name, unit, ranks):
+            speedup: Values = 1.0
+            for spread, n in zip(chosen, lanes, strict=True):
+                if spread is not None:
+                    speedup = speedup * (tiles[spread] / np.ceil(tiles[spread] / n))
+            best = np.maximum(best, speedup)
         per_point: dict[str, int] = {}
         for operation in einsum.operations:
             if operation.ranks == einsum.ranks:

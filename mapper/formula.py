@@ -275,8 +275,9 @@ def _compile(node: Any, text: str) -> Callable[[Mapping[str, Values]], Values]:
             return _compile_call(str(children[0]), children[1:], text)
         case "binary" | "compare":
             left, right = _compile(children[0], text), _compile(children[2], text)
-            if children[1] == "/":
-                return lambda names: _divide(left(names), right(names), text)
+            if children[1] in ("/", "%"):
+                divide = _divide if children[1] == "/" else _remainder
+                return lambda names: divide(left(names), right(names), text)
             meaning = _OPERATORS[str(children[1])]
             return lambda names: meaning(left(names), right(names))
         case "minus":
@@ -322,3 +323,10 @@ def _divide(left: Values, right: Values, text: str) -> Values:
     if np.ndim(right) == 0:
         raise MappingError(f"formula '{text}': division by zero")
     return np.where(zero, np.inf, left / np.where(zero, 1, right))  # at a point of an array
+
+
+def _remainder(left: Values, right: Values, text: str) -> Values:
+    zero = np.equal(right, 0)
+    if np.ndim(right) == 0 and zero:
+        raise MappingError(f"formula '{text}': remainder of a division by zero")
+    return np.where(zero, np.nan, np.mod(left, np.where(zero, 1, right)))[()]

@@ -23,10 +23,10 @@ from .floors import least_rooms, least_times, least_traffic
 from .front import Front
 from .objective import Numbers, Objective
 from .relaxation import Relaxation, Weights, add_sums, with_sums
+from .rules import group_tiles
 from .space import MapSpace, Structure
 from .tree import GroupTree, Pieces
 
-CHUNK = 2048  # points at a time
 _LAID_OUT = 8  # structures whose choices are kept
 _PORTION = 16  # structures that are prepared at a time
 
@@ -288,17 +288,8 @@ class GroupSearch:
         return np.asarray(self.objective.close(sums[:rows], peak, tree.overlapped))
 
     def _candidates(self, structure: Structure, sizes: Mapping[str, int]) -> list[Candidate]:
-        axes = [
-            np.array(self.space.loop_tiles(rank, sizes[rank], structure.einsums))
-            for rank in structure.loops
-        ]
-        grid = [axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")]
         found: list[Candidate] = []
-        for start in range(0, len(grid[0]) if grid else 1, CHUNK):
-            points = {
-                rank: column[start : start + CHUNK]
-                for rank, column in zip(structure.loops, grid, strict=True)
-            }
+        for points in group_tiles(self.space, structure, sizes, self.tally.infeasible):
             every, overlapped = self._with_overlap(structure, sizes, points)
             tree = GroupTree(self.pieces, structure, sizes, every, overlapped)
             fits = self._spare(tree) >= 0

@@ -20,6 +20,8 @@ import numpy as np
 
 from .bounds import bound_group, bound_plan
 from .choices import Interrupted, Tally
+from .constraints import describe
+from .emptiness import find_conflict
 from .errors import MappingError
 from .explicit_plan import ExplicitPlan
 from .explicit_search import ExplicitSearch
@@ -29,6 +31,7 @@ from .objective import Numbers, Objective, join
 from .space import MapSpace
 from .structure import Plan
 
+_EXPLAINED = 60.0  # seconds at most to tell which constraints empty a space
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures
 _TRIES = 24  # steps in a run in which nothing is found, before others come first
 _NONE = np.arange(0)
@@ -540,17 +543,42 @@ class _Search:
         name = f"{self.space.cascade.name} on {self.space.architecture.name}"
         if not finished:
             return f"{name}: the time was up before a mapping was found; give it more seconds"
-        if self.groups.tally.infeasible:
+        given = self.space.constraints
+        fits = ""
+        if self.groups.tally.overflow:
             level, words = min(self.groups.tally.overflow.items(), key=lambda item: item[1])
             count = words * self.space.values["word_bytes"]
-            return (
-                f"{name}: no tile fits: the smallest needs {count:.0f} bytes more than {level} "
-                f"has; raise {level}.bytes, or allow smaller tiles"
+            fits = (
+                f"no tile fits: the smallest needs {count:.0f} bytes more than {level} has; raise "
+                f"{level}.bytes, or allow smaller tiles"
             )
-        return (
-            f"{name}: the constraints leave no mapping: no way to group all Einsums meets 'fuse', "
-            "'split', 'keep', 'exchange' and 'tiles' together"
+        until = monotonic() + _EXPLAINED
+        self.deadline = until if self.deadline is None else min(self.deadline, until)
+        conflict = [describe(given, part) for part in find_conflict(self.space, self.is_empty)]
+        if not conflict:
+            return f"{name}: {fits or 'the architecture leaves no mapping'}"
+        *others, last = conflict
+        emptied = (
+            f"the constraints {', '.join(others)} and {last} together leave"
+            if others
+            else f"the constraint {last} leaves"
         )
+        return f"{name}: {emptied} no mapping{fits and f': {fits}'}"
+
+    def is_empty(self, space: MapSpace) -> bool:
+        """Tell whether a space has no mapping; False where the time is up before it is known."""
+        search = _Search(space, self.objective, self.deadline, lambda _: None)
+
+        def stop(line: str) -> None:
+            if search.front.payloads:
+                raise Interrupted
+
+        search.report = stop
+        try:
+            search.run()
+        except Interrupted:
+            return False
+        return not search.front.payloads
 
 
 def _urgency(part: Part, parts: list[Part], front: Front) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from itertools import product
 from math import inf, prod
 
 import numpy as np
 
 from .forwarding import Seat, State, Strands, find_bunches, find_strands
+from .rules import block_tiles, group_tiles
 from .space import MapSpace, Structure
 
 
@@ -50,11 +50,12 @@ def count_structure(space: MapSpace, structure: Structure, sizes: Mapping[str, i
     single = {
         r for r in structure.loops if space.loop_tiles(r, sizes[r], structure.einsums) == (1,)
     }
-    total = _count_tiles(space, structure, sizes)
+    deepest = space.overlap_depth(structure.einsums)
 
     def homes(tensor: str, face: int, path: tuple[str, ...]) -> int:
         return sum(1 for _ in space.chains(tensor, face, space.depths(tensor, path)))
 
+    total = 1
     shared = [t for t in roles.outside if len(roles.touched_by[t]) > 1]
     blocks_of = {t: {block_of[n] for n in roles.touched_by[t]} for t in shared}
     for tensor in shared:
@@ -62,23 +63,36 @@ def count_structure(space: MapSpace, structure: Structure, sizes: Mapping[str, i
         if len(blocks_of[tensor]) == 1:
             path = (*path, *structure.inner[min(blocks_of[tensor])])
         total *= homes(tensor, faces[tensor], path)
-    for bunch in find_bunches(structure):
+    bunches = find_bunches(structure)
+
+    @cache
+    def ways(bunch: tuple[int, ...], tiles: tuple[int, ...]) -> int:
+        """The leaves of blocks at tiles of their loops, and the homes of what they alone touch."""
         inner = structure.inner[bunch[0]]
         names = tuple(name for number in bunch for name in structure.blocks[number])
         path = (*structure.loops, *inner)
-        ways = 0
-        for tiles in product(*(space.loop_tiles(r, sizes[r], names) for r in inner)):
-            done = single | {r for r, tile in zip(inner, tiles, strict=True) if tile == 1}
-            left = tuple(r for r in space.legality.order if sizes[r] > 1 and r not in done)
-            strands = find_strands(space, structure, bunch, sizes, left)
-            each = _count_leaves(space, strands, names, left)
-            for name in names:
-                for tensor in space.touched(name):
-                    if tensor in roles.outside and len(roles.touched_by[tensor]) == 1:
-                        each *= sum(homes(tensor, f, path) for f in space.face_levels(tensor))
-            ways += each
-        total *= ways
-    return total
+        done = single | {r for r, tile in zip(inner, tiles, strict=True) if tile == 1}
+        left = tuple(r for r in space.legality.order if sizes[r] > 1 and r not in done)
+        strands = find_strands(space, structure, bunch, sizes, left)
+        each = _count_leaves(space, strands, names, left)
+        for name in names:
+            for tensor in space.touched(name):
+                if tensor in roles.outside and len(roles.touched_by[tensor]) == 1:
+                    each *= sum(homes(tensor, f, path) for f in space.face_levels(tensor))
+        return each
+
+    found = 0
+    for points in group_tiles(space, structure, sizes):
+        runs = np.ones(1)
+        for rank, column in points.items():
+            runs = runs * np.ceil(sizes[rank] / column)
+        # those at which its Einsums may overlap count twice
+        often = len(runs) + (0 if deepest is None else int((runs > deepest).sum()))
+        found += often * prod(
+            sum(ways(b, tiles) for tiles in block_tiles(space, structure, b[0], sizes, points))
+            for b in bunches
+        )
+    return total * found
 
 
 def _count_leaves(
@@ -102,13 +116,3 @@ def _count_leaves(
 
     alone = prod(leaves(name, None) for name in names if name not in strands.einsums)
     return alone * (after(State()) if strands.seats else 1)
-
-
-def _count_tiles(space: MapSpace, structure: Structure, sizes: Mapping[str, int]) -> int:
-    """The tile sizes of the group's loops; those at which its Einsums may overlap count twice."""
-    tiles = np.ones(1)
-    for rank in structure.loops:
-        own = np.array(space.loop_tiles(rank, sizes[rank], structure.einsums))
-        tiles = np.outer(tiles, np.ceil(sizes[rank] / own)).ravel()
-    deepest = space.overlap_depth(structure.einsums)
-    return len(tiles) + (0 if deepest is None else int((tiles > deepest).sum()))

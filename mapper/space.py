@@ -27,7 +27,7 @@ Einsum runs at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations, product
 from typing import Any
@@ -37,10 +37,12 @@ from einfuse.einsum.errors import CascadeError, closest
 from einfuse.einsum.shape import bind, bind_known
 
 from .architecture import INSTANCES, Architecture
+from .checks import check_constraints, find_units, parse_relations
 from .constraints import Constraints
-from .errors import ArchitectureError, MappingError
+from .errors import MappingError
 from .facts import Facts, facts
 from .legality import Legality
+from .relations import Relation
 from .structure import Home, Leaf, offsets, waits
 from .tiling import tile_choices
 
@@ -103,6 +105,7 @@ class MapSpace:
     values: Mapping[str, Any] = field(init=False, repr=False)
     lanes: Mapping[str, Mapping[str, float]] = field(init=False, repr=False)
     units_of: Mapping[str, tuple[str, ...]] = field(init=False, repr=False)
+    relations: tuple[Relation, ...] = field(init=False, repr=False)
     _roles: dict[tuple[str, ...], Roles] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -135,8 +138,9 @@ class MapSpace:
                 for unit in architecture.units
             },
         )
-        self._check_constraints()
-        put(self, "units_of", {name: self._units(name) for name in self.facts.einsums})
+        check_constraints(self)
+        put(self, "relations", parse_relations(self))
+        put(self, "units_of", {name: find_units(self, name) for name in self.facts.einsums})
 
     @property
     def pipelined(self) -> frozenset[str]:
@@ -361,20 +365,39 @@ class MapSpace:
 
     def leaves(self, einsum: str, ranks: tuple[str, ...]) -> Iterator[Leaf]:
         """Yield the ways to run an Einsum over the ranks that the loops above leave it."""
+        last_ranks: tuple[str | None, ...] = ranks or (None,)
+        if einsum in self.constraints.innermost:
+            wanted = self.constraints.innermost[einsum]
+            last_ranks = (wanted if wanted in ranks else last_ranks[-1],)
+        fixed = [r for r in self.constraints.parallel.get(einsum, ()) if r in ranks]
         for unit in self.units_of[einsum]:
-            dimensions = tuple(self.lanes[unit])
             pipelined = unit in self.pipelined
-            slots = permutations((*ranks, *(None for _ in dimensions)), len(dimensions))
-            for chosen in dict.fromkeys(slots):
+            for chosen in self.spreads(einsum, unit, ranks):
                 spatial = tuple(
                     (rank, dimension)
-                    for rank, dimension in zip(chosen, dimensions, strict=True)
+                    for rank, dimension in zip(chosen, self.lanes[unit], strict=True)
                     if rank is not None
                 )
-                for innermost in ranks or (None,):
+                if len(spatial) < len(fixed):
+                    continue
+                for innermost in last_ranks:
                     order = tuple(r for r in ranks if r != innermost)
                     last = () if innermost is None else (innermost,)
                     yield Leaf(einsum, unit, (*order, *last), spatial, pipelined)
+
+    def spreads(
+        self, einsum: str, unit: str, ranks: Sequence[str]
+    ) -> Iterator[tuple[str | None, ...]]:
+        """Yield the ranks that an Einsum may have on each dimension of a unit, or fewer."""
+        dimensions = tuple(self.lanes[unit])
+        fixed = self.constraints.parallel.get(einsum)
+        slots = permutations((*ranks, *(None for _ in dimensions)), len(dimensions))
+        for chosen in dict.fromkeys(slots):
+            if fixed is None or all(
+                rank is None or fixed.get(rank) == dimension
+                for rank, dimension in zip(chosen, dimensions, strict=True)
+            ):
+                yield chosen
 
     def overlap_depth(self, einsums: tuple[str, ...]) -> int | None:
         """How many tiles a group has under way when it overlaps; None if it may not."""
@@ -446,12 +469,18 @@ class MapSpace:
     def _orders(
         self, ranks: tuple[str, ...], einsums: tuple[str, ...]
     ) -> Iterator[tuple[str, ...]]:
-        """Yield orders of loops; ranks on which the same tensors depend keep theirs."""
+        """Yield orders of loops; ranks on which the same tensors depend keep theirs.
+
+        Of those that cost alike, the one that is asked for stands for all.
+        """
         tensors = self.roles(einsums).touched_by
         signature = {
             rank: frozenset(t for t in tensors if rank in self.facts.ranks[t]) for rank in ranks
         }
-        first = [r for r in ranks if len(signature[r]) == len(tensors)]
+        asked = [rank for rank in self.constraints.order if rank in ranks]
+        common = {r for r in ranks if len(signature[r]) == len(tensors)}
+        late = next((n for n, rank in enumerate(asked) if rank not in common), len(asked))
+        first = [*asked[:late], *(r for r in ranks if r in common and r not in asked)]
         others = [r for r in ranks if r not in first]
         place = {rank: n for n, rank in enumerate(others)}
         for order in permutations(others):
@@ -459,62 +488,8 @@ class MapSpace:
                 (a, b)
                 for n, a in enumerate(order)
                 for b in order[n + 1 :]
-                if signature[a] == signature[b] and not {a, b} & self.facts.iterative
+                if signature[a] == signature[b] and not {a, b} & {*self.facts.iterative, *asked}
             ]
-            if all(place[a] < place[b] for a, b in alike):
+            kept = [rank for rank in (*first, *order) if rank in asked]
+            if kept == asked and all(place[a] < place[b] for a, b in alike):
                 yield (*first, *order)
-
-    def _units(self, name: str) -> tuple[str, ...]:
-        units = self.architecture.file.units
-        needed = [operation.name for operation in self.facts.einsums[name].operations]
-        able = tuple(u for u in units if all(op in units[u].operations for op in needed))
-        if not able:
-            lacking = {u: [op for op in needed if op not in units[u].operations] for u in units}
-            what = "; ".join(f"{u} lacks {', '.join(ops)}" for u, ops in lacking.items())
-            raise ArchitectureError(
-                f"{self.architecture.name}: no unit can run Einsum {name}: {what}"
-            )
-        allowed = self.constraints.units.get(name)
-        chosen = tuple(u for u in able if allowed is None or u in allowed)
-        if not chosen:
-            raise MappingError(
-                f"units.{name}: expected one that can run it, of {', '.join(able)}; found "
-                f"{', '.join(allowed or ())}"
-            )
-        return chosen
-
-    def _check_constraints(self) -> None:
-        given = self.constraints
-        every = self.facts.einsums
-        known = {
-            "units": (given.units, every),
-            "fuse": ([n for fused in given.fuse for n in fused], every),
-            "split": ([n for pair in given.split for n in pair], every),
-            "keep": (given.keep, self.facts.ranks),
-            "forward": (given.forward or (), self.facts.ranks),
-            "double": (given.double, self.facts.ranks),
-            "tiles": (given.tiles, (*self.cascade.rank_names, *(self.batch or ()))),
-            "exchange": (given.exchange or (), self.memories),
-            "pipelined": (given.pipelined or (), self.architecture.units),
-        }
-        levels = [(f"keep.{t}", level) for t, ls in given.keep.items() for level in ls]
-        units = [(f"units.{e}", unit) for e, us in given.units.items() for unit in us]
-        checks = [(where, name, names) for where, (used, names) in known.items() for name in used]
-        checks += [(where, level, self.memories) for where, level in levels]
-        checks += [(where, unit, self.architecture.units) for where, unit in units]
-        for where, name, names in checks:
-            if name not in names:
-                raise MappingError(f"constraints: {where}: unknown '{name}'{closest(name, names)}")
-        for unit in given.pipelined or ():
-            if not self.architecture.file.units[unit].pipelined:
-                raise MappingError(
-                    f"constraints: pipelined: the operations of a point do not overlap on {unit} "
-                    f"of {self.architecture.name} (its 'pipelined' is false)"
-                )
-        for number, fused in enumerate(given.fuse):
-            for x, y in given.split:
-                if {x, y} <= set(fused):
-                    raise MappingError(
-                        f"constraints: fuse[{number}] puts {x} and {y} into one group, split puts "
-                        "them into two"
-                    )

@@ -35,6 +35,7 @@ from .forwarding import (
 from .loops import Loop, loop_in_time
 from .objective import Numbers, Objective
 from .pieces import count_home, count_leaf
+from .rules import block_tiles
 from .space import MapSpace, Roles, Structure
 from .structure import Group, Home, Inner, Leaf, copies, spans
 
@@ -249,9 +250,7 @@ class GroupTree:
     def batches(self, number: int) -> Iterator[Batch]:
         """The tiles of a block's loops, as many at a time as are worth an array."""
         ranks = self.structure.inner[number]
-        block = self.structure.blocks[number]
-        axes = [self.space.loop_tiles(rank, self.sizes[rank], block) for rank in ranks]
-        every = list(product(*axes))
+        every = block_tiles(self.space, self.structure, number, self.sizes, self.points)
         size = max(1, _BATCH // self.count)
         for start in range(0, len(every), size):
             tiles = tuple(every[start : start + size])
@@ -575,7 +574,7 @@ def undominated(vectors: Numbers) -> list[int]:
     >>> undominated(np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 5.0], [1.0, 1.0]]))
     [1, 2]
     """
-    flat = vectors.reshape(len(vectors), -1)
+    flat = vectors.reshape(len(vectors), int(np.prod(vectors.shape[1:])))
     few = flat[:, :_GLANCE]  # most are told apart by a few numbers
     kept: list[int] = []
     for number, one in enumerate(flat):

@@ -124,6 +124,56 @@ def test_what_may_be_forwarded_counts() -> None:
     assert count_space(MapSpace(parse(text), flat, {"P": 2})) == 3 * 5 * (2 * 8 * 8) + apart
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        # by hand: at both tiles the lanes take P or none, homes as above
+        ({"parallel": {"Y": {}}}, 2 * 1 * 64),
+        ({"parallel": {"Y": {"P": "lanes"}}}, 2 * 1 * 64),
+        ({"relations": ["P >= 2"]}, 1 * 2 * 64),
+        ({"relations": ["P % 2 == 1"], "parallel": {"Y": {}}, "innermost": {"Y": "P"}}, 64),
+    ],
+)
+def test_the_size_under_fixed_loops_and_relations_is_that_of_the_enumeration(
+    given: dict[str, Any], expected: int
+) -> None:
+    text = "rank P\ninput A[P]\noutput Y\nY[p] = A[p] + A[p]"
+    constraints = parse_constraints(given, "here")
+    assert count_space(MapSpace(parse(text), load_architecture("flat"), {"P": 2}, constraints)) == (
+        expected
+    )
+
+
+def test_the_order_of_loops_leaves_that_order_alone() -> None:
+    # X and Z share P; K and N, which one tensor lacks, may stand in any order
+    text = "rank P, K, N\ninput A[P,K], B[K,N]\noutput Z\nZ[p,n] = A[p,k] * B[k,n]"
+    cascade, shape = parse(text), {"P": 4, "K": 4, "N": 4}
+
+    def orders(*order: str) -> set[tuple[str, ...]]:
+        given = Constraints(order=order)
+        space = MapSpace(cascade, load_architecture("fusemax"), shape, given)
+        return {structure.loops for structure in space.structures(("Z",))}
+
+    every = set(itertools.permutations(("P", "K", "N")))
+    assert orders() == every
+    assert orders("N", "P") == {loops for loops in every if loops.index("N") < loops.index("P")}
+    assert orders("N", "P", "K") == {("N", "P", "K")}
+
+
+def test_of_loops_that_cost_alike_the_order_asked_for_stands() -> None:
+    cascade = parse("rank P, K, N\ninput A[P,K], B[P,K,N]\noutput Z\nZ[p,k,n] = A[p,k] * B[p,k,n]")
+    shape = {"P": 4, "K": 4, "N": 4}
+
+    def orders(*order: str) -> set[tuple[str, ...]]:
+        given = Constraints(order=order)
+        space = MapSpace(cascade, load_architecture("fusemax"), shape, given)
+        return {structure.loops for structure in space.structures(("Z",))}
+
+    assert orders() == {("P", "K", "N")}
+    assert orders("K", "P") == {("K", "P", "N")}
+    assert orders("N", "K") == {("P", "N", "K")}
+
+
 def test_a_space_of_attention_is_counted_at_once() -> None:
     assert count_space(space_of("attention/3-pass", "flat")) > 10**12
 
@@ -137,6 +187,25 @@ def test_a_space_of_attention_is_counted_at_once() -> None:
         ({"keep": {"Q": ["bufer"]}}, "did you mean 'buffer'"),
         ({"tiles": {"Z": [1]}}, "unknown 'Z'"),
         ({"fuse": [["QK", "LM"]], "split": [["QK", "LM"]]}, "one group, split puts"),
+        ({"order": ["P", "Q"]}, "order: unknown 'Q'"),
+        ({"order": ["P", "M"]}, "order: no loop stands over 'M'; did you mean"),
+        ({"parallel": {"QX": {}}}, "parallel: unknown 'QX'"),
+        ({"parallel": {"QK": {"F": "rows"}}}, "parallel.QK: the Einsum has no rank 'F'"),
+        ({"parallel": {"QK": {"P": "lane"}}}, "parallel.QK: expected dimensions .*array_2d has"),
+        (
+            {"parallel": {"LM": {"P": "rows"}}, "units": {"LM": "array_1d"}},
+            "parallel.LM: .*, and units.LM allows no other",
+        ),
+        ({"innermost": {"QK": "F"}}, "innermost.QK: the Einsum has no rank 'F'"),
+        ({"relations": ["P <= 4 * MX"]}, "relations.0.: .*unknown 'MX'; did you mean"),
+        ({"relations": ["P <= bufer.bytes"]}, "did you mean 'buffer.bytes'"),
+        ({"relations": ["P <= dram.bytes"]}, "expected a number as dram.bytes"),
+        ({"relations": ["P * 4"]}, "expected a comparison"),
+        ({"relations": ["1 < P < 4"]}, "found '< 4' at column 7"),
+        ({"relations": ["P < mn(M0, 2)"]}, "unknown function 'mn'"),
+        ({"relations": ["P < 4 / 0"]}, "division by zero"),
+        ({"relations": ["M < 4"]}, "expected a rank that loops stand over"),
+        ({"relations": ["E < 4 * F"]}, "no Einsum has all of E, F"),
     ],
 )
 def test_constraints_that_cannot_be_met_are_named(given: dict[str, Any], words: str) -> None:
@@ -146,7 +215,21 @@ def test_constraints_that_cannot_be_met_are_named(given: dict[str, Any], words: 
 
 
 @pytest.mark.parametrize(
-    "given", [{"tile": {}}, {"tiles": {"P": [0]}}, {"retention": "none"}, ["P"]]
+    "given",
+    [
+        {"tile": {}},
+        {"tiles": {"P": [0]}},
+        {"retention": "none"},
+        ["P"],
+        [],
+        {"units": {"QK": []}},
+        {"order": "P"},
+        {"order": ["P", "P"]},
+        {"parallel": {"QK": None}},
+        {"parallel": {"QK": {"P": "rows", "M0": "rows"}}},
+        {"innermost": {"QK": ["E"]}},
+        {"relations": [1]},
+    ],
 )
 def test_a_file_of_constraints_is_checked(given: Any) -> None:
     with pytest.raises(MappingError, match="here"):

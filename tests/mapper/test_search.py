@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,7 @@ from einfuse.mapper.errors import MappingError
 from einfuse.mapper.export import to_design, to_yaml
 from einfuse.mapper.mapping import parse_nest, render_nest
 from einfuse.mapper.pipeline import StageFile, parse_stage
+from einfuse.mapper.rules import block_tiles, group_tiles
 from einfuse.mapper.search import SearchResult, find_best
 from einfuse.mapper.space import MapSpace
 from einfuse.simulator.evaluation import Evaluation
@@ -117,6 +118,16 @@ FIGURES = {
     "buffer": lambda e: e.peak_bytes.get("buffer", 0.0),
 }
 
+# What relations say, of the tiles left beneath a group's loops and of the number of lanes; they
+# bind the Einsums that have all of some ranks.
+RELATIONS: dict[str, tuple[set[str], Callable[[dict[str, int], int], bool]]] = {
+    "P % 2 == 0 or P == 1": ({"P"}, lambda t, n: t["P"] % 2 == 0 or t["P"] == 1),
+    "P > 1": ({"P"}, lambda t, n: t["P"] > 1),
+    "K <= 2 * P": ({"P", "K"}, lambda t, n: t["K"] <= 2 * t["P"]),
+    "P * K < 4 * vector.lanes": ({"P", "K"}, lambda t, n: t["P"] * t["K"] < 4 * n),
+    "M != 2": ({"M"}, lambda t, n: t["M"] != 2),
+}
+
 
 def search(space: MapSpace, objective: str) -> SearchResult:
     return find_best(space, find_objective(objective, space.architecture))
@@ -143,14 +154,20 @@ def factor(size: int) -> list[int]:
 
 def leaves(space: MapSpace, name: str, left: dict[str, int]) -> Iterator[list[str]]:
     ranks = [r for r in sorted(space.facts.einsums[name].ranks) if left[r] > 1]
+    fixed = space.constraints.parallel.get(name)
+    last = space.constraints.innermost.get(name)
     for unit in space.units_of[name]:
         lanes = int(space.lanes[unit]["lanes"])
         for spatial in (None, *ranks):
+            if fixed is not None and spatial != next((r for r in fixed if r in ranks), None):
+                continue
             wide = 1
             if spatial is not None:
                 waves = math.ceil(left[spatial] / lanes)
                 wide = math.ceil(left[spatial] / waves)
             for order in itertools.permutations(ranks):
+                if last in ranks and order[-1] != last:
+                    continue
                 lines = []
                 for rank in order:
                     tile = wide if rank == spatial else 1
@@ -177,6 +194,8 @@ def nests(space: MapSpace, sizes: dict[str, int], group: tuple[str, ...]) -> Ite
         choices = [[1] if r in needs else factor(sizes[r]) for r in order]
         for tiles in itertools.product(*choices):
             left = dict(sizes) | dict(zip(order, tiles, strict=True))
+            if not keeps_to(space, group, sizes, order, left):
+                continue
             options: list[list[tuple[str, int] | None]] = []
             for tensor in roles.touched_by:
                 depths = range(len(order) + 1)
@@ -244,6 +263,25 @@ def forward(space: MapSpace, leaf: list[str], gone: set[str]) -> list[str]:
     taken = [o.tensor for o in space.facts.einsums[name].operands if o.tensor in gone]
     words = ["forwarding", ", ".join(taken)] if taken else []
     return [*leaf[:-1], " ".join(["compute", name, "on", unit, *words, *rest])]
+
+
+def keeps_to(
+    space: MapSpace,
+    group: tuple[str, ...],
+    sizes: dict[str, int],
+    order: tuple[str, ...],
+    left: dict[str, int],
+) -> bool:
+    """Whether loops of a group keep to what the constraints say of order and tiles."""
+    loops = [r for r in order if left[r] < sizes[r] and r in space.constraints.order]
+    if loops != [r for r in space.constraints.order if r in loops]:
+        return False
+    lanes = int(space.lanes["vector"]["lanes"])
+    return all(
+        RELATIONS[text][1](left, lanes)
+        for text in space.constraints.relations
+        if any(RELATIONS[text][0] <= space.facts.einsums[name].ranks for name in group)
+    )
 
 
 def units_in(nest: list[Any]) -> dict[str, str]:
@@ -362,6 +400,30 @@ def build(
 
 
 @st.composite
+def constraints(draw: st.DrawFn, space: MapSpace) -> Constraints:
+    """Fixed loops and relations between tiles, some that leave no mapping."""
+    given: dict[str, Any] = {"tile_choices": "divisors"}
+    looped = sorted({rank for e in space.facts.einsums.values() for rank in e.ranks})
+    apt = [text for text, (ranks, _) in sorted(RELATIONS.items()) if ranks <= {*looped}]
+    given["relations"] = draw(st.lists(st.sampled_from(apt), max_size=2, unique=True))
+    given["order"] = draw(st.sampled_from([(), *itertools.permutations(looped)]))
+    for name, einsum in space.facts.einsums.items():
+        ranks = sorted(einsum.ranks)
+        spread = draw(st.sampled_from([None, None, {}, *({rank: "lanes"} for rank in ranks)]))
+        if spread is not None:
+            given.setdefault("parallel", {})[name] = spread
+        if ranks and draw(st.booleans()):
+            given.setdefault("innermost", {})[name] = draw(st.sampled_from(ranks))
+    return Constraints(**given)
+
+
+@st.composite
+def constrained(draw: st.DrawFn, **limits: Any) -> tuple[MapSpace, str]:
+    space, objective = draw(cases(**limits))
+    return replace(space, constraints=draw(constraints(space))), objective
+
+
+@st.composite
 def cases(draw: st.DrawFn, without: tuple[str, ...] = (), most: int = 4) -> tuple[MapSpace, str]:
     name = draw(st.sampled_from(sorted({*CASCADES} - {*without})))
     cascade = parse(CASCADES[name], name)
@@ -404,6 +466,23 @@ SLOW_OK = {
 @settings(max_examples=4, derandomize=True, **SLOW_OK)
 @given(cases(without=("chain", "two"), most=2))
 def test_the_optimum_is_that_of_an_enumeration(case: tuple[MapSpace, str]) -> None:
+    check(*case)
+
+
+@settings(max_examples=5, derandomize=True, **SLOW_OK)
+@given(constrained(without=("chain", "two"), most=2))
+def test_the_optimum_under_fixed_loops_and_relations_is_that_of_an_enumeration(
+    case: tuple[MapSpace, str],
+) -> None:
+    check(*case)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, **SLOW_OK)
+@given(constrained())
+def test_the_optimum_under_constraints_is_that_of_an_enumeration_on_hundreds_of_cases(
+    case: tuple[MapSpace, str],
+) -> None:
     check(*case)
 
 
@@ -658,7 +737,7 @@ def test_constraints_without_a_mapping_are_named() -> None:
     given = Constraints(split=(("RD", "SPD"),))
     shape = {"B": 1, "H": 1, "E": 4, "F": 4, "M": 8, "P": 8}
     space = MapSpace(load("attention/1-pass"), load_architecture("fusemax"), shape, given)
-    with pytest.raises(MappingError, match="constraints leave no mapping"):
+    with pytest.raises(MappingError, match=r"the constraint split\[0\] \(RD, SPD\) leaves"):
         search(space, "latency")
 
 
@@ -672,3 +751,106 @@ def test_a_file_of_a_changed_architecture_stands_alone(tmp_path: Path) -> None:
     again = evaluate(load_design(path), shape)
     assert again.seconds == evaluated(space, result).seconds
     assert again.parameters["array_1d.lanes"] == 512
+
+
+def in_space(space: MapSpace, result: SearchResult) -> dict[str, dict[str, str]]:
+    leaves = [leaf for group in result.best.plan.groups for leaf in group.leaves]
+    return {leaf.einsum: dict(leaf.spatial) for leaf in leaves}
+
+
+def test_fixed_loops_and_relations_are_kept() -> None:
+    given = Constraints(
+        fuse=(("QK", "LM"),),
+        order=("P", "M1"),
+        relations=("P <= 4 * M0", "P % array_1d.lanes == 0"),
+        parallel={"QK": {"M0": "columns", "P": "rows"}, "LM": {}},
+        innermost={"QK": "P"},
+    )
+    shape = {"B": 1, "H": 1, "E": 16, "F": 16, "M": 512, "P": 512}
+    architecture = load_architecture("fusemax")
+    space = MapSpace(load("attention/1-pass"), architecture, shape, given)
+    result = search(space, "latency")
+    assert result.optimal
+    assert {"relation P <= 4 * M0", "relation P % array_1d.lanes == 0"} <= {*result.infeasible}
+    found = in_space(space, result)
+    assert found["QK"] == {"M0": "columns", "P": "rows"} and found["LM"] == {}
+    for group in result.best.plan.groups:
+        tiles, inner = dict(group.loops), [dict(one.loops) for one in group.inner]
+        for loops in ({**tiles, **one} for one in inner):
+            queries, keys = loops.get("P", 512), loops.get("M0", dict(result.best.plan.splits))
+            if "M0" in loops:
+                assert queries <= 4 * keys
+            assert queries % 256 == 0
+            order = [r for r in loops if r == "M1" or (r == "P" and queries < 512)]
+            assert order != ["M1", "P"]
+    free = search(replace(space, constraints=Constraints()), "latency")
+    assert result.score > free.score  # LM takes one lane
+    evaluated(space, result)
+
+
+def small(**given: Any) -> MapSpace:
+    cascade = parse("rank P, K\ninput A[P,K]\noutput Y\nS[p] = A[p,k]\nY[p,k] = A[p,k] * S[p]")
+    architecture = make_architecture(2, 1024, 2.0)
+    return MapSpace(cascade, architecture, {"P": 4, "K": 4}, Constraints(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"relations": ("P > 4",)}, r"the constraint relations\[0\] \(P > 4\) leaves no mapping"),
+        (
+            {"relations": ("P > 2", "K <= 4", "P * K < 4")},
+            r"relations\[0\] \(P > 2\) and relations\[2\] \(P \* K < 4\) together leave",
+        ),
+        (
+            {"tiles": {"P": (1,), "K": (1, 2)}, "relations": ("P >= 2",)},
+            r"the constraints tiles.P \(1\) and relations\[0\] \(P >= 2\) together",
+        ),
+        (
+            {"fuse": (("S", "Y"),), "exchange": (), "order": ("P", "K")},
+            r"fuse\[0\] \(S, Y\) together leave",
+        ),
+    ],
+)
+def test_constraints_that_leave_nothing_together_are_named(
+    given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(MappingError, match=words):
+        search(small(**given), "latency")
+
+
+@pytest.mark.parametrize("objective", ["latency", "energy"])
+@pytest.mark.parametrize(
+    ("given", "apt"),
+    [
+        ({"relations": ("K < P",)}, lambda p, k: k < p),
+        ({"relations": ("P * K == 4", "K > 1")}, lambda p, k: p * k == 4 and k > 1),
+        ({"order": ("K", "P")}, lambda p, k: p == 4 or k == 4),
+    ],
+)
+def test_what_relates_the_tiles_of_a_group_and_its_blocks_is_all_that_keeps_to_it(
+    objective: str, given: dict[str, Any], apt: Callable[[int, int], bool]
+) -> None:
+    # S and Y share the loop over P; K, behind the barrier, is a loop of a block of each
+    fused: dict[str, Any] = {"fuse": (("S", "Y"),), "tile_choices": "divisors"}
+    scores: list[float] = []
+    counts = 0
+    for queries in (1, 2, 4):
+        if keys := tuple(k for k in (4, 2, 1) if apt(queries, k)):
+            space = small(**fused, tiles={"P": (queries,), "K": keys})
+            scores.append(best_of(space, objective))
+            counts += tiles_of(space)
+    space = small(**fused, **given)
+    assert best_of(space, objective) == pytest.approx(min(scores), rel=1e-12)
+    assert tiles_of(space) == counts
+
+
+def tiles_of(space: MapSpace) -> int:
+    """The tiles of all loops of the structures, counted one by one."""
+    (sizes,) = space.splits()
+    return sum(
+        len(next(iter(points.values())))
+        * math.prod(len(block_tiles(space, s, b, sizes, points)) for b in range(len(s.blocks)))
+        for s in space.structures(space.einsums)
+        for points in group_tiles(space, s, sizes)
+    )

@@ -29,7 +29,10 @@ def map_(
     ] = "latency",
     constraints: Annotated[
         str | None,
-        typer.Option(help="A YAML file of what is fixed beforehand, or a shipped one's name."),
+        typer.Option(
+            help="A YAML file of what is fixed beforehand, or a shipped one's name: units, keep, "
+            "exchange, forward, tiles, relations, order, parallel, innermost, fuse, split, double."
+        ),
     ] = None,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="The front of latency and energy, and what is named.")
