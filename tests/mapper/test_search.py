@@ -766,7 +766,7 @@ def test_fixed_loops_and_relations_are_kept() -> None:
         parallel={"QK": {"M0": "columns", "P": "rows"}, "LM": {}},
         innermost={"QK": "P"},
     )
-    shape = {"B": 1, "H": 1, "E": 16, "F": 16, "M": 512, "P": 512}
+    shape = {"B": 1, "H": 1, "E": 4, "F": 4, "M": 256, "P": 256}
     architecture = load_architecture("fusemax")
     space = MapSpace(load("attention/1-pass"), architecture, shape, given)
     result = search(space, "latency")
@@ -777,11 +777,11 @@ def test_fixed_loops_and_relations_are_kept() -> None:
     for group in result.best.plan.groups:
         tiles, inner = dict(group.loops), [dict(one.loops) for one in group.inner]
         for loops in ({**tiles, **one} for one in inner):
-            queries, keys = loops.get("P", 512), loops.get("M0", dict(result.best.plan.splits))
+            queries, keys = loops.get("P", 256), loops.get("M0", dict(result.best.plan.splits))
             if "M0" in loops:
                 assert queries <= 4 * keys
             assert queries % 256 == 0
-            order = [r for r in loops if r == "M1" or (r == "P" and queries < 512)]
+            order = [r for r in loops if r == "M1" or (r == "P" and queries < 256)]
             assert order != ["M1", "P"]
     free = search(replace(space, constraints=Constraints()), "latency")
     assert result.score > free.score  # LM takes one lane
