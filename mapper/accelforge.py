@@ -16,8 +16,9 @@ retention, drains that are read, Einsums one after the other. What AccelForge sa
   all its Einsums begin with is one home here, above them; storage that would be filled once here
   and once for each Einsum there is refused, unless it can stand in each of them.
 - A copy (a view of the cascade) costs nothing where both sides lie in the outermost memory. One to
-  another level is counted there as read where it arrives and written where it comes from; it is
-  refused, or, with ``copies``, kept there: read where it lies and written where it arrives.
+  another level is kept there as ``copied``: read where it comes from, written where it arrives, in
+  a time of its own. So `evaluate_mapping` there counts it; its mapper counts it the other way
+  round (`docs/accelforge.md`).
 - Storage takes the room of a smaller tile where only loops over the tensor's own ranks lie beneath
   it; it stands beneath those loops here, which moves the same words.
 """
@@ -64,7 +65,6 @@ def read_mapping(
     *,
     names: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
-    copies: bool = False,
     name: str = "mapping",
     source: str = "<accelforge>",
 ) -> dict[str, Any]:
@@ -77,7 +77,6 @@ def read_mapping(
         names: what Einfuse calls an Einsum, a component or a spatial dimension of the file where
             the names differ; `NAMES` are known.
         settings: values of template variables (``{{N_EINSUMS}}``).
-        copies: let a copy lie at another level than the outermost memory.
         name: what the design is called.
         source: the file's name, for errors.
 
@@ -101,7 +100,7 @@ def read_mapping(
     """
     try:
         nodes = _nodes(_load(render_template(text, settings or {}, source), source), source)
-        reader = _Reader(facts, architecture, {**NAMES, **(names or {})}, copies)
+        reader = _Reader(facts, architecture, {**NAMES, **(names or {})})
         lines = reader.design(nodes)
     except MappingError as error:
         raise MappingError(f"{source}: {error}") from None
@@ -121,11 +120,8 @@ def read_mapping(
 class _Reader:
     """Turns nodes into lines; see the module."""
 
-    def __init__(
-        self, facts: Facts, architecture: Architecture, names: Mapping[str, str], copies: bool
-    ) -> None:
+    def __init__(self, facts: Facts, architecture: Architecture, names: Mapping[str, str]) -> None:
         self.facts, self.architecture, self.names = facts, architecture, names
-        self.may_copy = copies
         cascade = facts.cascade
         self.outside = {facts.root(name) for name in (*cascade.inputs, *cascade.outputs)}
         self.backed: dict[str, str] = {}  # intermediate -> the level that backs it
@@ -233,10 +229,10 @@ class _Reader:
             return False
         stored = [n for n in child if n.kind == "Storage"]
         for node in stored:
-            if self.component(node) != self.outermost and not self.may_copy:
+            if self.component(node) != self.outermost:
                 raise MappingError(
-                    f"{view} is copied to {node.fields['component']}: a view of a cascade moves "
-                    f"nothing; expected it at {self.outermost}"
+                    f"{view} is copied through {node.fields['component']}: expected its source at "
+                    f"{self.outermost}, and the storage of {view} above all that read it"
                 )
         return True
 
@@ -282,12 +278,12 @@ class _Reader:
         """Return the line of the outermost storage of a tensor, if it needs one."""
         if tensor in self.outside:
             if level != self.outermost:
-                copied = tensor in self.facts.roots.values()
-                if copied and self.may_copy and not loops:
-                    return [f"keep {tensor} at {level}"]
+                views = [v for v, root in self.facts.roots.items() if root == tensor != v]
+                if len(views) == 1 and not loops:
+                    return [f"keep {views[0]} at {level} copied"]
                 raise MappingError(
-                    f"{tensor} comes from outside, and {'a copy of it lies' if copied else 'lies'} "
-                    f"at {level}: expected it at {self.outermost}"
+                    f"{tensor} comes from outside, and lies at {level}: expected it at "
+                    f"{self.outermost}"
                 )
             if loops:
                 raise MappingError(

@@ -298,6 +298,7 @@ class _Walk:
             home.copies = self._copies(step)
             home.spilled = self._spilled(tensor, step)
             home.indexed = self._indexed(tensor, below)
+            home.copy = self._copied(name, step) if step.copied else ""
             home.place = np.maximum(words_of(home, self.problem), beneath)
             home.room = home.place - beneath
             kept.append(home)
@@ -305,6 +306,25 @@ class _Walk:
                 homes[tensor] = home
                 self.homes.append(home)
         return kept
+
+    def _copied(self, name: str, step: Keep) -> str:
+        """The view that a copy stands for."""
+        views = [view for view, tensor in self.facts.roots.items() if view != tensor]
+        if name not in views:
+            raise MappingError(
+                f"copied: expected a view of {self.facts.cascade.name} "
+                f"({', '.join(views) or 'it has none'}), found {name}{closest(name, views)}"
+            )
+        producer = self.producers.get(self.facts.root(name))
+        if producer is not None:
+            raise MappingError(
+                f"copied: {name} is a view of what {producer} makes: keep it where it is made"
+            )
+        if step.level == REGISTERS or step.level in self.problem.instanced:
+            raise MappingError(
+                f"copied: expected one memory that is shared by all lanes, found {step.level}"
+            )
+        return name
 
     def _indexed(self, tensor: str, below: Nest) -> frozenset[frozenset[str]]:
         """The ranks that the Einsums of a nest index a tensor along, each access's."""

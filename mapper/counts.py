@@ -13,7 +13,8 @@ Einsum has at least one word of registers. What crosses between a home and the o
 An operand's home is filled ``loads x tile x copies`` words (writes there, reads above). An output
 arrives above in as many words (writes); all but the first per distinct element also read what is
 there, and what was there returns to the home (fills). A home that an Einsum below writes is not
-filled for readers: they find there what was made. Fills are charged to the first Einsum below.
+filled for readers: they find there what was made. Fills are charged to the first Einsum below;
+  those of a ``copied`` view to the view.
 
 - A word is named by the ranks of an access: arithmetic in indices is not looked into, so
   ``X[p+w]`` is a word for each pair, and generations of an iterative rank are distinct.

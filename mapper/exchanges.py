@@ -59,6 +59,7 @@ class Exchanges:
         elif home.readers and not home.forwarded:
             einsum = home.readers[0][0]
             cross = self._crossing(einsum, home, parent, "operands")
+            einsum = home.copy or einsum
             filled = cross.lane_words if inside else cross.own_words
             self.add(einsum, home.tensor, home.level, writes=filled)
             self._access(parent, einsum, reads=stay * cross.words)

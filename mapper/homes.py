@@ -20,7 +20,8 @@ class Home:
 
     ``place`` are the words of its place, which it may share with what it overlays; ``room`` those
     beyond what it overlays. ``copies`` tiles are there at once; ``spilled`` is the share of it that
-    lives elsewhere. ``indexed`` tells how the Einsums below index it.
+    lives elsewhere. ``indexed`` tells how the Einsums below index it; ``copy`` is the view that is
+    copied here, if one is.
     """
 
     tensor: str
@@ -32,6 +33,7 @@ class Home:
     copies: Values = 1
     spilled: Values = 0
     indexed: frozenset[frozenset[str]] = frozenset()
+    copy: str = ""
     place: Values = 0
     room: Values = 0
     readers: list[tuple[str, frozenset[str]]] = field(default_factory=list)

@@ -20,6 +20,7 @@ time) is derived elsewhere. The words mean:
   ``streamed``         it only passes through: it takes room there, and is counted as if it did not
   ``overlaying T``     it takes turns with T in one place, and room only beyond T's
   ``forwarded``        it comes from the unit that makes it, not from its home above
+  ``copied``           T is a view: the copy that it stands for brings it, in a time of its own
   ``spilling S to L``  the share S of it does not fit: accesses to that share go to level L
 ``compute X on U``   the innermost step of Einsum X on unit U
   ``forwarding A``     operand A is taken from the registers it was made in, not from its home
@@ -75,6 +76,7 @@ class Keep:
     copies: Formula | None = None
     streamed: bool = False
     forwarded: bool = False
+    copied: bool = False
     overlaying: str | None = None
     spill: Spill | None = None
 
@@ -203,6 +205,7 @@ def _steps(action: Any) -> list[Temporal | Parallel | Keep | Compute]:
                     copies=_formula(options["copies"][0]) if "copies" in options else None,
                     streamed="streamed" in options,
                     forwarded="forwarded" in options,
+                    copied="copied" in options,
                     overlaying=next(map(str, options.get("overlaying", [])), None),
                     spill=spill,
                 )
@@ -254,7 +257,7 @@ def _render_step(step: Temporal | Parallel | Keep | Compute) -> str:
             return f"parallel {rank}" + (f" in {tile.text}" if tile else "") + f" over {dimension}"
         case Keep():
             words = [f"keep {', '.join(step.tensors)} at {step.level}"]
-            words += [w for w in ("double", "streamed", "forwarded") if getattr(step, w)]
+            words += [w for w in ("double", "streamed", "forwarded", "copied") if getattr(step, w)]
             if step.copies:
                 words.append(f"copies {step.copies.text}")
             if step.overlaying:

@@ -63,13 +63,24 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
         longest = composed.cycles
         for unit, busy in composed.busy.items():
             resources[unit] = resources.get(unit, 0.0) + busy / clock
-        for level in point.architecture.memories:
-            taken = memory_seconds(point, level, set(stage.einsums), "ports" in accounting.include)
-            if taken is not None:
-                resources[level] = resources.get(level, 0.0) + taken
-                longest = np.maximum(longest, taken * clock)
+        for level, taken in _memories(point, set(stage.einsums), accounting).items():
+            resources[level] = resources.get(level, 0.0) + taken
+            longest = np.maximum(longest, taken * clock)
+        cycles = cycles + longest
+    for copy in {e for e, _, _ in point.counts.traffic if e not in point.counts.work}:
+        longest = 0.0
+        for level, taken in _memories(point, {copy}, accounting).items():
+            resources[level] = resources.get(level, 0.0) + taken
+            longest = np.maximum(longest, taken * clock)
         cycles = cycles + longest
     return Latency(cycles / clock, cycles, resources, tuple(dict.fromkeys(notes)))
+
+
+def _memories(point: Point, einsums: set[str], accounting: Accounting) -> dict[str, Values]:
+    """The time that each memory of limited bandwidth takes for some Einsums."""
+    ports = "ports" in accounting.include
+    every = {m: memory_seconds(point, m, einsums, ports) for m in point.architecture.memories}
+    return {level: taken for level, taken in every.items() if taken is not None}
 
 
 def iterations_of(point: Point) -> Values:

@@ -184,6 +184,11 @@ def _check_bindings(design: Design, known: Facts, nest: Nest) -> None:
     units, memories = design.architecture.file.units, design.architecture.file.memories
     steps = [node.step for node in walk_nest(nest)]
     for step in steps:
+        if isinstance(step, Keep) and step.copied and design.composition != "sequential":
+            raise MappingError(
+                f"keep {', '.join(step.tensors)} at {step.level} copied: a copy has a time of its "
+                "own under 'composition: sequential' alone; say that, or leave 'copied' out"
+            )
         if isinstance(step, Keep) and step.level in memories:
             holds = memories[step.level].holds
             for tensor in step.tensors:

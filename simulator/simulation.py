@@ -15,7 +15,7 @@ from einfuse.mapper.chain import Chain, find_chains
 from einfuse.mapper.counts import Problem
 from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError
-from einfuse.mapper.mapping import select
+from einfuse.mapper.mapping import Keep, select, walk_nest
 from einfuse.mapper.schedule import Schedule, find_schedules
 
 from .evaluation import Evaluation
@@ -170,7 +170,9 @@ def _check_simulated(design: Design, architecture: Architecture) -> None:
     instanced = [f"instances of {level}" for level in sorted(architecture.instanced)]
     shares = [f"{unit}.shares" for unit in architecture.units if architecture.shares(unit)]
     drains = ["drains: read"] if design.drains != "free" else []
-    for what in (*instanced, *shares, *drains):
+    steps = (node.step for node in walk_nest(design.nest))
+    copied = ["'copied'" for step in steps if isinstance(step, Keep) and step.copied]
+    for what in (*instanced, *shares, *drains, *copied):
         raise MappingError(f"the simulation does not know {what}; evaluate the design instead")
 
 

@@ -87,10 +87,10 @@ def mapping_cases() -> Iterator[tuple[Case, str]]:
         yield case, path.read_text(encoding="utf-8")
 
 
-def converted(case: Case, mapping: str, *, copies: bool = False) -> Design:
+def converted(case: Case, mapping: str) -> Design:
     """Return the design of an AccelForge mapping of a case; MappingError if it cannot be said."""
     known, architecture = facts(load(case.cascade)), load_architecture(case.architecture)
-    content = read_mapping(mapping, known, architecture, copies=copies, name=case.name)
+    content = read_mapping(mapping, known, architecture, name=case.name)
     return parse_design(content, case.name)
 
 
@@ -153,7 +153,7 @@ def duel(case: Case, mapping: str, there: Mapping[str, Any]) -> Duel:
     _, design = search_here(case)
     cpu_seconds = process_time() - started
     own = evaluate(design, case.shape, set=case.settings)
-    its = evaluate(converted(case, mapping, copies=True), case.shape, set=case.settings)
+    its = evaluate(converted(case, mapping), case.shape, set=case.settings)
     assert own.energy_pj is not None and its.energy_pj is not None
     energy, counted = float(own.energy_pj) * 1e-12, float(its.energy_pj) * 1e-12
     return Duel(
@@ -212,7 +212,7 @@ def _bits_there(case: Case, actions: Mapping[str, float]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, bits in actions.items():
         einsum, level, tensor, action = key.split("/")
-        if action != "compute" and level != "Register" and einsum in known.einsums:
+        if action != "compute" and level != "Register":
             key = f"{einsum}/{level}/{known.root(tensor)}/{action}"
             found[key] = found.get(key, 0.0) + bits
     return found
@@ -279,11 +279,19 @@ def _report(replays: Sequence[Replay], duels: Sequence[Duel], live: bool) -> str
             "",
             _searches(duels),
             "",
-            "The ratio is that of both mappings as they are counted here; what AccelForge says of "
-            "its own differs in the layer on tpu_v4i alone. There it charges the copy that brings "
-            "the layer's input to the buffer as a read of the buffer and a write of main memory, "
-            "and gives it a time of its own; here it is a read of main memory and a write of the "
-            "buffer, while the first product runs.",
+            "The ratio is that of both mappings as they are counted here. What AccelForge's search "
+            "says of its mapping is what its `evaluate_mapping` and Einfuse count, but for the "
+            "layer on tpu_v4i. There a copy brings the layer's input, B x M x D = 1 x 2048 x 4096 "
+            "values of 16 bits, 134,217,728 bits, from main memory to the buffer: 7.03 pJ/bit read "
+            "and 2.36 pJ/bit written, 1.26030 mJ. Its search charges the way back, 1.88 pJ/bit for "
+            "reading the buffer and 7.03 pJ/bit for writing main memory, 1.19588 mJ: 0.0644 mJ, or "
+            "0.04 %, less than any execution takes, for an input that is in main memory to begin "
+            "with. The reason is in its analysis: a copy counts as written from the inner of the "
+            "two storage nodes to the outer one (`convert_to_copy` looks for the backing storage "
+            "by the identity of nodes that it then copies), so the same mapping costs 0.159284 J "
+            "with the node of main memory outside the buffer's, as its search has it, and "
+            "0.159349 J with the nodes the other way round, as in the file that it writes. "
+            "The optimum here hides the copy behind the first product, which takes 0.027 ms less.",
             "",
             "## Mappings counted by both",
             "",

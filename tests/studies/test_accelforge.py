@@ -35,19 +35,25 @@ FIGURES = {  # of another version of AccelForge, as published with its mapper: J
 }
 
 
-def test_both_count_the_same_in_every_mapping_that_a_design_can_say() -> None:
+def test_both_count_the_same_in_every_mapping() -> None:
     replays = compare_mappings()
-    said = [one for one in replays if not one.refused]
-    assert len(said) == len(replays) - 1 == 18
-    for one in said:
+    assert len(replays) == 19
+    for one in replays:
+        assert not one.refused, one
         assert one.energy_ratio == pytest.approx(1, abs=1e-6), one.mapping  # float32 there
         assert one.seconds_ratio == pytest.approx(1, abs=1e-6), one.mapping
         assert one.worst_access <= 1e-9, one.mapping
 
 
-def test_the_refused_mapping_is_said_to_copy() -> None:
-    (refused,) = [one for one in compare_mappings([find_case("gpt3-tpu_v4i")]) if one.refused]
-    assert "a copy of it lies at GlobalBuffer" in refused.refused
+def test_its_search_charges_a_copy_the_wrong_way_round() -> None:
+    """134,217,728 bits from main memory to the buffer; the search charges them back."""
+    bits = 1 * 2048 * 4096 * 16
+    said = {r["what"]: r for r in read_records() if r["case"] == "gpt3-tpu_v4i"}
+    assert said["search"]["actions"]["I/MainMemory/I_in/write"] == bits
+    assert said["evaluation"]["actions"]["I/MainMemory/I_in/read"] == bits
+    less = bits * ((7.03 + 2.36) - (1.88 + 7.03)) * 1e-12
+    difference = said["evaluation"]["energy_j"] - said["search"]["energy_j"]
+    assert difference == pytest.approx(less, rel=1e-3)  # float32
 
 
 def test_a_wrong_count_would_be_noticed() -> None:
@@ -76,9 +82,11 @@ def test_the_optimum_is_no_worse(name: str) -> None:
 
 @pytest.mark.slow
 def test_every_optimum_is_no_worse_and_costs_what_the_figures_say() -> None:
-    """In the layer on tpu_v4i AccelForge charges a copy by 0.04 % less, for the same mapping."""
+    """In the layer on tpu_v4i its search charges a copy by 0.04 % less than its evaluation does."""
+    evaluated = {r["case"]: r["energy_j"] for r in read_records() if r["what"] == "evaluation"}
     for one in compare_searches():
         assert one.energy_ratio <= 1 + 1e-9, one
+        assert one.energy_j <= evaluated[one.case] * (1 + 1e-6), one  # float32
         assert one.counted_energy_j == pytest.approx(one.accelforge_energy_j, rel=5e-4), one
         if one.case in FIGURES:
             energy, seconds = FIGURES[one.case]
@@ -90,7 +98,7 @@ def test_every_optimum_is_no_worse_and_costs_what_the_figures_say() -> None:
 @pytest.mark.slow
 def test_accelforge_says_now_what_was_recorded_and_takes_longer() -> None:
     for one in compare_mappings(live=True):
-        assert one.refused or one.energy_ratio == pytest.approx(1, abs=1e-6), one
+        assert one.energy_ratio == pytest.approx(1, abs=1e-6), one
     cases = [find_case(name) for name in ("attention-nvdla", "attention-tpu_v4i", "gpt3-nvdla")]
     least = {"attention-nvdla": 3, "attention-tpu_v4i": 10, "gpt3-nvdla": 10}
     for duel in compare_searches(cases, live=True):
