@@ -98,7 +98,8 @@ class Constraints(BaseModel):
         """Let ``{P: 256}`` stand for ``{P: [256]}``."""
         if not isinstance(given, dict):
             return given
-        return {k: [v] if isinstance(v, str | int) else v for k, v in given.items()}
+        alone = {k: isinstance(v, str | int) and not isinstance(v, bool) for k, v in given.items()}
+        return {k: [v] if alone[k] else v for k, v in given.items()}
 
     @field_validator("relations", mode="before")
     @classmethod
@@ -197,6 +198,7 @@ def parts(given: Constraints) -> tuple[Part, ...]:
     return tuple(found)
 
 
+_SHOWN = 80  # characters of an entry that an error shows
 _WHOLE = ("exchange", "tile_choices", "order", "forward")
 _HARMLESS = ("pipelined", "retention")  # leave no less
 
@@ -237,7 +239,8 @@ def describe(given: Constraints, part: Part) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_text(one)}" for key, one in value.items()) + "}"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
 
 
 def parse_constraints(content: Any, where: str) -> Constraints:

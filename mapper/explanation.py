@@ -85,10 +85,11 @@ def find_alternatives(result: SearchResult, seconds: float) -> tuple[Alternative
     plan = result.best.plan
     decisions = forbid(space, plan) if isinstance(plan, Plan) else forbid_blocks(space, plan)
     for decision, constraints in decisions:
-        if constraints is None:
+        other = None if constraints is None else _under(space, constraints)
+        if other is None:
             found.append(Alternative(decision, None, "nothing else is possible"))
             continue
-        again = _search(replace(space, constraints=constraints), result.objective, seconds)
+        again = _search(other, result.objective, seconds)
         ratio = _ratio(again, result)
         note = "" if ratio is not None else "no mapping was found without it"
         found.append(Alternative(decision, ratio, note))
@@ -176,6 +177,14 @@ def _inner_choices(space: MapSpace, rank: str) -> Iterator[tuple[int, ...]]:
     for split in space.cascade.splits:
         if split.inner == rank and split.whole in space.shape:
             yield space.tiles(rank, int(space.shape[split.whole]))
+
+
+def _under(space: MapSpace, constraints: Constraints) -> MapSpace | None:
+    """A space under other constraints; None if they contradict each other."""
+    try:
+        return replace(space, constraints=constraints)
+    except EinfuseError:
+        return None
 
 
 def _search(space: MapSpace, objective: Objective, seconds: float) -> SearchResult | None:

@@ -66,3 +66,5 @@ def read_yaml(path: Path) -> Any:
         raise ArchitectureError(f"{path}{place}: {problem}") from None
     except UnicodeDecodeError:
         raise ArchitectureError(f"{path}: not a text file in UTF-8") from None
+    except RecursionError:
+        raise ArchitectureError(f"{path}: nested too deeply") from None

@@ -14,6 +14,7 @@ from einfuse.einsum.errors import closest
 from .errors import MappingError
 from .formula import Formula, Values, parse_formula
 
+_LONG = 200  # characters of a list of names
 _TRUTHS = ("compare", "either", "both", "inverse")
 
 
@@ -48,8 +49,10 @@ class Relation:
         try:
             with np.errstate(all="ignore"):
                 found = self.formula.evaluate({**self.parameters, **arrays})
+        except MappingError:
+            raise
         except (ArithmeticError, TypeError, ValueError) as error:
-            raise MappingError(f"constraints: relation '{self}': {error}") from None
+            raise MappingError(f"relation '{self}': {error}") from None
         return np.asarray(found, bool)
 
 
@@ -77,6 +80,8 @@ def parse_relation(
     for name in formula.names:
         if name not in looped and name not in sizes and name not in parameters:
             near = closest(name, {*looped, *sizes, *parameters})
+            if len(near) > _LONG:
+                near = closest(name, looped) + ", and the parameters of the architecture"
             raise MappingError(f"'{text}': unknown '{name}'{near}")
     ranks = looped.intersection(formula.names)
     known = {n: parameters[n] for n in formula.names if n not in looped and n not in sizes}

@@ -96,6 +96,27 @@ def test_constraints_are_kept(einfuse: Command, tmp_path: Path) -> None:
     assert found["per_einsum"]["PRM"]["unit"] == "array_2d"
 
 
+def test_fixed_loops_and_relations_are_counted(einfuse: Command, tmp_path: Path) -> None:
+    constraints, out = tmp_path / "constraints.yaml", tmp_path / "found.yaml"
+    constraints.write_text(
+        "relations: 'P <= array_2d.columns / 2'\nparallel: {QK: {M: rows, P: columns}}\n"
+        "order: [P, M]\ninnermost: {QK: E}\n"
+    )
+    shape = "B=1,H=1,M=512,P=512,E=16,F=16"
+    arguments = ("map", "--cascade", "attention/3-pass", "--architecture", "fusemax", "--shape",
+                 shape, "--constraints", str(constraints), "--json", "--out", str(out))  # fmt: skip
+    done = einfuse(*arguments)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["infeasible"]["relation P <= array_2d.columns / 2"] > 0
+    text = out.read_text()
+    assert "parallel M over rows" in text
+    constraints.write_text("relations: [P > 512]\n")
+    done = einfuse(*arguments)
+    assert done.returncode == 2
+    assert "the constraint relations[0] (P > 512) leaves no mapping" in done.stderr
+
+
 def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
     shape = "B=1,H=1,M=64,P=64,E=16,F=16"
     done = einfuse("map", "--cascade", "attention/3-pass", "--architecture", "flat",

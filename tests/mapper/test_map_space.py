@@ -219,6 +219,7 @@ def test_constraints_that_cannot_be_met_are_named(given: dict[str, Any], words: 
     [
         {"tile": {}},
         {"tiles": {"P": [0]}},
+        {"tiles": {"P": True}},
         {"retention": "none"},
         ["P"],
         [],
