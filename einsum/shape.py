@@ -271,6 +271,7 @@ def _resolve(cascade: Cascade, given: Mapping[str, Any], ragged: bool) -> dict[s
                 f"rank {root} has two sizes{also}: {_show(known[root])} "
                 f"{origin[root]} and {_show(size)} {why}",
                 span,
+                source=cascade.source,
             )
         return False
 
@@ -333,7 +334,10 @@ def _missing(cascade: Cascade, missing: list[str], known: Mapping[str, Any]) -> 
     asked = [name for name in asked if name not in wholes] or asked
     example = ",".join(f"{name}=..." for name in asked)
     ranks = "rank" if len(asked) == 1 else "ranks"
-    return f"{cascade.name}: {ranks} {', '.join(asked)} without a size: give {example}"
+    return (
+        f"{cascade.name}: {ranks} {', '.join(asked)} without a size: give {example} in the shape "
+        "(--shape)"
+    )
 
 
 def _show(size: Any) -> str:

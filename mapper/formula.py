@@ -89,7 +89,7 @@ class Scope(Mapping[str, Values]):
             self._busy.pop()
             return self._found[name]
         if name in self._ranks:
-            raise MappingError(f"rank {name} has no size: give {name}=... in the shape")
+            raise MappingError(f"rank {name} has no size: give {name}=... in the shape (--shape)")
         row = self.row(name.partition(".")[0])
         if name not in row:
             raise MappingError(f"unknown name '{name}'{closest(name, row)}")

@@ -121,7 +121,9 @@ class MapSpace:
                 raise MappingError(f"{self.cascade.name}: no rank '{rank}'{near}")
         for rank in self.batch:
             if rank not in self.shape:
-                raise MappingError(f"rank {rank} has no size: give {rank}=... in the shape")
+                raise MappingError(
+                    f"rank {rank} has no size: give {rank}=... in the shape (--shape)"
+                )
         put(self, "facts", facts(self.cascade, self.batch))
         put(self, "legality", Legality(self.facts))
         put(self, "values", self.architecture.values())

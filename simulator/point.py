@@ -166,7 +166,7 @@ def _sizes(design: Design, scope: Scope, shape: Mapping[str, Any]) -> dict[str, 
     sizes: dict[str, Values] = dict(bind(design.cascade, given, ragged=True))
     for rank in design.batch:
         if rank not in scope:
-            raise MappingError(f"rank {rank} has no size: give {rank}=... in the shape")
+            raise MappingError(f"rank {rank} has no size: give {rank}=... in the shape (--shape)")
         sizes[rank] = scope[rank]
     return {rank: np.asarray(size, float)[()] for rank, size in sizes.items()}
 

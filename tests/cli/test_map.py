@@ -138,13 +138,15 @@ def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
             "bytes more than",
             marks=pytest.mark.slow,
         ),
+        ((*COUNTED, "--shape", "B=1,H=1,M=8,P=8,E=8"), "give F=... in the shape (--shape)"),
+        ((*COUNTED, "--shape", SMALL + ",G=2"), "no rank 'G'"),
         (mapping("--constraints", "none.yaml"), "none.yaml"),
         (mapping("--constraints", "accelforge"), "did you mean 'accelforge-nvdla'"),
         (mapping("--constraints", "accelforge-nvdla"), "knows no iterative ranks"),
         (
             ("map", "--cascade", "attention/1-pass", "--architecture", "flat", "--shape",
              "B=1,H=1,M=64,P=64,E=16"),
-            "rank F",
+            "rank F without a size: give F=... in the shape (--shape)",
         ),
         (
             ("map", "--cascade", "attention/1-pass", "--architecture", "fusemax", "--shape",

@@ -59,7 +59,10 @@ def test_parameters_that_cannot_be_are_errors(einfuse: Command) -> None:
     assert done.returncode == 2
     assert "M = 9 is no multiple of M0 = 4; M0 is the parameter tile" in done.stderr
     done = einfuse("run", "attention/shifted-groups", "--shape", "H=2,E=4,F=3,P=16")
-    assert "rank T without a size: give T=...; T is the parameter group" in done.stderr
+    assert (
+        "rank T without a size: give T=... in the shape (--shape); T is the parameter group"
+        in done.stderr
+    )
     sizes = "sinks=1,local=1,last=1,stride=3,phase=1e30"
     done = einfuse("run", "attention/grid", "--shape", "E=4,F=3,P=5", "--set", sizes)
     assert (done.returncode, done.stdout) == (2, "")
