@@ -26,6 +26,7 @@ def check_constraints(space: MapSpace) -> None:
         "keep": (given.keep, space.facts.ranks),
         "forward": (given.forward or (), space.facts.ranks),
         "double": (given.double, space.facts.ranks),
+        "repeat": (given.repeat or (), space.cascade.rank_names),
         "tiles": (given.tiles, ranks),
         "order": (given.order, ranks),
         "exchange": (given.exchange or (), space.memories),

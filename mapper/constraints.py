@@ -14,6 +14,7 @@
     parallel: {QK: {M0: rows}}    # all ranks that an Einsum has in space; {QK: {}} for none
     innermost: {QK: E}            # the innermost loop of an Einsum in time
     forward: [QK]                 # tensors that may go from register to register; [] for none
+    repeat: [F]                   # ranks whose loops may stand above Einsums without them; [] none
     double: [Q]                   # tensors that are kept twice, so that the next tile loads
     pipelined: [array_1d]         # which units overlap a point's operations, of those that may
     retention: explicit           # how the mapping counts: the options of a design file
@@ -84,6 +85,7 @@ class Constraints(BaseModel):
     parallel: dict[str, dict[str, str]] = {}
     innermost: dict[str, str] = {}
     forward: tuple[str, ...] | None = None
+    repeat: tuple[str, ...] | None = None
     double: tuple[str, ...] = ()
     pipelined: tuple[str, ...] | None = None
     retention: Literal["trailing", "explicit"] = "trailing"
@@ -130,6 +132,7 @@ class Constraints(BaseModel):
                 "tile_choices": f"its tiles are {known}",
                 "double": "it keeps every tensor once",
                 "forward": "every tensor has a home",
+                "repeat": "nothing is computed anew",
                 **dict.fromkeys(
                     ("order", "relations", "parallel", "innermost"), "its loops are free"
                 ),
@@ -199,7 +202,7 @@ def parts(given: Constraints) -> tuple[Part, ...]:
 
 
 _SHOWN = 80  # characters of an entry that an error shows
-_WHOLE = ("exchange", "tile_choices", "order", "forward")
+_WHOLE = ("exchange", "tile_choices", "order", "forward", "repeat")
 _HARMLESS = ("pipelined", "retention")  # leave no less
 
 

@@ -9,7 +9,7 @@ tensor between such loops has to live above them, in its full length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from itertools import combinations
 
@@ -54,6 +54,40 @@ class Legality:
         if key not in self._shared:
             self._shared[key] = tuple(rank for rank in self.order if self.may_share(rank, key))
         return self._shared[key]
+
+    def repeatable(self, einsums: Sequence[str], inside: Collection[str]) -> tuple[str, ...]:
+        """The ranks over which some of these Einsums may share a loop above others that lack them.
+
+        Those are computed anew in every iteration. None of them may read what one with the rank
+        makes, for that is whole only behind the loop; what they make must stay inside; and nothing
+        that they touch may be carried on.
+
+        >>> from einfuse.einsum.library import load
+        >>> from einfuse.mapper.facts import facts
+        >>> rules = Legality(facts(load("attention/3-pass")))
+        >>> rules.repeatable(("A", "AV"), {"A"})
+        ('F',)
+        """
+        every = self.facts.einsums
+
+        def lacking(rank: str) -> list[str]:
+            return [name for name in einsums if rank not in every[name].ranks]
+
+        def fits(rank: str) -> bool:
+            without = lacking(rank)
+            having = [name for name in einsums if name not in without]
+            later = {output.tensor for name in having for output in every[name].outputs}
+            touched = [u for n in without for u in (*every[n].operands, *every[n].outputs)]
+            made = {output.tensor for name in without for output in every[name].outputs}
+            return (
+                bool(without and having)
+                and rank not in self.facts.iterative
+                and made <= {*inside}
+                and not {used.tensor for used in touched} & (later | self.facts.carried)
+                and self.may_share(rank, having)
+            )
+
+        return tuple(rank for rank in self.order if fits(rank))
 
     def carried(self, einsums: Sequence[str]) -> frozenset[str]:
         """The iterative ranks that carry a tensor from one of some Einsums to another or itself."""

@@ -6,7 +6,8 @@ A mapping (`einfuse.mapper.structure`) is chosen in these steps; `count_space` c
 2. *Groups*: runs of Einsums in the cascade's order. Groups hand tensors on through the outermost
    memory; in a group, what is made and read stays at one *exchange* level.
 3. The group's loops: every rank that all its Einsums may share (`einfuse.mapper.legality`), in
-   tiles; those that every tensor has come first, the others in any order.
+   tiles; those that every tensor has come first, the others in any order. A loop may also go over
+   a rank that makers of what stays inside lack: they compute it anew in every iteration.
 4. *Blocks*: runs of a group's Einsums behind a barrier share loops over ranks that the group as a
    whole may not, in tiles. A run without such a loop is no block.
 5. Homes: a tensor from outside feeds the units from any level, and may live at levels between,
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 from typing import Any
 
 from einfuse.einsum.cascade import Cascade
@@ -214,8 +215,14 @@ class MapSpace:
         return tile_choices(size, self.constraints.tile_choices)
 
     def loop_tiles(self, rank: str, size: int, einsums: tuple[str, ...]) -> tuple[int, ...]:
-        """The tiles of a loop above some Einsums: 1 where it carries a tensor among them on."""
-        return (1,) if rank in self.legality.carried(einsums) else self.tiles(rank, size)
+        """The tiles of a loop above some Einsums: 1 where it carries a tensor among them on.
+
+        A loop that repeats those that lack its rank has more than one iteration.
+        """
+        if rank in self.legality.carried(einsums):
+            return (1,)
+        repeats = any(rank not in self.facts.einsums[name].ranks for name in einsums)
+        return tuple(t for t in self.tiles(rank, size) if t < size or not repeats)
 
     def structures(self, einsums: tuple[str, ...]) -> Iterator[Structure]:
         """Yield the structures of a group; none if they cannot stand in one."""
@@ -231,10 +238,14 @@ class MapSpace:
         """Yield the structures of a group whose levels are decided."""
         if self.legality.torn(einsums) or not self._fusion_allowed(einsums):
             return
-        common = self.legality.shared(einsums)
-        for blocks, inner in self._blockings(einsums, common):
-            for loops in self._orders(common, einsums):
-                yield Structure(blocks, loops, inner, exchange, faces)
+        shared = self.legality.shared(einsums)
+        for repeated in self._repeated(einsums):
+            common = tuple(r for r in self.legality.order if r in {*shared, *repeated})
+            for blocks, inner in self._blockings(einsums, common):
+                for loops in self._orders(common, einsums):
+                    structure = Structure(blocks, loops, inner, exchange, faces)
+                    if not self._keeps_whole(structure, repeated):
+                        yield structure
 
     def levels(self, einsums: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Between which levels a group decides: that of what stays inside (named ""), and the
@@ -246,6 +257,28 @@ class MapSpace:
         shared_tensors = [t for t in roles.outside if len(roles.touched_by[t]) > 1]
         exchange = self.exchange_levels(exchanged) if exchanged else (0,)
         return (("", exchange), *((t, self.face_levels(t)) for t in shared_tensors))
+
+    def _repeated(self, einsums: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        """Yield the sets of ranks whose loops repeat the Einsums that lack them: first, none."""
+        allowed, inside = self.constraints.repeat, self.roles(einsums).inside
+        ranks = [
+            rank
+            for rank in self.legality.repeatable(einsums, inside)
+            if allowed is None or rank in allowed
+        ]
+        for count in range(len(ranks) + 1):
+            yield from combinations(ranks, count)
+
+    def _keeps_whole(self, structure: Structure, repeated: tuple[str, ...]) -> bool:
+        """Whether something that a loop repeats is there through all of it: nothing is won then."""
+        places = self._places(structure)
+        return any(
+            places[output.tensor][1] <= structure.loops.index(rank) + 1
+            for rank in repeated
+            for name in structure.einsums
+            if rank not in self.facts.einsums[name].ranks
+            for output in self.facts.einsums[name].outputs
+        )
 
     def roles(self, einsums: tuple[str, ...]) -> Roles:
         """What each tensor is to a group; answers are kept."""
@@ -331,15 +364,7 @@ class MapSpace:
         it reads, and both live at the same place.
         """
         roles = self.roles(structure.einsums)
-        block_of = {n: b for b, block in enumerate(structure.blocks) for n in block}
-
-        def place(tensor: str) -> tuple[int | None, int]:
-            names = roles.touched_by[tensor]
-            blocks = {block_of[name] for name in names}
-            block = blocks.pop() if len(blocks) == 1 else None
-            inner = () if block is None else structure.inner[block]
-            return block, self.exchange_depth(tensor, (*structure.loops, *inner), names)
-
+        places = self._places(structure)
         found: dict[str, str] = {}
         for name in structure.einsums:
             einsum = self.facts.einsums[name]
@@ -354,9 +379,20 @@ class MapSpace:
                         and roles.touched_by[read][-1] == name
                         and roles.touched_by[made][0] == name
                         and einsum.ranks == self.facts.ranks[made] == self.facts.ranks[read]
-                        and place(made) == place(read)
+                        and places[made] == places[read]
                     ):
                         found[made] = read
+        return found
+
+    def _places(self, structure: Structure) -> dict[str, tuple[int | None, int]]:
+        """Where each tensor would be exchanged: in which block (None: several), at what depth."""
+        block_of = {n: b for b, block in enumerate(structure.blocks) for n in block}
+        found: dict[str, tuple[int | None, int]] = {}
+        for tensor, names in self.roles(structure.einsums).touched_by.items():
+            blocks = {block_of[name] for name in names}
+            block = blocks.pop() if len(blocks) == 1 else None
+            inner = () if block is None else structure.inner[block]
+            found[tensor] = block, self.exchange_depth(tensor, (*structure.loops, *inner), names)
         return found
 
     def home(

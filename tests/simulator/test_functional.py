@@ -18,7 +18,8 @@ from einfuse.einsum.parser import parse
 from einfuse.einsum.sampling import shrunk
 from einfuse.einsum.shape import bind
 from einfuse.mapper import design as designs
-from einfuse.mapper.architecture import Architecture, parse_architecture
+from einfuse.mapper.architecture import Architecture, load_architecture, parse_architecture
+from einfuse.mapper.constraints import Constraints
 from einfuse.mapper.design import Design, load_design, parse_design
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.export import to_design
@@ -102,6 +103,37 @@ def test_a_mapping_found_by_search_makes_what_its_cascade_says(name: str) -> Non
     space = MapSpace(cascade, machine, shape)
     best = find_best(space, find_objective("latency", machine), seconds=20).best
     assert simulate_functional(to_design(space, best.plan), shape).max_error < 1e-12
+
+
+def test_what_goes_from_register_to_register_is_what_the_cascade_says() -> None:
+    cascade = load("attention/1-pass")
+    machine = machine_for(cascade)
+    shape = {**dict(bind(cascade, {"M": 4, "M0": 2, "P": 4, "E": 2, "F": 2})), "B": 2}
+    space = MapSpace(cascade, machine, shape)
+    best = find_best(space, find_objective("energy", machine), seconds=20).best
+    assert any(group.forwarded for group in best.plan.groups)
+    assert simulate_functional(to_design(space, best.plan), shape).max_error < 1e-12
+
+
+def test_what_is_computed_anew_is_what_the_cascade_says() -> None:
+    # A and B stay (16 words each), T comes in columns for as many of C: all tensors cross once
+    cascade = parse(
+        "rank M, K, N, P\ninput A[M,K], B[K,N], C[N,P]\noutput Y\n"
+        "T[m,n] = A[m,k] * B[k,n]\nY[m,p] = T[m,n] * C[n,p]"
+    )
+    shape = {"M": 8, "K": 2, "N": 8, "P": 8}
+    machine = load_architecture("fusemax").with_settings(
+        {"buffer.bytes": 128, "staging.bytes": 1, **TINY}
+    )
+    found = {}
+    for repeat in (None, ()):
+        space = MapSpace(cascade, machine, shape, Constraints(repeat=repeat))
+        result = find_best(space, find_objective("traffic", machine))
+        assert result.optimal
+        design = to_design(space, result.best.plan)
+        assert simulate_functional(design, shape).max_error < 1e-12
+        found[repeat] = result.score
+    assert found[None] == 2 * (16 + 16 + 64 + 64) < found[()]
 
 
 def unfused(name: str) -> tuple[Design, dict[str, int]]:
