@@ -223,19 +223,7 @@ def find_strands(
     """
     einsums, touched_by = structure.einsums, space.roles(structure.einsums).touched_by
     every = {own: forwardable(space, structure, own, sizes) for own in find_bunches(structure)}
-    seats = {
-        tensor: tuple(
-            find_seats(
-                tuple(r for r in space.legality.order if r in space.facts.ranks[tensor] & {*ranks}),
-                {
-                    unit: tuple(space.lanes[unit])
-                    for unit in space.architecture.units
-                    if all(unit in space.units_of[name] for name in touched_by[tensor])
-                },
-            )
-        )
-        for tensor in every[bunch]
-    }
+    seats = seats_of(space, {t: touched_by[t] for t in every[bunch]}, ranks)
     apart = {} if space.overlap_depth(einsums) is None else spans(einsums, space.facts)
     words = {tensor: 1 + apart.get(tensor, 0) for own in every.values() for tensor in own}
     reserved = max(len(space.touched(name)) for name in einsums)
@@ -248,6 +236,23 @@ def find_strands(
     chains = find_chains(space.overlays(structure))
     sharing = {tensor: chains.get(tensor, (tensor,)) for tensor in seats}
     return Strands(touched_by, seats, sharing, {t: words[t] for t in seats}, limits)
+
+
+def seats_of(
+    space: MapSpace, touched_by: Mapping[str, tuple[str, ...]], ranks: Collection[str]
+) -> dict[str, tuple[Seat, ...]]:
+    """Return where tensors may be forwarded, on units that all who touch one may run on."""
+
+    def seats(tensor: str, names: tuple[str, ...]) -> Iterator[Seat]:
+        own = space.facts.ranks[tensor] & {*ranks}
+        units = {
+            unit: tuple(space.lanes[unit])
+            for unit in space.architecture.units
+            if all(unit in space.units_of[name] for name in names)
+        }
+        return find_seats(tuple(r for r in space.legality.order if r in own), units)
+
+    return {tensor: tuple(seats(tensor, names)) for tensor, names in touched_by.items()}
 
 
 def find_chains(overlays: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
