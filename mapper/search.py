@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from heapq import heappop, heappush
 from itertools import combinations
 from time import monotonic
@@ -28,6 +27,7 @@ from .explicit_search import ExplicitSearch
 from .front import Front
 from .groups import Candidate, Family, GroupSearch
 from .objective import Numbers, Objective, join
+from .room import Run, runs_that_fit
 from .space import MapSpace
 from .structure import Plan
 
@@ -35,7 +35,6 @@ _EXPLAINED = 60.0  # seconds at most to tell which constraints empty a space
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures
 _TRIES = 24  # steps in a run in which nothing is found, before others come first
 _NONE = np.arange(0)
-Run = tuple[int, int]
 Part = Family | Candidate
 Report = Callable[[str], None]
 
@@ -220,6 +219,7 @@ class _Search:
         self.version = 0  # how often the front has improved
         self.scored = objective.score(np.ones((self.figures, 1))) is not None
         self.sized: list[_Sized] = []
+        self.runs: list[Run] = []
 
     @property
     def tally(self) -> Tally:
@@ -242,6 +242,7 @@ class _Search:
         """
         count = len(self.space.einsums)
         sizes = list(self.space.splits())
+        self.runs = runs_that_fit(self.groups.pieces, self.find_runs(), sizes)
         self.seed(sizes[len(sizes) // 2])
         self.sized = [_Sized(s, bound_plan(self.groups.pieces, s), count) for s in sizes]
         waiting: list[tuple[float, int, int]] = []
@@ -306,8 +307,7 @@ class _Search:
 
     # What to do next.
 
-    @cached_property
-    def runs(self) -> list[Run]:
+    def find_runs(self) -> list[Run]:
         """The runs that may stand in one group, in order."""
         names = self.space.einsums
         every = combinations(range(len(names) + 1), 2)

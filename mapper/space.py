@@ -516,7 +516,8 @@ class MapSpace:
             rank: frozenset(t for t in tensors if rank in self.facts.ranks[t]) for rank in ranks
         }
         asked = [rank for rank in self.constraints.order if rank in ranks]
-        common = {r for r in ranks if len(signature[r]) == len(tensors)}
+        carried = self.legality.carried(einsums)  # tensors live above their loops
+        common = {r for r in ranks if len(signature[r]) == len(tensors) and r not in carried}
         late = next((n for n, rank in enumerate(asked) if rank not in common), len(asked))
         first = [*asked[:late], *(r for r in ranks if r in common and r not in asked)]
         others = [r for r in ranks if r not in first]

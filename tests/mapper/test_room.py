@@ -1,0 +1,73 @@
+"""Whether anything fits is known before the search: which level lacks how much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from einfuse.einsum.library import load
+from einfuse.einsum.parser import parse
+from einfuse.mapper.architecture import load_architecture
+from einfuse.mapper.errors import MappingError
+from einfuse.mapper.room import least_words
+from einfuse.mapper.search import find_best
+from einfuse.mapper.space import MapSpace
+from einfuse.simulator.objectives import find_objective
+
+SHAPE = {"B": 64, "H": 12, "E": 64, "F": 64, "L": 1024, "C": 16}
+
+
+def space_of(cascade: str, shape: dict[str, int], **given: float) -> MapSpace:
+    settings = {f"{level}.bytes": held for level, held in given.items()}
+    return MapSpace(load(cascade), load_architecture("fusemax").with_settings(settings), shape)
+
+
+def refusal(space: MapSpace) -> str:
+    with pytest.raises(MappingError) as error:
+        find_best(space, find_objective("latency", space.architecture), seconds=60)
+    return str(error.value)
+
+
+def test_a_state_takes_one_generation_of_it() -> None:
+    # by hand: 8 words of R, and S, all of which is made before any of it is read
+    text = (
+        "rank E, M\niter m over M\ninput A[E,M]\noutput Y\ninit:\nR[e,0] = 0\nloop:\n"
+        "S[m] = R[e,m] :: +(e)\nR[e,m+1] = A[e,m] + S[m]\nfinal:\nY[e] = R[e,M] + R[e,M]"
+    )
+    settings: dict[str, Any] = {"buffer.bytes": 16, "staging.bytes": 4}
+    machine = load_architecture("fusemax").with_settings(settings)
+    space = MapSpace(parse(text), machine, {"E": 8, "M": 4})
+    assert "needs 2 bytes more than buffer has" in refusal(space)
+    enough = machine.with_settings({"buffer.bytes": 18})
+    space = MapSpace(parse(text), enough, {"E": 8, "M": 4})
+    assert find_best(space, find_objective("latency", enough)).optimal
+
+
+@pytest.mark.slow
+def test_a_state_that_does_not_fit_is_named_at_once() -> None:
+    # by hand: the state of E x F words, and as many that are added to it, made apart from each
+    # other; SH takes over the room of neither, and X, a word, is there in the meantime
+    words = 2 * 64 * 64 + 1
+    for held in (8, 200):
+        space = space_of("attention/linear-decay", SHAPE, buffer=held, staging=4)
+        assert f"needs {2 * words - held} bytes more than buffer has" in refusal(space)
+
+
+def test_what_is_lacking_is_just_what_helps() -> None:
+    text = (
+        "rank P\ninput A[P]\noutput Y, Z\nS[] = A[p] :: +(p)\nY[p] = A[p] * S[]\nZ[p] = Y[p] - S[]"
+    )
+    for held in (1, 2):
+        settings: dict[str, Any] = {"buffer.bytes": held, "staging.bytes": 1}
+        machine = load_architecture("fusemax").with_settings(settings)
+        space = MapSpace(parse(text), machine, {"P": 4})
+        assert find_best(space, find_objective("latency", machine)).optimal
+
+
+@pytest.mark.parametrize("length", [16, 1024])
+def test_one_pass_needs_a_word_for_each_state_of_a_query(length: int) -> None:
+    shape = {"B": 1, "H": 1, "E": 4, "F": 4, "M": length, "P": length}
+    space = space_of("attention/1-pass", shape)
+    # by hand: RM and RD of a query, and RNV, of which SPNV takes the room of no other
+    assert least_words(space, space.einsums, next(space.splits())) == 3
