@@ -99,7 +99,7 @@ class GroupSearch:
 
     def __init__(self, space: MapSpace, objective: Objective, expired: Callable[[], bool]) -> None:
         self.space, self.objective, self.expired = space, objective, expired
-        self.pieces = Pieces(space, objective)
+        self.pieces = Pieces(space, objective, expired)
         self.tally = Tally()
         self.structures = 0
         self.rooms = tuple(

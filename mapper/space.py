@@ -480,9 +480,9 @@ class MapSpace:
             if sum(rank in self.facts.einsums[name].ranks for name in einsums) > 1
         }
 
-        def runs(first: int) -> Iterator[list[tuple[tuple[str, ...], tuple[str, ...]]]]:
-            if first == len(einsums):
-                yield []
+        every: list[list[tuple[int, tuple[str, ...]]]] = []  # from each Einsum on: end, ranks
+        for first in range(len(einsums)):
+            every.append([])
             for last in range(len(einsums), first, -1):
                 run = einsums[first:last]
                 inner = tuple(
@@ -490,7 +490,18 @@ class MapSpace:
                 )
                 alone = len(run) == 1
                 if (alone or inner) and self._keeps_recurrences(run, common, inner):
-                    yield from ([(run, inner), *others] for others in runs(last))
+                    every[first].append((last, inner))
+        ends = {len(einsums)}  # from where the others can be in blocks too
+        for first in reversed(range(len(einsums))):
+            every[first] = [(last, inner) for last, inner in every[first] if last in ends]
+            ends |= {first} if every[first] else set()
+
+        def runs(first: int) -> Iterator[list[tuple[tuple[str, ...], tuple[str, ...]]]]:
+            if first == len(einsums):
+                yield []
+                return
+            for last, inner in every[first]:
+                yield from ([(einsums[first:last], inner), *others] for others in runs(last))
 
         for chosen in runs(0):
             yield tuple(run for run, _ in chosen), tuple(inner for _, inner in chosen)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .choices import Alternative, Choice
+from .choices import Alternative, Choice, Interrupted
 from .counts import Traffic
 from .formula import Values
 from .forwarding import (
@@ -73,8 +73,10 @@ class Path:
 class Pieces:
     """Counted leaves and their columns, kept for the structures that share them."""
 
-    def __init__(self, space: MapSpace, objective: Objective) -> None:
-        self.space, self.objective = space, objective
+    def __init__(
+        self, space: MapSpace, objective: Objective, expired: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.space, self.objective, self.expired = space, objective, expired
         self.inner_levels = space.memories[1:]
         self.rows = {name: n for n, name in enumerate(objective.columns)}
         self.rooms = {level: len(self.rows) + n for n, level in enumerate(self.inner_levels)}
@@ -325,6 +327,8 @@ class GroupTree:
 
         @cache
         def decide(state: State) -> tuple[Choice, ...]:
+            if self.pieces.expired():
+                raise Interrupted
             ways: list[list[Alternative]] = [[] for _ in batch.tiles]
             for decision in strands.decide(state):
                 if decision.seat is not None:
