@@ -1,9 +1,9 @@
 """The room that a group takes at least: whether it can fit at all, before anything is laid out.
 
 What a group makes and reads lives at its exchange level, right below the last loop that all who
-touch it share; so do all that stand between them. So a tensor takes at least one tile of each rank
-over which all of these may share a loop, and the whole of the others; nothing, where it may be
-forwarded or take over the room of another.
+touch it share; so do all that stand between them, or are computed anew in it. So a tensor takes at
+least one tile of each rank over which all of these may share a loop, and the whole of the others;
+nothing, where it may be forwarded or take over the room of another.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def least_words(space: MapSpace, einsums: tuple[str, ...], sizes: Mapping[str, i
     """
     roles = space.roles(einsums)
     known = space.facts
+    repeated = space.legality.repeatable(einsums, roles.inside)
     total = 0.0
     for tensor in (*roles.inside, *roles.through):
         touching = roles.touched_by[tensor]
@@ -48,7 +49,7 @@ def least_words(space: MapSpace, einsums: tuple[str, ...], sizes: Mapping[str, i
         if tensor in known.carried:
             ranks = ranks - known.iterative
         first, last = einsums.index(touching[0]), einsums.index(touching[-1])
-        shared = space.legality.shared(einsums[first : last + 1])
+        shared = {*space.legality.shared(einsums[first : last + 1]), *repeated}
         words = 2.0 if tensor in space.constraints.double else 1.0
         for rank in ranks:
             size = sizes[rank]
@@ -136,8 +137,10 @@ def _least_lacking(
     found = [(inf, "")]
     for one in sizes:
         for structure in space.structures_at(names, levels[0], fed):  # at others it takes the same
-            tiles = {r: min(space.loop_tiles(r, one[r], names)) for r in structure.loops}
-            points = {rank: np.array([tile]) for rank, tile in tiles.items()}
+            tiles = {r: space.loop_tiles(r, one[r], names) for r in structure.loops}
+            if not all(tiles.values()):
+                continue
+            points = {rank: np.array([min(choice)]) for rank, choice in tiles.items()}
             tree = GroupTree(pieces, structure, one, points, np.zeros(1, dtype=bool))
             taken = float(least_rooms(tree)[:, 0].sum())
             found.append(min(_beyond(pieces, level, taken) for level in levels))
