@@ -17,10 +17,8 @@ import numpy as np
 
 from .explicit_row import Row
 from .explicit_space import ExplicitSpace
-from .explicit_task import Floats
+from .explicit_task import Floats, Loops
 from .tiling import tile_choices
-
-Loops = tuple[tuple[str, int], ...]  # rank and tile of each, outer to inner
 
 
 @dataclass(frozen=True, slots=True)

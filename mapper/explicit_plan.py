@@ -57,10 +57,8 @@ def _row_lines(row: Row, einsum: str) -> list[str]:
         for group in groups
         for rank, extent in zip(group.ranks, group.extents, strict=True)
     }
-    waiting = list(zip(task.lanes, row.spread, strict=True))
-    lanes = [1] * len(groups)
-    for way in row.spread:
-        lanes = [n * among for n, among in zip(lanes, way, strict=True)]
+    waiting = [(d, tuple(map(int, way))) for d, way in zip(task.lanes, row.spread, strict=True)]
+    lanes = [int(n) for n in row.spread.prod(axis=0)]
 
     def go(tiles: tuple[int, ...], word: str, over: str = "") -> None:
         for group, tile, among in zip(groups, tiles, lanes, strict=True):

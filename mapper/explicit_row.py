@@ -10,7 +10,7 @@ column of cost, in room and in every tile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import prod
@@ -96,25 +96,27 @@ def _is_ladder(tiles: NDArray[np.int64]) -> bool:
 
 
 class Nest:
-    """An Einsum whose levels and instances are decided: its lanes, orders and tiles are left open.
+    """An Einsum whose levels are decided: its lanes, orders and tiles are left open.
 
-    Arrays run over the ``spreads``. No row goes below ``least`` in columns of cost, [spread,
-    column], nor below ``least_room`` in words at the first level, [spread]; ``overflow`` is by how
-    many words a level is too small even for tiles of one point, [spread].
+    Arrays run over the ``spreads``, which use as many instances of the unit. No row goes below
+    ``least`` in columns of cost, [spread, column], nor below ``least_room`` in words at the first
+    level, [spread]; ``overflow`` is by how many words a level is too small even for tiles of one
+    point, [spread].
     """
 
-    def __init__(self, task: Task, spreads: Sequence[Spread], chains: Chains) -> None:
+    def __init__(self, task: Task, spreads: NDArray[np.int64], chains: Chains) -> None:
         self.task, self.spreads, self.chains = task, spreads, chains
         self.groups = task.groups
-        self.ways = np.array(spreads, dtype=np.int64).reshape(
-            len(spreads), len(task.lanes), len(self.groups)
-        )
         apart = np.array([lanes.name == INSTANCES for lanes in task.lanes], dtype=bool)
-        self.lanes = self.ways.prod(axis=1)  # [spread, group]
-        self.inside = self.ways[:, ~apart].prod(axis=1)
-        self.instances = task.instances(spreads[0])
-        operations, *self.register = task.work(float(self.lanes[0].prod()), self.instances)
-        self.fixed = operations + self._accesses()  # [spread, column]
+        self.lanes = spreads.prod(axis=1)  # [spread, group]
+        self.inside = self.spreads[:, ~apart].prod(axis=1)
+        self.instances = int(spreads[0, apart].prod())
+        used, which = np.unique(self.lanes.prod(axis=1), return_inverse=True)
+        work = [task.work(float(lanes), self.instances) for lanes in used]
+        operations, self.read, self.write = (
+            np.array(columns)[which.ravel()] for columns in zip(*work, strict=True)
+        )  # [spread, column]; of a word of a lane's registers
+        self.fixed = operations + self._accesses()
         for tensor in task.ranks:
             self.fixed = self.fixed + self._units_words(tensor)
         ones = np.ones(len(spreads))
@@ -250,11 +252,11 @@ class Nest:
 
     def _moves(self, level: int) -> NDArray[np.bool_]:
         """The columns in which homes of a level differ."""
-        if self.task.levels[level].name == REGISTERS:
-            pairs = [self.register, self.task.prices(-1, 1)]
-        else:
-            pairs = [self.task.prices(level, self.instances), self.task.prices(-1, 1)]
-        return np.asarray(np.any([vector != 0 for pair in pairs for vector in pair], axis=0))
+        pair = (self.read[0], self.write[0])
+        if self.task.levels[level].name != REGISTERS:
+            pair = self.task.prices(level, self.instances)
+        vectors = (*pair, *self.task.prices(-1, 1))
+        return np.asarray(np.any([vector != 0 for vector in vectors], axis=0))
 
     def _accesses(self) -> Floats:
         """The cost of what the operations read and write in a lane's registers."""
@@ -265,8 +267,7 @@ class Nest:
         for tensor in task.made:
             first = task.size(tensor) * task.times(tensor) * self._of_a_lane(tensor)
             reads, writes = reads + steps - first, writes + steps
-        read, write = self.register
-        return np.asarray(reads[:, None] * read + writes[:, None] * write)
+        return np.asarray(reads[:, None] * self.read + writes[:, None] * self.write)
 
     def _units_words(self, tensor: str) -> Floats:
         """The cost of what the units read and write of a tensor."""
@@ -287,7 +288,11 @@ class Nest:
         parent = chain[place - 1] if place else task.roots[tensor]
         read, write = task.prices(parent, self.instances)
         inside = level == UNITS or task.levels[level].name == REGISTERS
-        own_read, own_write = self.register if inside else task.prices(level, self.instances)
+        own_read, own_write = (
+            (self.read[spread], self.write[spread])
+            if inside
+            else task.prices(level, self.instances)
+        )
         copies = self._copies(tensor, level, parent)
         above, own = (np.atleast_1d(one[spread])[:, None] for one in copies)
         moved = (task.size(tensor) * task.times() * loads)[:, None]
@@ -310,7 +315,7 @@ class Nest:
         above, own = np.ones(len(self.spreads)), np.ones(len(self.spreads))
         lane = level == UNITS or self.task.levels[level].name == REGISTERS
         for d, lanes in enumerate(self.task.lanes):
-            lacking = self.ways[:, d, self._lacking(tensor)[0]].prod(axis=1)
+            lacking = self.spreads[:, d, self._lacking(tensor)[0]].prod(axis=1)
             over = lanes.name == INSTANCES
             each = lane or (over and self.task.levels[level].apart)
             from_each = over and parent >= 0 and self.task.levels[parent].apart
@@ -320,15 +325,20 @@ class Nest:
         return above, self._of_a_lane(tensor) if lane else own
 
 
-def nests(task: Task) -> list[Nest]:
-    """Return the ways to choose levels and instances."""
+def nests(task: Task, every: bool = False) -> list[Nest]:
+    """Return the ways to choose levels and how many instances are in use.
+
+    Args:
+        task: the Einsum.
+        every: with any number of lanes, not only the most.
+    """
     last = len(task.levels)
     chains: list[list[tuple[int, ...]]] = []
     for tensor in task.ranks:
         inner = range(task.roots[tensor] + 1, last)
         must = [n for n in inner if tensor in task.levels[n].must]
         may = [n for n in inner if tensor in task.levels[n].may and n not in must]
-        every = (
+        kept = (
             tuple(sorted((*must, *some)))
             for count in range(len(may) + 1)
             for some in combinations(may, count)
@@ -337,18 +347,16 @@ def nests(task: Task) -> list[Nest]:
         chains.append(
             [
                 chain
-                for chain in every
+                for chain in kept
                 if max((task.roots[tensor], *(n for n in chain if n != registers)))
                 in task.feeding[tensor]
             ]
         )
-    by_instances: dict[Spread, list[Spread]] = {}
-    for spread in spreads(task):
-        ways = zip(task.lanes, spread, strict=True)
-        key = tuple(way for lanes, way in ways if lanes.name == INSTANCES)
-        by_instances.setdefault(key, []).append(spread)
+    ways = spreads(task, every)
+    over = np.array([lanes.name == INSTANCES for lanes in task.lanes], dtype=bool)
+    instances = ways[:, over].prod(axis=(1, 2))
     return [
-        Nest(task, alike, dict(zip(task.ranks, chosen, strict=True)))
-        for alike in by_instances.values()
+        Nest(task, ways[instances == number], dict(zip(task.ranks, chosen, strict=True)))
+        for number in np.unique(instances)
         for chosen in product(*chains)
     ]

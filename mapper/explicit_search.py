@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 from heapq import heappop, heappush
 from itertools import combinations, count
 from time import monotonic
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .choices import Interrupted, Tally
-from .explicit_block import Block, Blocks, Edge, Loops
+from .explicit_block import Block, Blocks, Edge
 from .explicit_plan import ExplicitPlan
 from .explicit_space import ExplicitSpace
 from .explicit_task import Floats
@@ -45,11 +44,11 @@ class _Path:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A path and a block that may come next; its bound is of the block with loops if ``looped``."""
+    """A path and a block that may come next; ``tight`` tells that its bound knows its loops."""
 
     path: _Path
     edge: Edge
-    looped: bool
+    tight: bool
 
 
 class ExplicitSearch:
@@ -140,7 +139,7 @@ class ExplicitSearch:
             ends = (t for t in blocks.space.tensors[name] if blocks.maker.get(t) == n)
             near |= {t for t in ends if t not in blocks.readers and blocks.may_lie_near(t)}
             ways = [
-                blocks.space.ways(name, (), frozenset(some)).bounds(blocks.nothing)
+                blocks.space.floor(name, frozenset(some), blocks.nothing)
                 for number in range(len(near) + 1)
                 for some in combinations(sorted(near), number)
             ]
@@ -159,11 +158,11 @@ class ExplicitSearch:
             return
         self.report(f"{blocks.names[path.place]}: {len(self.heap)} blocks are open")
         for edge in blocks.edges(path.place, path.residents):
-            self.put(_Step(path, edge, False))
+            self.put(_Step(path, edge, not edge.loops))
 
     def take(self, step: _Step) -> None:
         """Tighten the bound of a block, or work it out."""
-        if not step.looped:
+        if not step.tight:
             self.put(_Step(step.path, step.edge, True))
             return
         for figures, block in self.exact(self.sized[step.path.sized], step.edge):
@@ -183,19 +182,24 @@ class ExplicitSearch:
             bound = self.join(entry.figures, ahead)
         else:
             edge, path = entry.edge, entry.path
-            loops = edge.loops if entry.looped else ()
-            own = self.least(self.sized[path.sized], edge, loops)
+            own = self.least(self.sized[path.sized], edge, entry.tight)
             ahead = self.ahead[path.sized][edge.last]
             bound = self.join(self.join(path.figures, own), ahead)
         if self.may_improve(bound):
             order = self.score(bound) if self.scored else float(bound[0])
             heappush(self.heap, (order, next(self.number), bound, entry))
 
-    def least(self, blocks: Blocks, edge: Edge, loops: Loops) -> Floats:
-        """The figures that no block of an edge goes below."""
-        every = zip(blocks.names[edge.first : edge.last], edge.extra, strict=True)
-        bounds = (blocks.space.ways(n, loops, edge.near).bounds(extra) for n, extra in every)
-        return reduce(self.join, bounds)
+    def least(self, blocks: Blocks, edge: Edge, tight: bool) -> Floats:
+        """The figures that no block of an edge goes below; loosely, whatever its loops are."""
+        space, found = blocks.space, np.zeros(self.figures)
+        for n, extra in zip(range(edge.first, edge.last), edge.extra, strict=True):
+            name = blocks.names[n]
+            if tight:
+                own = space.ways(name, edge.loops, edge.near).bounds(extra)
+            else:
+                own = space.floor(name, edge.near, extra)
+            found = self.join(found, own)
+        return found
 
     def exact(self, blocks: Blocks, edge: Edge) -> Iterator[tuple[Floats, Block]]:
         """Yield the blocks of an edge, the best ones; none where it has no room."""

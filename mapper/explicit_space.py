@@ -19,7 +19,7 @@ from .choices import Interrupted, Tally
 from .constraints import ROLES, Homes
 from .counts import REGISTERS, Traffic, Work
 from .errors import MappingError
-from .explicit_task import Floats, Lanes, Level, Task
+from .explicit_task import Floats, Lanes, Level, Loops, Task
 from .explicit_ways import Ways
 from .formula import Values
 from .objective import Objective
@@ -47,6 +47,7 @@ class ExplicitSpace:
         self.tally, self.expired = tally, expired
         self.facts, self.architecture, self.values = space.facts, space.architecture, space.values
         self._ways: dict[Any, Ways] = {}
+        self._floors: dict[Any, Ways] = {}
         self._prices: dict[tuple[int, int], tuple[Floats, Floats]] = {}
         self._able: dict[str, tuple[str, ...]] = {}
         self._seen: dict[tuple[str, str], tuple[tuple[Level, ...], tuple[Lanes, ...]]] = {}
@@ -113,15 +114,26 @@ class ExplicitSpace:
         """Columns in the objective's order."""
         return np.array([float(columns.get(name, 0.0)) for name in self.objective.columns])
 
-    def ways(self, einsum: str, loops: tuple[tuple[str, int], ...], near: frozenset[str]) -> Ways:
+    def ways(self, einsum: str, loops: Loops, near: frozenset[str]) -> Ways:
         """The ways to run an Einsum under shared loops, with some of its tensors near."""
         key = (einsum, loops, near & self.tensors[einsum])
         if key not in self._ways:
-            if self.expired():
-                raise Interrupted
-            tasks = [self._task(einsum, unit, loops, key[2]) for unit in self._units(einsum)]
-            self._ways[key] = Ways(tasks, self.objective, self.tally, self.expired)
+            self._ways[key] = self._find(einsum, loops, key[2])
         return self._ways[key]
+
+    def floor(self, einsum: str, near: frozenset[str], extra: Floats) -> Floats:
+        """Figures that an Einsum does not go below under any shared loops."""
+        key = (einsum, near & self.tensors[einsum])
+        if key not in self._floors:
+            self._floors[key] = self._find(einsum, (), key[1], every=True)
+        return self._floors[key].bounds(extra)
+
+    def _find(self, einsum: str, loops: Loops, near: frozenset[str], every: bool = False) -> Ways:
+        if self.expired():
+            raise Interrupted
+        tasks = [self._task(einsum, unit, loops, near) for unit in self._units(einsum)]
+        tally = Tally() if every else self.tally
+        return Ways(tasks, self.objective, tally, self.expired, every)
 
     def _fits(self, level: str, tensor: str) -> bool:
         memories = self.architecture.file.memories
@@ -143,9 +155,7 @@ class ExplicitSpace:
                 )
         return self._able[einsum]
 
-    def _task(
-        self, einsum: str, unit: str, loops: tuple[tuple[str, int], ...], near: frozenset[str]
-    ) -> Task:
+    def _task(self, einsum: str, unit: str, loops: Loops, near: frozenset[str]) -> Task:
         own, tiles = self.facts.einsums[einsum], dict(loops)
         tensors = self.tensors[einsum]
         if (einsum, unit) not in self._seen:

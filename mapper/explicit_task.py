@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from math import prod
 
 import numpy as np
@@ -20,7 +19,8 @@ from .facts import EinsumFacts
 from .tiling import tile_choices
 
 Floats = NDArray[np.float64]
-Spread = tuple[tuple[int, ...], ...]  # for each dimension, the lanes that each group takes
+Loops = tuple[tuple[str, int], ...]  # rank and tile of each, outer to inner
+Spread = NDArray[np.int64]  # the lanes that each group takes along each dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,43 +148,44 @@ class Task:
         known = None if tensor is None else self.ranks[tensor]
         return float(prod(n for rank, n in self.shared.items() if known is None or rank in known))
 
-    def instances(self, spread: Spread) -> int:
-        """The instances of the unit that a spread uses."""
-        ways = zip(self.lanes, spread, strict=True)
-        return prod(prod(way) for lanes, way in ways if lanes.name == INSTANCES)
 
-
-def spreads(task: Task) -> list[Spread]:
-    """Return the ways to spread an Einsum over the lanes that use the most of them.
+def spreads(task: Task, every: bool = False) -> NDArray[np.int64]:
+    """Return the ways to spread an Einsum over the lanes that use the most of them, or every way.
 
     Of those that differ only in which dimension has which lanes, where lanes share anything, one.
+
+    Returns:
+        The lanes that each group takes along each dimension, [way, dimension, group].
     """
     groups = task.groups
-    tiles = [set(group.tiles()) for group in groups]
-    every = frozenset(task.ranks)
-    free = [d.name != INSTANCES and d.sharing == every for d in task.lanes]
-    found: dict[Spread, Spread] = {}
-    most = 0
-    ways = [[(prod(way), way) for way in _along(d, groups, tiles)] for d in task.lanes]
-    for chosen in product(*ways):
-        used = prod(lanes for lanes, _ in chosen)
-        if used < most:
-            continue
-        spread = tuple(way for _, way in chosen)
-        together = tuple(map(prod, zip(*spread, strict=True))) if spread else ()
-        if not all(n in own for n, own in zip(together, tiles, strict=False)):
-            continue
-        if used > most:
-            found, most = {}, used
-        rest = (way for way, anything in zip(spread, free, strict=True) if not anything)
-        found.setdefault((together, *rest), spread)
-    return list(found.values())
+    tiles = [np.array(group.tiles(), dtype=np.int64) for group in groups]
+    found = np.ones((1, 0, len(groups)), dtype=np.int64)
+    for lanes in task.lanes:
+        ways = _along(lanes, groups, tiles)
+        rows, columns = np.divmod(np.arange(len(found) * len(ways)), len(ways))
+        found = np.concatenate([found[rows], ways[columns, None]], axis=1)
+    together = found.prod(axis=1)
+    fits = np.ones(len(found), dtype=bool)
+    for own, known in zip(together.T, tiles, strict=True):
+        fits &= np.isin(own, known)
+    if not every:
+        used = together.prod(axis=1)
+        fits &= used == used[fits].max()
+    found, together = found[fits], together[fits]
+    tensors = frozenset(task.ranks)
+    apart = [d.name == INSTANCES or d.sharing != tensors for d in task.lanes]
+    told = np.concatenate([together[:, None], found[:, apart]], axis=1)
+    _, first = np.unique(told.reshape(len(found), -1), axis=0, return_index=True)
+    return np.asarray(found[np.sort(first)])
 
 
-def _along(lanes: Lanes, groups: tuple[Group, ...], tiles: list[set[int]]) -> list[tuple[int, ...]]:
-    """The lanes of a dimension that each group may take."""
-    ways: list[tuple[int, ...]] = [()]
+def _along(
+    lanes: Lanes, groups: tuple[Group, ...], tiles: list[NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """The lanes of a dimension that each group may take, [way, group]."""
+    ways = np.ones((1, 0), dtype=np.int64)
     for group, own in zip(groups, tiles, strict=True):
-        able = sorted(own) if lanes.spreads >= set(group.ranks) else [1]
-        ways = [(*way, n) for way in ways for n in able if prod(way) * n <= lanes.count]
+        able = own if lanes.spreads >= set(group.ranks) else np.ones(1, dtype=np.int64)
+        rows, columns = np.nonzero(ways.prod(axis=1)[:, None] * able[None, :] <= lanes.count)
+        ways = np.concatenate([ways[rows], able[columns, None]], axis=1)
     return ways

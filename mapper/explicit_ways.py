@@ -31,7 +31,10 @@ class Way:
 
 
 class Ways:
-    """The ways to run an Einsum, on any of its units, where its tensors come from given."""
+    """The ways to run an Einsum, on any of its units, where its tensors come from given.
+
+    With ``every`` they use any number of lanes: their bounds hold under shared loops, too.
+    """
 
     def __init__(
         self,
@@ -39,9 +42,10 @@ class Ways:
         objective: Objective,
         tally: Tally,
         expired: Callable[[], bool],
+        every: bool = False,
     ) -> None:
         self.objective, self.tally, self.expired = objective, tally, expired
-        self.nests = [nest for task in tasks for nest in nests(task)]
+        self.nests = [nest for task in tasks for nest in nests(task, every)]
         fits: list[Any] = []
         for nest in self.nests:
             right = np.ones(len(nest.spreads), dtype=bool)
