@@ -211,7 +211,7 @@ def equals_evaluate(found: SearchResult) -> None:
             assert value == pytest.approx(known[figure], rel=1e-12), figure
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_is_found_costs_what_evaluate_says(seed: int) -> None:
     draw = random.Random(seed)
     sizes = {rank: draw.choice([2, 3, 4, 6, 12]) for rank in ("M", "K", "N", "J")}
@@ -244,7 +244,7 @@ def test_fusing_is_found_where_it_saves_main_memory() -> None:
 def test_more_room_and_more_freedom_never_cost_more(name: str) -> None:
     sizes = {"M": 8, "K": 12, "N": 6, "J": 10}
     before = np.inf
-    for words in (8, 40, 400):
+    for words in (8, 60):
         architecture = machine(words, (9.0, 7.0, 1.0, 2.0), (1.0, 4.0, 4.0))
         cost = search(CHAIN, architecture, sizes, counting(MAY, 1), name).score
         assert cost <= before * (1 + 1e-12)
@@ -363,9 +363,8 @@ def test_registers_that_cost_something_are_counted() -> None:
     settings = {"unit.registers.read_pj": 0.3, "unit.registers.write_pj": 0.7}
     for lanes in (1, 2):
         architecture = machine(40, lanes=lanes).with_settings(settings)
-        sizes = {"M": 4, "K": 2, "N": 4, "J": 2}
-        found = search(CHAIN, architecture, sizes, counting(None, 1), "energy,latency")
-        equals_evaluate(found)
+        sizes = {"M": 2, "K": 2, "N": 4}
+        equals_evaluate(search(PRODUCT, architecture, sizes, counting(None), "energy,latency"))
 
 
 @pytest.mark.parametrize(
@@ -416,9 +415,17 @@ def test_iterative_ranks_are_refused() -> None:
 
 def test_a_search_that_is_stopped_says_how_far_it_may_be_off() -> None:
     nvdla = load_architecture("nvdla")
-    shape = {"B": 1, "H": 16, "M": 4096, "P": 4096, "E": 64, "F": 64}
+    shape = {"B": 1, "H": 4, "M": 256, "P": 256, "E": 16, "F": 16}
     space = MapSpace(load("peer/attention"), nvdla, shape, counting(None))
-    found = find_best(space, find_objective("energy", nvdla), seconds=0.7)
+    said: list[str] = []
+
+    def stop(line: str) -> None:
+        said.append(line)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    found = find_best(space, find_objective("energy", nvdla), report=stop)
+    assert said[0].startswith("best so far")
     assert not found.optimal and 0 < found.gap <= 1
     equals_evaluate(found)
 

@@ -96,11 +96,11 @@ def without_bounds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ways, "_every", lambda self, *given: np.zeros_like(every(self, *given)))
 
 
-def check(seed: int, patch: pytest.MonkeyPatch) -> None:
+def check(seed: int, largest: int, patch: pytest.MonkeyPatch) -> None:
     draw = random.Random(seed)
     cascade = parse(CASCADES[draw.choice(sorted(CASCADES))])
     machine = draw_machine(draw)
-    sizes = {rank: draw.choice([1, 2, 3, 4]) for rank in cascade.rank_names}
+    sizes = {rank: draw.randint(1, largest) for rank in cascade.rank_names}
     space = MapSpace(cascade, machine, sizes, draw_constraints(draw, machine))
     objective = find_objective(draw.choice(OBJECTIVES), machine)
     try:
@@ -128,14 +128,14 @@ def best_of(found: SearchResult) -> Any:
     return np.array([one.figures for one in found.solutions]) if found.is_front else found.score
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2, 7))
 def test_bounds_cut_nothing_and_figures_are_those_of_evaluate(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check(seed, monkeypatch)
+    check(seed, 2, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6, 150))
+@pytest.mark.parametrize("seed", range(150))
 def test_bounds_cut_nothing_on_many_spaces(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(seed, monkeypatch)
+    check(seed, 4, monkeypatch)
