@@ -53,11 +53,23 @@ class Choice:
 
 @dataclass(slots=True)
 class Tally:
-    """What a search did: candidates costed in full, and how many fell to which reason."""
+    """What a search did: candidates costed in full, and how many fell to which reason.
+
+    ``structures`` are those that were worked on.
+    """
 
     candidates: int = 0
+    structures: int = 0
     infeasible: Counter[str] = field(default_factory=Counter)
     overflow: dict[str, float] = field(default_factory=dict)  # level -> least words too many
+
+    def add(self, other: Tally) -> None:
+        """Count what another one has counted."""
+        self.candidates += other.candidates
+        self.structures += other.structures
+        self.infeasible.update(other.infeasible)
+        for level, words in other.overflow.items():
+            self.overflow[level] = min(self.overflow.get(level, np.inf), words)
 
     def check(self, level: str, taken: Numbers, words: float) -> Numbers:
         """Tell where what is taken at a level fits, and count where it does not."""

@@ -30,6 +30,12 @@ class Front:
         self.limit = limit
         self.wanted = wanted
 
+    def bare(self) -> Front:
+        """Its points alone, with nothing behind them, limit or wishes."""
+        front = Front(len(self.points))
+        front.points, front.payloads = self.points, [None] * len(self.payloads)
+        return front
+
     @property
     def best(self) -> float:
         """The smallest value of the first figure, or the limit."""

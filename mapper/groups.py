@@ -9,7 +9,7 @@ structure out, bounds them without their capacities and at prices of room
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 
 from .bounds import assignment_floor, bound_group, bound_structure
-from .choices import Choice, Interrupted, Rules, Tally, solve
+from .choices import Interrupted, Rules, Tally, solve
 from .floors import least_rooms, least_times, least_traffic
 from .front import Front
-from .objective import Numbers, Objective
+from .objective import Numbers
 from .relaxation import Relaxation, Weights, add_sums, with_sums
 from .rules import group_tiles
-from .space import MapSpace, Structure
+from .space import Structure
 from .tree import GroupTree, Pieces
 
-_LAID_OUT = 8  # structures whose choices are kept
 _PORTION = 16  # structures that are prepared at a time
 
 
@@ -69,8 +68,8 @@ class Candidate:
 class Family:
     """Structures of a group that agree on some levels, and figures that none of them goes below.
 
-    ``decided`` are the levels that are (see `MapSpace.levels`); once all are, ``structures`` are
-    those that were not prepared yet.
+    ``decided`` are the levels that are (see `MapSpace.levels`); once all are, the first
+    ``prepared`` structures are gone.
     """
 
     einsums: tuple[str, ...]
@@ -78,36 +77,28 @@ class Family:
     floor: Numbers  # a single column
     bounded: bool = False
     decided: tuple[tuple[str, int], ...] = ()
-    structures: Iterator[Structure] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _LaidOut:
-    tree: GroupTree
-    choices: tuple[Choice, ...]
-    base: Numbers
+    prepared: int = 0
 
 
 class GroupSearch:
     """The search of groups of a space for an objective; it counts what it does.
 
     Args:
-        space: the mappings.
-        objective: what is minimised.
+        pieces: the space and the objective, with what was counted of them before.
         expired: whether the time is up.
     """
 
-    def __init__(self, space: MapSpace, objective: Objective, expired: Callable[[], bool]) -> None:
-        self.space, self.objective, self.expired = space, objective, expired
-        self.pieces = Pieces(space, objective, expired)
+    def __init__(self, pieces: Pieces, expired: Callable[[], bool]) -> None:
+        self.pieces, self.expired = pieces, expired
+        pieces.expired = expired
+        self.space, self.objective = pieces.space, pieces.objective
+        space = self.space
         self.tally = Tally()
-        self.structures = 0
         self.rooms = tuple(
             (row, level, space.values[f"{level}.bytes"] / space.values["word_bytes"])
             for level, row in self.pieces.rooms.items()
             if space.values[f"{level}.bytes"] is not None
         )
-        self._laid_out: dict[int, tuple[Candidate, _LaidOut]] = {}
 
     def narrow(self, family: Family) -> list[Family | Candidate]:
         """Return what a family consists of: smaller families, and structures where they have room.
@@ -121,11 +112,10 @@ class GroupSearch:
         if undecided:
             name, levels = undecided[0]
             return [self._decide(family, ((name, level),)) for level in levels]
-        structures = family.structures
-        if structures is None:
-            (_, exchange), *faces = family.decided
-            structures = self.space.structures_at(einsums, exchange, tuple(faces))
-        portion = list(islice(structures, _PORTION))
+        (_, exchange), *faces = family.decided
+        structures = self.space.structures_at(einsums, exchange, tuple(faces))
+        until = family.prepared + _PORTION
+        portion = list(islice(structures, family.prepared, until))
         found: list[Family | Candidate] = []
         for structure in portion:
             if self.expired():
@@ -136,7 +126,7 @@ class GroupSearch:
                 replace(one, floor=np.maximum(one.floor, least))
                 for one in self._candidates(structure, family.sizes)
             ]
-        rest = [replace(family, structures=structures)] if len(portion) == _PORTION else []
+        rest = [replace(family, prepared=until)] if len(portion) == _PORTION else []
         return [*found, *rest]
 
     def _decide(self, family: Family, more: tuple[tuple[str, int], ...]) -> Family:
@@ -154,14 +144,14 @@ class GroupSearch:
         found = self._alive(candidate, front)
         if found is None:
             return None
-        self.structures += 1
+        self.tally.structures += 1
         tree = self._tree(found)
         floor = np.maximum(found.floor, self._traffic(tree, self._spare(tree)))
         found = self._alive(replace(found, floor=floor), front)
         if found is None:
             return None
-        laid_out = self._lay_out(found)
-        tree, choices, base = laid_out.tree, laid_out.choices, laid_out.base
+        tree = self._tree(found)
+        choices, base = tree.choices(), tree.base()
         if not all(choice.alternatives for choice in choices):
             return None
         relaxed = Relaxation(choices, base)
@@ -194,41 +184,36 @@ class GroupSearch:
 
     def solve(self, candidate: Candidate, front: Front) -> None:
         """Put what a structure has to offer onto a front."""
-        alive = np.flatnonzero(front.improves(candidate.floor))
-        if not len(alive):
+        found = self._alive(candidate, front)
+        if found is None:
             return
-        laid_out = self._lay_out(candidate)
-        tree = laid_out.tree
+        tree = self._tree(found)
         height, rows = self.pieces.height, len(self.objective.columns)
         sums: list[Weights] = []
         priced: list[tuple[int, Numbers]] = []  # figure, what its capacities take off
         for number, aim in enumerate(self._aims(tree)):
-            prices = None if candidate.prices is None else candidate.prices[number][:, alive]
+            prices = None if found.prices is None else found.prices[number]
             if prices is None or not prices.any():
                 continue
-            weights = {row: np.broadcast_to(w, (tree.count,))[alive] for row, w in aim.items()}
+            weights = {row: np.broadcast_to(w, (tree.count,)) for row, w in aim.items()}
             for (row, _, _), one in zip(self.rooms, prices, strict=True):
                 weights[row] = weights.get(row, 0.0) + one
             words = np.array([words for _, _, words in self.rooms])
             sums.append(weights)
             priced.append((number, words @ prices))
-        floor, overlapped = candidate.floor[:, alive], tree.overlapped[alive]
+        floor = found.floor
 
         def figures(columns: Numbers, points: Numbers) -> Numbers:
             peak = columns[rows] if height > rows else np.zeros(columns.shape[1])
-            found = self.objective.close(columns[:rows], peak, overlapped[points])
-            found = np.maximum(found, floor[:, points])
+            known = self.objective.close(columns[:rows], peak, tree.overlapped[points])
+            known = np.maximum(known, floor[:, points])
             for place, (number, taken) in enumerate(priced):
-                found[number] = np.maximum(found[number], columns[height + place] - taken[points])
-            return np.asarray(found)
-
-        def describe(point: int, labels: tuple[Hashable, ...]) -> Any:
-            return tree.group(int(alive[point]), labels)
+                known[number] = np.maximum(known[number], columns[height + place] - taken[points])
+            return np.asarray(known)
 
         rules = Rules(figures, self.rooms, self.expired)
-        choices = with_sums(laid_out.choices, alive, sums)
-        base = add_sums(laid_out.base[:, alive], sums)
-        solve(choices, base, rules, front, self.tally, describe)
+        choices = with_sums(tree.choices(), sums)
+        solve(choices, add_sums(tree.base(), sums), rules, front, self.tally, tree.group)
 
     def _alive(self, candidate: Candidate, front: Front) -> Candidate | None:
         """A candidate at the points that may improve a front."""
@@ -238,18 +223,6 @@ class GroupSearch:
         if not stay.any():
             return None
         return candidate.at(stay)
-
-    def _lay_out(self, candidate: Candidate) -> _LaidOut:
-        """The choices of a candidate; those of the last few are kept."""
-        key = id(candidate.points)
-        kept = self._laid_out.get(key)
-        if kept is None or kept[0].points is not candidate.points:
-            if len(self._laid_out) >= _LAID_OUT:
-                del self._laid_out[next(iter(self._laid_out))]
-            tree = self._tree(candidate)
-            kept = (candidate, _LaidOut(tree, tree.choices(), tree.base()))
-            self._laid_out[key] = kept
-        return kept[1]
 
     def _tree(self, candidate: Candidate) -> GroupTree:
         return GroupTree(

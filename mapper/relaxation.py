@@ -205,15 +205,12 @@ class Relaxation:
         return kept
 
 
-def with_sums(
-    choices: Sequence[Choice], points: Numbers, sums: Sequence[Weights]
-) -> tuple[Choice, ...]:
-    """Return choices at some points with further rows, which are weighted sums of theirs.
+def with_sums(choices: Sequence[Choice], sums: Sequence[Weights]) -> tuple[Choice, ...]:
+    """Return choices with further rows, which are weighted sums of theirs.
 
     Args:
         choices: the decisions.
-        points: those that matter.
-        sums: for each further row, row -> weight at each of those points.
+        sums: for each further row, row -> weight at each point.
     """
     made: dict[int, Choice] = {}
 
@@ -222,7 +219,7 @@ def with_sums(
             ways = [
                 Alternative(
                     way.label,
-                    add_sums(way.columns[:, points], sums),
+                    add_sums(way.columns, sums),
                     tuple(map(renew, way.opens)),
                 )
                 for way in choice.alternatives

@@ -5,13 +5,17 @@ counts), and a mapping is a path through runs of Einsums. Each run has bounds, w
 step by step (`einfuse.mapper.groups`): always those that stand behind the mapping that promises
 most, until none is left that could improve on what was found. Whenever a run has found something,
 the mappings that it completes are kept, so that a search may end at any time.
+
+Several steps may be under way at once, in processes of an executor. What came of them is taken in
+in the order in which they were handed out, so that a search does not depend on who was faster.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, replace
 from itertools import combinations
 from time import monotonic
 
@@ -25,17 +29,19 @@ from .errors import MappingError
 from .explicit_plan import ExplicitPlan
 from .explicit_search import ExplicitSearch
 from .front import Front
-from .groups import Candidate, Family, GroupSearch
+from .groups import Candidate, Family
 from .objective import Numbers, Objective, join
 from .room import Run, runs_that_fit
+from .runs import Runs
 from .space import MapSpace
+from .steps import Outcome, Part, Step, Wanted, depth, may_improve, rounded, take, taker
 from .structure import Plan
+from .tree import Pieces
 
 _EXPLAINED = 60.0  # seconds at most to tell which constraints empty a space
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures
 _TRIES = 24  # steps in a run in which nothing is found, before others come first
-_NONE = np.arange(0)
-Part = Family | Candidate
+_GRACE = 1.0  # seconds to wait for steps under way when a search is stopped
 Report = Callable[[str], None]
 
 
@@ -96,6 +102,8 @@ def find_best(
     *,
     seconds: float | None = None,
     report: Report | None = None,
+    executor: Executor | None = None,
+    at_once: int = 8,
 ) -> SearchResult:
     """Return the best mapping of a space, or the front if the objective has no single score.
 
@@ -104,27 +112,42 @@ def find_best(
         objective: what is minimised (`einfuse.simulator.objectives.find_objective`).
         seconds: stop after this long, with the best so far; interrupting does so too.
         report: called with a line of progress now and then.
+        executor: takes the steps of the search, side by side; left out, they are taken here.
+            `einfuse.mapper.processes.worker_processes` makes one that leaves nothing behind.
+        at_once: steps that are under way at once with an executor, about four for each process.
+            Which of the mappings is found whose costs tie depends on it, but not on the executor.
 
     Raises:
-        MappingError: no mapping is possible, and why.
+        MappingError: no mapping is possible, and why; or the executor has lost its processes.
 
     The constraints say how mappings count, and thereby how they are searched: with ``composition:
-    sequential`` by `einfuse.mapper.explicit_search`, else as this module says.
+    sequential`` by `einfuse.mapper.explicit_search`, which takes no executor, else as this module
+    says.
 
-    A search works on one core. Spaces, objectives and results go to other processes and back, so
-    that many searches are an executor's map:
-    ``ProcessPoolExecutor().map(partial(find_best, objective=objective), spaces)``.
+    Spaces, objectives and results go to other processes and back, so that many searches are an
+    executor's map: ``ProcessPoolExecutor().map(partial(find_best, objective=objective), spaces)``.
     """
+    if at_once < 1:
+        raise MappingError(f"expected at least 1 step at once, found {at_once}")
     started = monotonic()
     deadline = None if seconds is None else started + seconds
     sequential = space.constraints.composition == "sequential"
-    kind = ExplicitSearch if sequential else _Search
-    search = kind(space, objective, deadline, report or (lambda _: None))
+    report = report or (lambda _: None)
+    search = (
+        ExplicitSearch(space, objective, deadline, report)
+        if sequential
+        else _Search(space, objective, deadline, report, executor, at_once)
+    )
     try:
         search.run()
         finished = True
     except (Interrupted, KeyboardInterrupt):
         finished = False
+    except BrokenExecutor as error:
+        raise MappingError(
+            "a worker process ended before its step of the search was done (was memory short?): "
+            f"use fewer processes; {error}"
+        ) from None
     if not search.front.payloads:
         raise MappingError(search.reason(finished))
     order = np.lexsort(search.front.points[::-1])
@@ -150,86 +173,48 @@ def find_best(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What may be worked on next: a part of a run (None: the runs are not bounded yet)."""
+    """What may be worked on next: parts of a run (none: the runs are not bounded yet).
 
-    run: Run
-    part: Part | None
-    promise: float
-    points: Numbers  # of the part, that of the largest promise first
-
-
-class _Sized:
-    """The runs of Einsums at one choice of the open splits: what is open, and what was found.
-
-    ``floor`` are figures that nothing at these sizes goes below; ``bounded`` says whether runs are.
+    ``version`` is that of the front by which it was chosen; for ``tries`` see `Step`.
     """
 
-    def __init__(self, sizes: dict[str, int], floor: Numbers, count: int) -> None:
-        self.sizes, self.floor, self.count = sizes, floor, count
-        self.bounded = False
-        self.parts: dict[Run, list[Part]] = {}
-        self.bounds: dict[Run, float] = {}  # on the first figure, before anything was looked at
-        self.given_up: set[Run] = set()  # where nothing was found for a while
-        self.fronts: dict[Run, Front] = {}
-
-    def open(self, run: Run) -> Numbers:
-        """Figures that nothing still open in a run goes below, a column each."""
-        none = np.empty((len(self.floor), 0))
-        return np.hstack([none, *(part.floor for part in self.parts[run])])
-
-    def least(self, run: Run) -> Numbers:
-        """The least that each figure of a run may be: of what was found, or of what is open."""
-        columns = np.hstack([self.open(run), self.fronts[run].points])
-        return np.asarray(columns.min(axis=1, initial=np.inf))
-
-    def start(self, run: Run, family: Family) -> None:
-        """Open a run."""
-        self.parts[run] = [family]
-        self.bounds[run] = float(family.floor[0, 0])
-        self.fronts[run] = Front(len(self.floor))
-
-    def around(self, objective: Objective) -> tuple[list[Numbers], list[Numbers]]:
-        """The least figures of the runs before every Einsum, and of those from it on."""
-        return self.sums(objective, {run: self.least(run)[:, None] for run in sorted(self.parts)})
-
-    def sums(
-        self, objective: Objective, least: Mapping[Run, Numbers]
-    ) -> tuple[list[Numbers], list[Numbers]]:
-        """The least figures of runs before every Einsum, and from it on, by those of each run."""
-        figures = len(objective.figures)
-        never = np.full((figures, 1), np.inf)
-        before = [np.zeros((figures, 1))] + [never for _ in range(self.count)]
-        for (start, end), own in least.items():
-            before[end] = np.minimum(before[end], join(objective, before[start], own))
-        after = [never for _ in range(self.count)] + [np.zeros((figures, 1))]
-        for (start, end), own in reversed([*least.items()]):
-            after[start] = np.minimum(after[start], join(objective, own, after[end]))
-        return before, after
+    number: int  # of the sizes
+    run: Run
+    parts: tuple[Part, ...]
+    promise: float
+    version: int
+    points: tuple[int, ...] = ()  # of the one part, a few of the largest promise
+    tries: int = 0
 
 
 class _Search:
     def __init__(
-        self, space: MapSpace, objective: Objective, deadline: float | None, report: Report
+        self,
+        space: MapSpace,
+        objective: Objective,
+        deadline: float | None,
+        report: Report,
+        executor: Executor | None = None,
+        at_once: int = 1,
     ) -> None:
         self.space, self.objective = space, objective
         self.deadline, self.report = deadline, report
-        self.groups = GroupSearch(space, objective, self.expired)
+        self.pieces = Pieces(space, objective, self.expired)
+        self.take = taker(self.pieces, executor)
+        self.at_once = 1 if executor is None else at_once
+        self.tally = Tally()
         self.figures = len(objective.figures)
         self.front = Front(self.figures)
         self.version = 0  # how often the front has improved
         self.scored = objective.score(np.ones((self.figures, 1))) is not None
-        self.sized: list[_Sized] = []
+        self.sized: list[Runs] = []
         self.runs: list[Run] = []
-
-    @property
-    def tally(self) -> Tally:
-        """What the search did."""
-        return self.groups.tally
+        self.tasks: dict[int, _Task] = {}  # at each sizes, what promises most, or no less than that
 
     @property
     def structures(self) -> int:
         """The structures that were worked on."""
-        return self.groups.structures
+        return self.tally.structures
 
     def expired(self) -> bool:
         """Whether the time is up."""
@@ -242,68 +227,49 @@ class _Search:
         """
         count = len(self.space.einsums)
         sizes = list(self.space.splits())
-        self.runs = runs_that_fit(self.groups.pieces, self.find_runs(), sizes)
+        self.runs = runs_that_fit(self.pieces, self.find_runs(), sizes)
         self.seed(sizes[len(sizes) // 2])
-        self.sized = [_Sized(s, bound_plan(self.groups.pieces, s), count) for s in sizes]
-        waiting: list[tuple[float, int, int]] = []
-
-        def put(number: int) -> None:
-            task = self.task(self.sized[number])
-            if task is not None:
-                heappush(waiting, (-task.promise, -number, self.version))
-
+        self.sized = [Runs(s, bound_plan(self.pieces, s), count) for s in sizes]
         for number in range(len(self.sized)):
-            put(number)
-        while waiting:
-            _, number, version = heappop(waiting)
-            if version == self.version:
-                sized = self.sized[-number]
-                if self.expired():
+            self.plan(number)
+        under_way: deque[tuple[_Task, Future[Outcome]]] = deque()
+        try:
+            while self.begin(under_way):
+                task, future = under_way[0]
+                outcome = future.result()
+                under_way.popleft()
+                self.end(task, outcome)
+                if not outcome.ended:
                     raise Interrupted
-                self.go_ahead(sized)
-                task = self.task(sized)
-                if task is not None:
-                    self.work(sized, task)
-            put(-number)
+        finally:
+            for _, future in under_way:
+                future.cancel()
+            wait([future for _, future in under_way], timeout=_GRACE)
+            for task, future in under_way:
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    self.end(task, future.result())
 
     def seed(self, sizes: dict[str, int]) -> None:
         """Find some mapping soon, one of the shortest runs, lest a large space leave nothing."""
         names, at = self.space.einsums, 0
-        sized = _Sized(sizes, np.zeros(self.figures), len(names))
+        sized = Runs(sizes, np.zeros(self.figures), len(names))
         while at < len(names):
-            end = next((last for first, last in self.runs if first == at), None)
-            if end is None:
+            run = next((run for run in self.runs if run[0] == at), None)
+            if run is None:
                 return
-            sized.start((at, end), Family(names[at:end], sizes, np.zeros((self.figures, 1))))
-            parts, front = sized.parts[at, end], sized.fronts[at, end]
-            while parts and not front.payloads:
-                self.reach(parts, front)
-            if not front.payloads:
+            at = run[1]
+            sized.start(run, Family(names[slice(*run)], sizes, np.zeros((self.figures, 1))))
+            while sized.parts[run] and not sized.fronts[run].payloads:
+                parts = tuple(sized.parts[run])
+                left = self.seconds_left()
+                outcome = take(self.pieces, Step(parts, sized.fronts[run], _TRIES, left))
+                self.tally.add(outcome.tally)
+                sized.end(run, parts, outcome)
+                if not outcome.ended:
+                    raise Interrupted
+            if not sized.fronts[run].payloads:
                 return
-            at = end
         self.gather(sized)
-
-    def reach(self, parts: list[Part], front: Front) -> None:
-        """Work on what promises most of a run, until something is found there (or for a while)."""
-        for _ in range(_TRIES):
-            if not parts or front.payloads:
-                return
-            if self.expired():
-                raise Interrupted
-            part = min(parts, key=self.order)
-            if isinstance(part, Family):
-                found = self.groups.narrow(part)
-            else:
-                looked = self.groups.look(part, front)
-                found = [] if looked is None else [looked]
-            parts.remove(part)
-            parts += found
-
-    def order(self, part: Part) -> tuple[float, float]:
-        """What comes first of a run: by the score or the first figure, then what is decided."""
-        scores = self.objective.score(part.floor)
-        least = (part.floor[0] if scores is None else scores).min()
-        return float(_rounded(least)), -_depth(part)
 
     # What to do next.
 
@@ -313,49 +279,79 @@ class _Search:
         every = combinations(range(len(names) + 1), 2)
         return [run for run in every if any(self.space.structures(names[slice(*run)]))]
 
-    def bound_runs(self, sized: _Sized) -> None:
+    def bound_runs(self, sized: Runs) -> None:
         """Bound every run at some sizes, roughly."""
         for run in self.runs:
             if self.expired():
                 raise Interrupted
             names = self.space.einsums[slice(*run)]
-            bound = bound_group(self.groups.pieces, names, sized.sizes, exact=False)
+            bound = bound_group(self.pieces, names, sized.sizes, exact=False)
             sized.start(run, Family(names, sized.sizes, bound[:, None]))
         sized.bounded = True
 
-    def task(self, sized: _Sized) -> _Task | None:
-        """What promises most at some sizes; of equals, what is done soonest."""
+    def plan(self, number: int) -> None:
+        """Find what promises most at some sizes; of equals, what is done soonest."""
+        sized = self.sized[number]
+        task = self.most(number, sized)
+        self.tasks.pop(number, None)
+        if task is not None:
+            ahead = self.ahead(sized)
+            if ahead is not None:
+                task = replace(task, run=ahead, parts=tuple(sized.idle(ahead)), tries=_TRIES)
+            self.tasks[number] = task
+
+    def most(self, number: int, sized: Runs) -> _Task | None:
+        """What promises most at some sizes by its bound."""
         if not sized.bounded:
             (promise,) = self.promise(sized.floor[:, None])
-            return _Task((0, sized.count), None, promise, _NONE) if promise > -np.inf else None
+            task = _Task(number, (0, sized.count), (), promise, self.version)
+            return task if promise > -np.inf else None
         before, after = sized.around(self.objective)
         best: tuple[tuple[float, float], _Task] | None = None
-        least = {run: sized.least(run)[:, None] for run in sorted(sized.parts)}
-        runs = self.path(least, after) if self.figures == 1 else list(sized.parts)
+        runs = list(sized.parts)
+        if self.figures == 1 and not sized.under_way:
+            least = {run: sized.least(run)[:, None] for run in sorted(sized.parts)}
+            runs = self.path(least, after)
         for run in runs:
-            promises = self.promises(sized, run, before, after)
-            if not len(promises) or (most := promises.max()) == -np.inf:
-                continue
             parts = sized.parts[run]
             owners = np.repeat(np.arange(len(parts)), [part.floor.shape[1] for part in parts])
+            promises = self.promises(sized, run, before, after)
+            if sized.under_way:
+                taken = np.array([part in sized.under_way for part in parts], dtype=bool)
+                promises = np.where(taken[owners], -np.inf, promises)
+            if not len(promises) or (most := promises.max()) == -np.inf:
+                continue
             equal = list(dict.fromkeys(owners[promises == most]))
             urgencies = [_urgency(parts[n], parts, sized.fronts[run]) for n in equal]
             urgency = min(urgencies)
             chosen = equal[urgencies.index(urgency)]
             order = (-float(most), urgency)
             if best is None or order < best[0]:
-                points = np.argsort(-promises[owners == chosen], kind="stable")
-                best = order, _Task(run, parts[chosen], float(most), points)
+                points = tuple(np.argsort(-promises[owners == chosen], kind="stable")[:_FEW])
+                part = (parts[chosen],)
+                best = order, _Task(number, run, part, float(most), self.version, points)
         return None if best is None else best[1]
 
-    def go_ahead(self, sized: _Sized) -> None:
-        """Find something in a run of the shortest path, where nothing was found yet.
+    def next_task(self) -> _Task | None:
+        """What promises most; of equals, at the smaller sizes of the open splits."""
+        while self.tasks:
+            task = max(self.tasks.values(), key=lambda task: (task.promise, task.number))
+            if task.version == self.version:
+                if task.parts:
+                    return task
+                self.bound_runs(self.sized[task.number])
+            self.plan(task.number)  # it promised more than it may do now
+        return None
+
+    def ahead(self, sized: Runs) -> Run | None:
+        """A run of the shortest path in which something is to be found, where nothing was yet.
 
         Runs in which something was found count as that, the others as their bounds: as much above
-        them as what was found is elsewhere, and if nothing is left to find then, as they are.
+        them as what was found is elsewhere, and if nothing is left to find then, as they are. None
+        right after one.
         """
-        if self.figures > 1 or not sized.bounded:
-            return
+        if self.figures > 1 or not sized.bounded or sized.went_ahead:
+            return None
         found = {r: float(f.points.min()) for r, f in sized.fronts.items() if f.payloads}
         above = [found[run] / sized.bounds[run] for run in found if sized.bounds[run] > 0]
         for times in (float(np.median(above)) if above else 1.0, 1.0):
@@ -371,13 +367,8 @@ class _Search:
                 continue
             for run in self.path(least, after):
                 if run not in found:
-                    try:
-                        self.reach(sized.parts[run], self.aimed(sized, run))
-                    finally:
-                        self.gather(sized)
-                    if not sized.fronts[run].payloads:
-                        sized.given_up.add(run)
-                    return
+                    return run if sized.idle(run) else None
+        return None
 
     def path(self, least: Mapping[Run, Numbers], after: list[Numbers]) -> list[Run]:
         """The runs of a shortest path, by the figure of each; none if there is no path."""
@@ -391,7 +382,7 @@ class _Search:
         return runs
 
     def promises(
-        self, sized: _Sized, run: Run, before: list[Numbers], after: list[Numbers]
+        self, sized: Runs, run: Run, before: list[Numbers], after: list[Numbers]
     ) -> Numbers:
         """How far what is open in a run may improve the front; minus infinity where it may not."""
         joined = join(self.objective, before[run[0]], sized.open(run))
@@ -405,15 +396,11 @@ class _Search:
         scores = self.objective.score(joined)
         if scores is None:
             scores = -self.gaps(joined) if self.front.payloads else joined[0]
-        return np.where(self.may_improve(joined), -_rounded(scores), -np.inf)
+        return np.where(self.may_improve(joined), -rounded(scores), -np.inf)
 
     def may_improve(self, figures: Numbers) -> Numbers:
         """Tell of many figures which may improve on what is known."""
-        scores = self.objective.score(figures)
-        if scores is None or self.figures == 1:
-            return self.front.improves(figures)
-        known = min((self.score(point) for point in self.front.points.T), default=np.inf)
-        return np.asarray(np.isfinite(figures).all(axis=0) & (scores < known * (1 - 1e-12)))
+        return may_improve(self.objective, self.front, figures)
 
     def score(self, figures: Numbers) -> float:
         """The single number of figures."""
@@ -452,46 +439,44 @@ class _Search:
 
     # Doing it.
 
-    def work(self, sized: _Sized, task: _Task) -> None:
-        """Take a step at some sizes."""
-        run, part = task.run, task.part
-        names = self.space.einsums[slice(*run)]
-        self.report(f"{'+'.join(names)} of {self.open_sizes(sized)}")
-        if part is None:
-            self.bound_runs(sized)
-            return
-        front = self.aimed(sized, run)
-        known = front.points
-        rest = [one for one in sized.parts[run] if one is not part]
-        try:
-            if isinstance(part, Family):
-                rest += self.dive(self.groups.narrow(part), front)
-            elif part.prices is None:
-                looked = self.groups.look(part, front)
-                rest += [] if looked is None else [looked]
-            else:
-                few = task.points[:_FEW] if self.figures > 1 else task.points
-                first, others = part.split(few)
-                rest += [] if others is None else [others]
-                self.groups.solve(first, front)
-            sized.parts[run] = rest
-        finally:
-            if front.points is not known:
-                self.gather(sized)
+    def begin(self, under_way: deque[tuple[_Task, Future[Outcome]]]) -> bool:
+        """Hand out the steps that promise most; return whether any is under way."""
+        while len(under_way) < self.at_once and (task := self.next_task()) is not None:
+            left = self.seconds_left()
+            sized, run = self.sized[task.number], task.run
+            names = self.space.einsums[slice(*run)]
+            self.report(f"{'+'.join(names)} of {self.open_sizes(sized)}")
+            front = self.aimed(sized, run)
+            parts = task.parts
+            if self.figures > 1 and isinstance(parts[0], Candidate) and parts[0].prices is not None:
+                parts = (sized.divide(run, parts[0], np.array(task.points)),)
+            sized.begin(parts, ahead=task.tries > 0)
+            self.tasks[task.number] = replace(task, version=-1)
+            future = self.take(Step(parts, front, task.tries, left))
+            under_way.append((replace(task, parts=parts), future))
+        return bool(under_way)
 
-    def dive(self, parts: list[Part], front: Front) -> list[Part]:
-        """Look at the most promising structure of some parts, lest only bounds be worked on."""
-        ready = [part for part in parts if isinstance(part, Candidate)]
-        if not ready:
-            return parts
-        best = min(ready, key=self.order)
-        looked = self.groups.look(best, front)
-        others = [part for part in parts if part is not best]
-        return others if looked is None else [looked, *others]
+    def end(self, task: _Task, outcome: Outcome) -> None:
+        """Take in what came of a step."""
+        sized = self.sized[task.number]
+        self.tally.add(outcome.tally)
+        if sized.end(task.run, task.parts, outcome):
+            self.gather(sized)
+        if task.tries and not sized.fronts[task.run].payloads:
+            sized.given_up.add(task.run)
+        self.plan(task.number)
+        if task.tries and task.number in self.tasks:  # use what was found before anything else
+            self.tasks[task.number] = replace(self.tasks[task.number], promise=np.inf)
 
-    def aimed(self, sized: _Sized, run: Run) -> Front:
-        """The front of a run, which takes what may be part of something better than the best."""
-        front = sized.fronts[run]
+    def seconds_left(self) -> float | None:
+        """What is left of the time, if it is limited."""
+        if self.expired():
+            raise Interrupted
+        return None if self.deadline is None else self.deadline - monotonic()
+
+    def aimed(self, sized: Runs, run: Run) -> Front:
+        """What is known of a run, and what may be part of something better than the best."""
+        front = sized.fronts[run].bare()
         starts, ends = sized.around(self.objective)
         before, after = starts[run[0]], ends[run[1]]
         if self.figures == 1:
@@ -499,15 +484,10 @@ class _Search:
             adds = self.objective.adds[0]
             front.limit = float(best - before[0, 0] - after[0, 0]) if adds else best
         else:
-
-            def wanted(figures: Numbers) -> Numbers:
-                joined = join(self.objective, before, figures)
-                return self.may_improve(join(self.objective, joined, after))
-
-            front.wanted = wanted
+            front.wanted = Wanted(self.objective, before, after, self.front.bare())
         return front
 
-    def gather(self, sized: _Sized) -> None:
+    def gather(self, sized: Runs) -> None:
         """Put the mappings that the fronts of runs make together onto the front."""
         _, after = sized.around(self.objective)
         partial = [Front(self.figures) for _ in range(sized.count + 1)]
@@ -527,13 +507,13 @@ class _Search:
         found = partial[-1]
         for figures, groups in zip(found.points.T, found.payloads, strict=True):
             if self.may_improve(figures[:, None])[0]:
-                if self.scored:
-                    self.front = Front(self.figures)
-                self.front.add(figures, Plan(self.space.open_sizes(sized.sizes), groups))
+                front = Front(self.figures) if self.scored else self.front
+                front.add(figures, Plan(self.space.open_sizes(sized.sizes), groups))
+                self.front = front
                 self.version += 1
                 self.report(f"best so far: {', '.join(f'{value:.6g}' for value in figures)}")
 
-    def open_sizes(self, sized: _Sized) -> str:
+    def open_sizes(self, sized: Runs) -> str:
         """The sizes of the open splits, for a line of progress."""
         chosen = self.space.open_sizes(sized.sizes)
         return ", ".join(f"{rank}={size}" for rank, size in chosen) or "the shape"
@@ -545,8 +525,8 @@ class _Search:
             return f"{name}: the time was up before a mapping was found; give it more seconds"
         given = self.space.constraints
         fits = ""
-        if self.groups.tally.overflow:
-            level, words = min(self.groups.tally.overflow.items(), key=lambda item: item[1])
+        if self.tally.overflow:
+            level, words = min(self.tally.overflow.items(), key=lambda item: item[1])
             count = words * self.space.values["word_bytes"]
             fits = (
                 f"no tile fits: the smallest needs {count:.0f} bytes more than {level} has; raise "
@@ -586,23 +566,4 @@ def _urgency(part: Part, parts: list[Part], front: Front) -> float:
     looked = any(isinstance(one, Candidate) and one.prices is not None for one in parts)
     if isinstance(part, Candidate) and looked:
         return 2 if part.prices is not None else 3
-    return 4 if looked or front.payloads else -_depth(part)
-
-
-def _depth(part: Part) -> float:
-    """How much of a part is decided."""
-    if isinstance(part, Candidate):
-        return np.inf
-    return len(part.decided) + (part.structures is not None)
-
-
-def _rounded(scores: Numbers) -> Numbers:
-    """Numbers to nine significant digits, so that equals tie whatever order they were added in.
-
-    >>> _rounded(np.array([0.12345678949, 0.0, -1234567890.1, np.inf]))
-    array([ 1.23456789e-01,  0.00000000e+00, -1.23456789e+09,             inf])
-    """
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        scale = 10.0 ** (8 - np.floor(np.log10(np.abs(scores))))
-        rounded = np.round(scores * scale) / scale
-    return np.asarray(np.where(np.isfinite(rounded), rounded, scores))
+    return 4 if looked or front.payloads else -depth(part)

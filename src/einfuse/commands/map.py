@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,13 @@ def map_(
         bool, typer.Option("--pareto", help="The front of latency and energy, and what is named.")
     ] = False,
     seconds: Annotated[float | None, typer.Option(help="Stop then, with the best so far.")] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            help="Search in so many processes. Starting them takes a second or two, which pays for "
+            "searches of ten seconds or more."
+        ),
+    ] = 1,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="An architecture parameter by its path: buffer.bytes=1e6."),
@@ -53,6 +61,7 @@ def map_(
     from einfuse.mapper.architecture import load_architecture
     from einfuse.mapper.constraints import Constraints, load_constraints
     from einfuse.mapper.export import to_design, to_yaml
+    from einfuse.mapper.processes import worker_processes
     from einfuse.mapper.search import find_best
     from einfuse.mapper.space import MapSpace
     from einfuse.simulator.model import evaluate
@@ -60,6 +69,8 @@ def map_(
 
     if seconds is not None and not seconds > 0:
         raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")
+    if processes < 1:
+        raise EinfuseError(f"--processes: expected at least 1, found {processes}")
     machine = load_architecture(architecture).with_settings(parse_numbers(settings or []))
     given = Constraints() if constraints is None else load_constraints(constraints)
     space = MapSpace(load(cascade), machine, parse_shape(shape), given)
@@ -67,7 +78,12 @@ def map_(
     if pareto:
         names = list(dict.fromkeys(["latency", "energy", *(n for n in names if n != "edp")]))
     asked = find_objective(names, machine, accounting=accounting)
-    result = find_best(space, asked, seconds=seconds, report=_progress())
+    search = partial(find_best, space, asked, seconds=seconds, report=_progress())
+    if processes == 1:
+        result = search()
+    else:
+        with worker_processes(processes) as executor:
+            result = search(executor=executor, at_once=4 * processes)
     found = [
         (one, evaluate(to_design(space, one.plan), dict(space.shape), accounting=accounting))
         for one in result.solutions
