@@ -22,9 +22,9 @@ from .choices import Alternative, Choice, Interrupted
 from .counts import Traffic, Work
 from .formula import Values
 from .forwarding import find_bunches, forwardable, may_forward
+from .kept import Pieces
 from .objective import Numbers
 from .space import Structure
-from .tree import Pieces
 
 _NODES = 4096
 _OPEN: Mapping[str, int] = MappingProxyType({})

@@ -14,8 +14,9 @@ from .counts import Traffic, Work
 from .formula import Values
 from .loops import Loop
 from .objective import Numbers
+from .path import Batch, Path
 from .pieces import count_home
-from .tree import Batch, GroupTree, Path
+from .tree import GroupTree
 
 _NOTHING: tuple[tuple[int, ...], ...] = ((),)
 

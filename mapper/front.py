@@ -9,6 +9,7 @@ import numpy as np
 
 from .objective import Numbers
 
+_GLANCE = 64  # numbers by which most are told apart
 _TIE = 1e-12  # figures this close, relatively, count as equal: what was found first stays
 
 
@@ -74,3 +75,23 @@ class Front:
             ):
                 chosen.append(int(index))
         return chosen
+
+
+def undominated(vectors: Numbers) -> list[int]:
+    """Return which vectors no other equals or beats in every number; of equals the first.
+
+    >>> undominated(np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 5.0], [1.0, 1.0]]))
+    [1, 2]
+    """
+    flat = vectors.reshape(len(vectors), int(np.prod(vectors.shape[1:])))
+    few = flat[:, :_GLANCE]
+    kept: list[int] = []
+    for number, one in enumerate(flat):
+        at = np.array(kept, dtype=int)
+        below = at[(few[at] <= few[number]).all(axis=1)]
+        if any((flat[other] <= one).all() for other in below):
+            continue
+        above = at[(few[at] >= few[number]).all(axis=1)]
+        beaten = {int(other) for other in above if (flat[other] >= one).all()}
+        kept = [other for other in kept if other not in beaten] + [number]
+    return kept

@@ -21,11 +21,12 @@ from .bounds import assignment_floor, bound_group, bound_structure
 from .choices import Interrupted, Rules, Tally, solve
 from .floors import least_rooms, least_times, least_traffic
 from .front import Front
+from .kept import Pieces
 from .objective import Numbers
 from .relaxation import Relaxation, Weights, add_sums, with_sums
 from .rules import group_tiles
 from .space import Structure
-from .tree import GroupTree, Pieces
+from .tree import GroupTree
 
 _PORTION = 16  # structures that are prepared at a time
 

@@ -16,8 +16,9 @@ import numpy as np
 from .errors import MappingError
 from .floors import least_rooms
 from .forwarding import may_forward
+from .kept import Pieces
 from .space import MapSpace
-from .tree import GroupTree, Pieces
+from .tree import GroupTree
 
 Run = tuple[int, int]  # the first Einsum, and the one behind the last
 

@@ -30,13 +30,13 @@ from .explicit_plan import ExplicitPlan
 from .explicit_search import ExplicitSearch
 from .front import Front
 from .groups import Candidate, Family
+from .kept import Pieces
 from .objective import Numbers, Objective, join
 from .room import Run, runs_that_fit
 from .runs import Runs
 from .space import MapSpace
 from .steps import Outcome, Part, Step, Wanted, depth, may_improve, rounded, take, taker
 from .structure import Plan
-from .tree import Pieces
 
 _EXPLAINED = 60.0  # seconds at most to tell which constraints empty a space
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures

@@ -21,8 +21,8 @@ from .choices import Interrupted, Tally
 from .errors import MappingError
 from .front import Front
 from .groups import Candidate, Family, GroupSearch
+from .kept import Pieces
 from .objective import Numbers, Objective, join
-from .tree import Pieces
 
 Part = Family | Candidate
 

@@ -1,8 +1,9 @@
 """The choices of one structure, costed at every tile size: what `einfuse.mapper.choices` solves.
 
 Every piece is counted once: an Einsum's leaf under the loops of its group and block, a tensor's
-chain of homes. Since columns add, what an Einsum costs does not depend on how the others run; of
-its leaves those stay that none beats at every point, which drops no optimum.
+chain of homes. Since columns add, what an Einsum costs does not depend on how the others run, but
+for what they forward (`einfuse.mapper.forwarding`): for each way to do that, of its leaves those
+stay that none beats at every point, which drops no optimum.
 
 The tiles of a block's loops are an axis of their own, before that of the points: what depends on
 both is counted as one array, of which each alternative takes a row.
@@ -10,12 +11,11 @@ both is counted as one array, of which each alternative takes a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from itertools import product
 from math import prod
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,83 +32,16 @@ from .forwarding import (
     find_strands,
     forwardable,
 )
-from .loops import Loop, loop_in_time
-from .objective import Numbers, Objective
+from .front import undominated
+from .kept import Pieces
+from .objective import Numbers
+from .path import Batch, Path
 from .pieces import count_home, count_leaf
 from .rules import block_tiles
-from .space import MapSpace, Roles, Structure
+from .space import Roles, Structure
 from .structure import Group, Home, Inner, Leaf, copies, spans
 
-_KEPT_NUMBERS = 16_000_000  # how many are kept of leaves, homes and times under loops
-_GLANCE = 64
 _BATCH = 8192  # tiles of a block times points that are counted at a time
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class Path:
-    """The loops above a place: ranks, loops, and the tiles that are left beneath each."""
-
-    ranks: tuple[str, ...]
-    loops: tuple[Loop, ...]
-    tiles: tuple[Mapping[str, Values], ...]  # at every depth
-
-    @cached_property
-    def key(self) -> Hashable:
-        """What tells it from others at the same sizes."""
-        tiles = (np.asarray(one.tile) for one in self.loops)
-        return (self.ranks, tuple((tile.shape, tile.tobytes()) for tile in tiles))
-
-    def extend(self, rank: str, tile: Values) -> Path:
-        """Return the path with one more loop."""
-        left = self.tiles[-1]
-        below = {**left, rank: tile}
-        return Path(
-            (*self.ranks, rank),
-            (*self.loops, loop_in_time(rank, left[rank], tile)),
-            (*self.tiles, below),
-        )
-
-
-class Pieces:
-    """Counted leaves and their columns, kept for the structures that share them."""
-
-    def __init__(
-        self, space: MapSpace, objective: Objective, expired: Callable[[], bool] = lambda: False
-    ) -> None:
-        self.space, self.objective, self.expired = space, objective, expired
-        self.inner_levels = space.memories[1:]
-        self.rows = {name: n for n, name in enumerate(objective.columns)}
-        self.rooms = {level: len(self.rows) + n for n, level in enumerate(self.inner_levels)}
-        self.height = len(self.rows) + len(self.rooms)
-        self._kept: dict[Hashable, Any] = {}
-        self._numbers = 0
-
-    def keep(self, key: Hashable, make: Callable[[], T], numbers: int = 0) -> T:
-        """Return what was made under a key, making it once; the last ones are kept.
-
-        Args:
-            key: what it depends on.
-            make: makes it.
-            numbers: about how many it holds.
-        """
-        if key not in self._kept:
-            found = make()
-            if self._numbers > _KEPT_NUMBERS:
-                self._kept.clear()
-                self._numbers = 0
-            self._kept[key] = found
-            self._numbers += numbers + 100
-        kept: T = self._kept[key]
-        return kept
-
-    def stack(self, shape: tuple[int, ...], *parts: Mapping[str, Values]) -> Numbers:
-        """Return the sum of columns by name as rows, each of a shape."""
-        out = np.zeros((self.height, *shape))
-        for part in parts:
-            for name, value in part.items():
-                out[self.rows[name]] += value
-        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,19 +59,6 @@ class Held:
 
     tensor: str
     where: Numbers
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tiles of a block's loops, and the path that has all of them at once."""
-
-    tiles: tuple[tuple[int, ...], ...]
-    path: Path
-
-    @property
-    def count(self) -> int:
-        """How many tiles."""
-        return len(self.tiles)
 
 
 class GroupTree:
@@ -570,23 +490,3 @@ def _per_tile(labels: Iterable[Hashable], columns: Numbers, tiles: int) -> tuple
         )
         for at in range(tiles)
     )
-
-
-def undominated(vectors: Numbers) -> list[int]:
-    """Return which vectors no other equals or beats in every number; of equals the first.
-
-    >>> undominated(np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 5.0], [1.0, 1.0]]))
-    [1, 2]
-    """
-    flat = vectors.reshape(len(vectors), int(np.prod(vectors.shape[1:])))
-    few = flat[:, :_GLANCE]  # most are told apart by a few numbers
-    kept: list[int] = []
-    for number, one in enumerate(flat):
-        at = np.array(kept, dtype=int)
-        below = at[(few[at] <= few[number]).all(axis=1)]
-        if any((flat[other] <= one).all() for other in below):
-            continue
-        above = at[(few[at] >= few[number]).all(axis=1)]
-        beaten = {int(other) for other in above if (flat[other] >= one).all()}
-        kept = [other for other in kept if other not in beaten] + [number]
-    return kept

@@ -14,10 +14,11 @@ from einfuse.mapper.architecture import load_architecture
 from einfuse.mapper.choices import Interrupted, Rules, Tally, solve
 from einfuse.mapper.constraints import Constraints
 from einfuse.mapper.front import Front
+from einfuse.mapper.kept import Pieces
 from einfuse.mapper.objective import Numbers
 from einfuse.mapper.search import find_best
 from einfuse.mapper.space import MapSpace
-from einfuse.mapper.tree import GroupTree, Pieces
+from einfuse.mapper.tree import GroupTree
 from einfuse.simulator.objectives import find_objective
 
 

@@ -7,11 +7,11 @@ import pytest
 from einfuse.einsum.library import load
 from einfuse.mapper.architecture import load_architecture
 from einfuse.mapper.bounds import bound_group
+from einfuse.mapper.kept import Pieces
 from einfuse.mapper.loops import loop_in_time
 from einfuse.mapper.objective import Numbers
 from einfuse.mapper.pieces import count_leaf
 from einfuse.mapper.space import MapSpace
-from einfuse.mapper.tree import Pieces
 from einfuse.simulator.objectives import find_objective
 
 SHAPES = [
