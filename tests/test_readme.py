@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
+import yaml
 
 import einfuse as ef
 from einfuse.cli import app
+from einfuse.mapper.constraints import parse_constraints
 from einfuse.studies import fusemax
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +46,21 @@ def test_its_numbers_are_those_of_the_study() -> None:
     energies = table[(table["quantity"] == "energy") & (table["baseline"] == "flat")]
     shares = {f"{100 * value:.2f} %" for value in energies["here_arithmetic_mean"]}
     assert set(re.findall(r"\b\d+\.\d{2} %", README)) <= shares
+
+
+def test_the_page_on_mappings_is_right() -> None:
+    page = (ROOT / "docs" / "mapping.md").read_text(encoding="utf-8")
+    given = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert given is not None and code is not None
+    constraints = parse_constraints(yaml.safe_load(given.group(1)), "docs/mapping.md")
+    shape = {"M": 4096, "P": 4096, "E": 64, "F": 64}
+    ef.MapSpace(
+        ef.load_cascade("attention/1-pass"), ef.load_architecture("fusemax"), shape, constraints
+    )
+    found: dict[str, Any] = {}
+    exec(code.group(1), found)
+    assert found["result"].optimal
 
 
 def test_its_own_cascade_does_what_it_says() -> None:

@@ -23,15 +23,24 @@ if TYPE_CHECKING:
     from einfuse.einsum.printer import render
     from einfuse.einsum.torch_export import from_torch
     from einfuse.mapper.architecture import load_architecture
+    from einfuse.mapper.constraints import Constraints
     from einfuse.mapper.design import load_design, parse_design
+    from einfuse.mapper.export import to_design
+    from einfuse.mapper.search import find_best
+    from einfuse.mapper.space import MapSpace
     from einfuse.simulator.model import evaluate
+    from einfuse.simulator.objectives import find_objective
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Constraints": ("einfuse.mapper.constraints", "Constraints"),
     "EinfuseError": ("einfuse.einsum.errors", "EinfuseError"),
+    "MapSpace": ("einfuse.mapper.space", "MapSpace"),
     "derive": ("einfuse.einsum.derivation", "derive"),
     "evaluate": ("einfuse.simulator.model", "evaluate"),
+    "find_best": ("einfuse.mapper.search", "find_best"),
+    "find_objective": ("einfuse.simulator.objectives", "find_objective"),
     "from_torch": ("einfuse.einsum.torch_export", "from_torch"),
     "load_architecture": ("einfuse.mapper.architecture", "load_architecture"),
     "load_cascade": ("einfuse.einsum.library", "load"),
@@ -41,12 +50,17 @@ _HOMES = {
     "passes": ("einfuse.einsum.passes", "count_passes"),
     "render": ("einfuse.einsum.printer", "render"),
     "run": ("einfuse.einsum.execute", "run"),
+    "to_design": ("einfuse.mapper.export", "to_design"),
 }
 
 __all__ = [
+    "Constraints",
     "EinfuseError",
+    "MapSpace",
     "derive",
     "evaluate",
+    "find_best",
+    "find_objective",
     "from_torch",
     "load_architecture",
     "load_cascade",
@@ -56,6 +70,7 @@ __all__ = [
     "passes",
     "render",
     "run",
+    "to_design",
 ]
 
 

@@ -32,7 +32,8 @@ def map_(
         str | None,
         typer.Option(
             help="A YAML file of what is fixed beforehand, or a shipped one's name: units, keep, "
-            "exchange, forward, tiles, relations, order, parallel, innermost, fuse, split, double."
+            "exchange, forward, repeat, tiles, relations, order, parallel, innermost, fuse, "
+            "split, double (docs/mapping.md)."
         ),
     ] = None,
     pareto: Annotated[
