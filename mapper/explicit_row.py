@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .architecture import INSTANCES
 from .choices import Tally
 from .counts import REGISTERS
-from .explicit_task import Floats, Spread, Task, spreads
+from .explicit_task import Floats, Prices, Spread, Task, spreads
 
 Chains = Mapping[str, tuple[int, ...]]  # for each tensor, the levels of its homes, outer to inner
 UNITS = -2  # beneath all levels
@@ -104,15 +104,17 @@ class Nest:
     point, [spread].
     """
 
-    def __init__(self, task: Task, spreads: NDArray[np.int64], chains: Chains) -> None:
-        self.task, self.spreads, self.chains = task, spreads, chains
+    def __init__(
+        self, task: Task, prices: Prices, spreads: NDArray[np.int64], chains: Chains
+    ) -> None:
+        self.task, self.prices, self.spreads, self.chains = task, prices, spreads, chains
         self.groups = task.groups
         apart = np.array([lanes.name == INSTANCES for lanes in task.lanes], dtype=bool)
         self.lanes = spreads.prod(axis=1)  # [spread, group]
         self.inside = self.spreads[:, ~apart].prod(axis=1)
         self.instances = int(spreads[0, apart].prod())
         used, which = np.unique(self.lanes.prod(axis=1), return_inverse=True)
-        work = [task.work(float(lanes), self.instances) for lanes in used]
+        work = [prices.work(float(lanes), self.instances) for lanes in used]
         operations, self.read, self.write = (
             np.array(columns)[which.ravel()] for columns in zip(*work, strict=True)
         )  # [spread, column]; of a word of a lane's registers
@@ -254,8 +256,8 @@ class Nest:
         """The columns in which homes of a level differ."""
         pair = (self.read[0], self.write[0])
         if self.task.levels[level].name != REGISTERS:
-            pair = self.task.prices(level, self.instances)
-        vectors = (*pair, *self.task.prices(-1, 1))
+            pair = self.prices.words(level, self.instances)
+        vectors = (*pair, *self.prices.words(-1, 1))
         return np.asarray(np.any([vector != 0 for vector in vectors], axis=0))
 
     def _accesses(self) -> Floats:
@@ -286,12 +288,12 @@ class Nest:
         chain = self.chains[tensor]
         place = len(chain) if level == UNITS else chain.index(level)
         parent = chain[place - 1] if place else task.roots[tensor]
-        read, write = task.prices(parent, self.instances)
+        read, write = self.prices.words(parent, self.instances)
         inside = level == UNITS or task.levels[level].name == REGISTERS
         own_read, own_write = (
             (self.read[spread], self.write[spread])
             if inside
-            else task.prices(level, self.instances)
+            else self.prices.words(level, self.instances)
         )
         copies = self._copies(tensor, level, parent)
         above, own = (np.atleast_1d(one[spread])[:, None] for one in copies)
@@ -299,7 +301,7 @@ class Nest:
         if tensor not in task.made:
             return np.asarray(moved * (above * read + own * own_write))
         again = moved - task.size(tensor) * task.times(tensor)
-        drain = own * own_read if task.drained and level != UNITS else 0.0
+        drain = own * own_read if self.prices.drained and level != UNITS else 0.0
         there, back = above * write + drain, above * read + own * own_write
         return np.asarray(moved * there + again * back)
 
@@ -325,11 +327,12 @@ class Nest:
         return above, self._of_a_lane(tensor) if lane else own
 
 
-def nests(task: Task, every: bool = False) -> list[Nest]:
+def nests(task: Task, prices: Prices, every: bool = False) -> list[Nest]:
     """Return the ways to choose levels and how many instances are in use.
 
     Args:
         task: the Einsum.
+        prices: what it costs.
         every: with any number of lanes, not only the most.
     """
     last = len(task.levels)
@@ -356,7 +359,7 @@ def nests(task: Task, every: bool = False) -> list[Nest]:
     over = np.array([lanes.name == INSTANCES for lanes in task.lanes], dtype=bool)
     instances = ways[:, over].prod(axis=(1, 2))
     return [
-        Nest(task, ways[instances == number], dict(zip(task.ranks, chosen, strict=True)))
+        Nest(task, prices, ways[instances == number], dict(zip(task.ranks, chosen, strict=True)))
         for number in np.unique(instances)
         for chosen in product(*chains)
     ]

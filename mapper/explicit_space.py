@@ -7,7 +7,7 @@ an Einsum (its *role*); without it everything may live everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -19,7 +19,7 @@ from .choices import Interrupted, Tally
 from .constraints import ROLES, Homes
 from .counts import REGISTERS, Traffic, Work
 from .errors import MappingError
-from .explicit_task import Floats, Lanes, Level, Loops, Task
+from .explicit_task import Floats, Lanes, Level, Loops, Prices, Task
 from .explicit_ways import Ways
 from .formula import Values
 from .objective import Objective
@@ -131,7 +131,14 @@ class ExplicitSpace:
     def _find(self, einsum: str, loops: Loops, near: frozenset[str], every: bool = False) -> Ways:
         if self.expired():
             raise Interrupted
-        tasks = [self._task(einsum, unit, loops, near) for unit in self._units(einsum)]
+        drained = self.space.constraints.drains == "read"
+        tasks = [
+            (
+                self._task(einsum, unit, loops, near),
+                Prices(self.prices, partial(self._work, einsum, unit), drained),
+            )
+            for unit in self._units(einsum)
+        ]
         tally = Tally() if every else self.tally
         return Ways(tasks, self.objective, tally, self.expired, every)
 
@@ -171,9 +178,6 @@ class ExplicitSpace:
             lanes,
             {tensor: 0 if tensor in near else -1 for tensor in tensors},
             {tensor: self._feeding(tensor) for tensor in tensors},
-            self.prices,
-            lambda active, instances: self._work(einsum, unit, active, instances),
-            self.space.constraints.drains == "read",
         )
 
     def _feeding(self, tensor: str) -> frozenset[int]:

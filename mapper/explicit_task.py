@@ -86,9 +86,25 @@ class Group:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What the words and the operations of an Einsum on a unit cost.
+
+    Attributes:
+        words: level and instances in use -> the columns of a word read and of a word written.
+        work: lanes in use, and instances -> the columns of the operations, of a word of a lane's
+            registers read, and of one written.
+        drained: whether a home that sends its words up is read for it.
+    """
+
+    words: Callable[[int, int], tuple[Floats, Floats]]
+    work: Callable[[float, float], tuple[Floats, Floats, Floats]]
+    drained: bool
+
+
 @dataclass(frozen=True)
 class Task:
-    """An Einsum on a unit at given extents: everything that its cost depends on.
+    """An Einsum on a unit at given extents: everything but prices that its cost depends on.
 
     Attributes:
         extents: of each rank, within one iteration of the loops that it shares with others.
@@ -96,10 +112,6 @@ class Task:
         levels: those inside the outermost memory, outer to inner, registers last.
         roots: where each tensor comes from or goes to: -1 (outermost memory) or a level's number.
         feeding: for each tensor, whether it may feed the units from a level (-1: the outermost).
-        prices: level and instances in use -> the columns of a word read and of a word written.
-        work: lanes in use, and instances -> columns of the operations and of a lane's register
-            words that no mapping changes, of a register word read, and of one written.
-        drained: whether a home that sends its words up is read for it.
     """
 
     einsum: EinsumFacts
@@ -111,9 +123,6 @@ class Task:
     lanes: tuple[Lanes, ...]
     roots: Mapping[str, int]
     feeding: Mapping[str, frozenset[int]]
-    prices: Callable[[int, int], tuple[Floats, Floats]]
-    work: Callable[[float, float], tuple[Floats, Floats, Floats]]
-    drained: bool
 
     @cached_property
     def ranks(self) -> dict[str, frozenset[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .choices import Interrupted, Tally
 from .explicit_row import Nest, Row, nests
-from .explicit_task import Floats, Task
+from .explicit_task import Floats, Prices, Task
 from .front import Front
 from .objective import Objective
 
@@ -38,14 +38,14 @@ class Ways:
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[tuple[Task, Prices]],
         objective: Objective,
         tally: Tally,
         expired: Callable[[], bool],
         every: bool = False,
     ) -> None:
         self.objective, self.tally, self.expired = objective, tally, expired
-        self.nests = [nest for task in tasks for nest in nests(task, every)]
+        self.nests = [nest for task, prices in tasks for nest in nests(task, prices, every)]
         fits: list[Any] = []
         for nest in self.nests:
             right = np.ones(len(nest.spreads), dtype=bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator
 from itertools import combinations, permutations, product
@@ -449,3 +450,10 @@ def test_constraints_on_groups_units_and_levels_hold() -> None:
     assert isinstance(plan, ExplicitPlan)
     rows = [row for block in plan.blocks for row in block.rows if "A" in row.feeding]
     assert [row.feeding["A"] for row in rows] == [-1]
+
+
+def test_a_result_goes_to_another_process_and_back() -> None:
+    found = search(CHAIN, machine(40), {"M": 4, "K": 2, "N": 2, "J": 2}, counting(MAY), "energy")
+    again = pickle.loads(pickle.dumps(found))
+    first, second = (to_design(one.space, one.best.plan).nest for one in (found, again))
+    assert first == second and again.score == found.score
