@@ -313,8 +313,11 @@ def enumerate_space(space: MapSpace) -> Iterator[Evaluation]:
     """Evaluate every mapping; what does not fit is left out."""
     (sizes,) = space.splits()
     for groups in runs(space.einsums):
-        ways = [list(overlaps(space, g, n)) for g in groups for n in [*nests(space, sizes, g)]]
-        by_group = {g: [w for way in ways for w in way if w[0] == g] for g in groups}
+        ways = [
+            way for g in groups for n in nests(space, sizes, g) for way in overlaps(space, g, n)
+        ]
+        once = {repr(way): way for way in ways}.values()  # loops of one iteration are not written
+        by_group = {g: [way for way in once if way[0] == g] for g in groups}
         for chosen in itertools.product(*by_group.values()):
             design = build(space, groups, [n for _, n, _ in chosen], [o for _, _, o in chosen])
             try:
