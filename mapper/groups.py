@@ -28,7 +28,7 @@ from .rules import group_tiles
 from .space import Structure
 from .tree import GroupTree
 
-_PORTION = 16  # structures that are prepared at a time
+_PORTION = 16  # structures that are prepared at a time: first one, then more and more, at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +115,7 @@ class GroupSearch:
             return [self._decide(family, ((name, level),)) for level in levels]
         (_, exchange), *faces = family.decided
         structures = self.space.structures_at(einsums, exchange, tuple(faces))
-        until = family.prepared + _PORTION
+        until = family.prepared + min(family.prepared + 1, _PORTION)
         portion = list(islice(structures, family.prepared, until))
         found: list[Family | Candidate] = []
         for structure in portion:
@@ -127,7 +127,7 @@ class GroupSearch:
                 replace(one, floor=np.maximum(one.floor, least))
                 for one in self._candidates(structure, family.sizes)
             ]
-        rest = [replace(family, prepared=until)] if len(portion) == _PORTION else []
+        rest = [replace(family, prepared=until)] if len(portion) == until - family.prepared else []
         return [*found, *rest]
 
     def _decide(self, family: Family, more: tuple[tuple[str, int], ...]) -> Family:

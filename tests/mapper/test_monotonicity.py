@@ -120,6 +120,6 @@ def test_attention_is_no_slower_on_more(cascade: str, path: str, objective: str)
     small = {"buffer.bytes": 128, "staging.bytes": 64, "array_1d.lanes": 4, "array_2d.rows": 4,
              "array_2d.columns": 4, "dram.bandwidth_bytes_per_s": 4e9}  # fmt: skip
     machine = load_architecture("fusemax").with_settings(small)
-    shape = {"B": 1, "H": 2, "E": 4, "F": 4, "M": 8, "P": 4}
+    shape = {"B": 1, "H": 2, "E": 2, "F": 2, "M": 4, "P": 2}
     less = MapSpace(load(cascade), machine, shape)
     not_worse(replace(less, architecture=scaled(machine, path, 2)), less, objective)
