@@ -133,10 +133,9 @@ def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
     [
         (mapping("--objective", "speed"), "no objective 'speed'"),
         (mapping("--seconds", "0"), "more than 0"),
-        pytest.param(
-            mapping("--set", "buffer.bytes=4,staging.bytes=4"),
-            "bytes more than",
-            marks=pytest.mark.slow,
+        (
+            mapping("--set", "buffer.bytes=1,staging.bytes=1"),
+            "the smallest needs 1 bytes more than buffer has",
         ),
         ((*COUNTED, "--shape", "B=1,H=1,M=8,P=8,E=8"), "give F=... in the shape (--shape)"),
         ((*COUNTED, "--shape", SMALL + ",G=2"), "no rank 'G'"),
