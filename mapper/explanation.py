@@ -1,7 +1,8 @@
 """Why a mapping is the best: what binds it, what more of each resource is worth, what comes next.
 
 Everything is found by searching again: with a resource doubled, or with one of the choices that
-the mapping made forbidden. Costs are the score of the objective.
+the mapping made forbidden. Costs are the score of the objective. The decisions are read from the
+mapping as it is written.
 """
 
 from __future__ import annotations
@@ -10,26 +11,40 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from einfuse.einsum.errors import EinfuseError
 
 from .constraints import Constraints
-from .explicit_plan import ExplicitPlan
+from .design import Design
+from .mapping import Branch, Compute, Keep, Nest, walk_nest
 from .objective import Objective
 from .search import SearchResult, find_best
 from .space import MapSpace
-from .structure import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The cost of something else over that of the mapping: between two bounds, alike if proven."""
+
+    least: float
+    most: float
+
+    @property
+    def proven(self) -> float | None:
+        """The ratio, if the search for it ended."""
+        return self.most if self.least == self.most else None
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """A decision of a mapping, and the best that the space has without it.
 
-    ``ratio`` is the cost without it over the cost of the mapping; None if nothing is left without
-    it, or if the search for it was stopped.
+    ``ratio`` is None if nothing was found without it; ``note`` says why.
     """
 
     decision: str
-    ratio: float | None
+    ratio: Ratio | None
     note: str = ""
 
 
@@ -38,23 +53,23 @@ class Worth:
     """What the best mapping costs with twice of a resource, over what it costs now."""
 
     resource: str
-    ratio: float | None
+    ratio: Ratio | None
 
 
 ObjectiveOf = Callable[[Any], Objective]
 
 
 def find_worth(
-    result: SearchResult, objective_of: ObjectiveOf, seconds: float
+    space: MapSpace, score: float, objective_of: ObjectiveOf, seconds: float
 ) -> tuple[Worth, ...]:
     """Return what twice the room, lanes and bandwidth are worth, each alone.
 
     Args:
-        result: a search with a single best mapping.
+        space: that of the mapping.
+        score: what it costs.
         objective_of: architecture -> the objective at its prices.
-        seconds: for each search; one that does not end in time has no ratio.
+        seconds: for each search; of one that does not end in time there are bounds.
     """
-    space = result.space
     architecture = space.architecture
     found: list[Worth] = []
     for path, value in architecture.parameters.items():
@@ -63,7 +78,10 @@ def find_worth(
             continue
         more = architecture.with_settings({path: 2 * value})
         again = _search(replace(space, architecture=more), objective_of(more), seconds)
-        found.append(Worth(path, _ratio(again, result)))
+        ratio = _ratio(again, score)
+        if ratio is not None:  # the mapping itself stays possible
+            ratio = Ratio(min(ratio.least, 1.0), min(ratio.most, 1.0))
+        found.append(Worth(path, ratio))
     return tuple(found)
 
 
@@ -78,99 +96,98 @@ _RESOURCES = (
 )
 
 
-def find_alternatives(result: SearchResult, seconds: float) -> tuple[Alternative, ...]:
-    """Return for each decision of a mapping what the best mapping without it costs."""
-    space = result.space
+def find_alternatives(
+    space: MapSpace, design: Design, score: float, objective: Objective, seconds: float
+) -> tuple[Alternative, ...]:
+    """Return for each decision of a mapping what the best mapping without it costs.
+
+    Args:
+        space: that of the mapping.
+        design: the mapping, as a search writes it.
+        score: what it costs.
+        objective: what was minimised.
+        seconds: for each search; of one that does not end in time there are bounds.
+    """
     found: list[Alternative] = []
-    plan = result.best.plan
-    decisions = forbid(space, plan) if isinstance(plan, Plan) else forbid_blocks(space, plan)
-    for decision, constraints in decisions:
+    for decision, constraints in forbid(space, design):
         other = None if constraints is None else _under(space, constraints)
         if other is None:
             found.append(Alternative(decision, None, "nothing else is possible"))
             continue
-        again = _search(other, result.objective, seconds)
-        ratio = _ratio(again, result)
+        ratio = _ratio(_search(other, objective, seconds), score)
         note = "" if ratio is not None else "no mapping was found without it"
         found.append(Alternative(decision, ratio, note))
     return tuple(found)
 
 
-def forbid(space: MapSpace, plan: Plan) -> Iterator[tuple[str, Constraints | None]]:
-    """Yield each decision of a plan with the constraints that forbid it; None if they leave none.
-
-    >>> from einfuse.einsum.parser import parse
-    >>> from einfuse.mapper.architecture import load_architecture
-    >>> space = MapSpace(parse("rank P\\ninput A[P]\\noutput Y\\nY[p] = A[p] + A[p]"),
-    ...                  load_architecture("flat"), {"P": 2})
-    >>> [decision for decision, _ in forbid(space, Plan((), ()))]
-    []
-    """
+def forbid(space: MapSpace, design: Design) -> Iterator[tuple[str, Constraints | None]]:
+    """Yield each decision of a mapping with constraints that forbid it; None if they leave none."""
     given = space.constraints
-    for rank, size in plan.splits:
-        choices = next(iter(_inner_choices(space, rank)), ())
-        tiles = tuple(tile for tile in choices if tile != size)
-        changed = given.model_copy(update={"tiles": {**given.tiles, rank: tiles}})
-        yield f"{rank} = {size}", changed if tiles else None
-    for group in plan.groups:
-        names = group.einsums
+
+    def under(**changed: Any) -> Constraints:
+        return given.model_copy(update=changed)
+
+    inner = {split.inner for split in space.cascade.splits}
+    for rank, formula in design.let:
+        if rank in inner:
+            size = int(np.asarray(formula.evaluate({})))
+            choices = next(iter(_inner_choices(space, rank)), ())
+            tiles = tuple(tile for tile in choices if tile != size)
+            yield f"{rank} = {size}", under(tiles={**given.tiles, rank: tiles}) if tiles else None
+    for leaves in _groups(design.nest):
+        names = tuple(leaf.einsum for leaf in leaves)
         if len(names) > 1:
             pairs = (*given.split, (names[0], names[-1]))
-            yield (
-                f"{names[0]} ... {names[-1]} in one group",
-                given.model_copy(update={"split": pairs}),
-            )
-        for leaf in group.leaves:
+            yield f"{names[0]} ... {names[-1]} in one group", under(split=pairs)
+        for leaf in leaves:
             others = tuple(u for u in space.units_of[leaf.einsum] if u != leaf.unit)
-            if len(space.units_of[leaf.einsum]) > 1:
-                units = {**given.units, leaf.einsum: others}
-                yield (
-                    f"{leaf.einsum} on {leaf.unit}",
-                    given.model_copy(update={"units": units}),
-                )
-        for tensor in sorted(group.forwarded):
-            may = space.facts.aligned if given.forward is None else given.forward
-            others = tuple(other for other in sorted(may) if other != tensor)
-            yield (
-                f"{tensor} from register to register",
-                given.model_copy(update={"forward": others}),
-            )
-        touched = space.roles(names)
-        for home in group.homes:
-            level = home.places[-1][0]
-            if home.tensor in touched.outside:
-                allowed = given.keep.get(home.tensor, space.memories)
-                others = tuple(one for one in allowed if one != level)
-                keep = {**given.keep, home.tensor: others}
-                yield (
-                    f"{home.tensor} at {level}",
-                    given.model_copy(update={"keep": keep}) if others else None,
-                )
-
-
-def forbid_blocks(space: MapSpace, plan: ExplicitPlan) -> Iterator[tuple[str, Constraints | None]]:
-    """Yield each decision of a plan of blocks with the constraints that forbid it, likewise."""
-    given = space.constraints
-    for block in plan.blocks:
-        names = block.einsums
-        if len(names) > 1:
-            pairs = (*given.split, (names[0], names[-1]))
-            fused = given.model_copy(update={"split": pairs})
-            yield f"{names[0]} ... {names[-1]} under one loop", fused
-        for name, row in zip(names, block.rows, strict=True):
-            others = tuple(u for u in space.units_of[name] if u != row.task.unit)
             if others:
-                units = {**given.units, name: others}
-                yield f"{name} on {row.task.unit}", given.model_copy(update={"units": units})
-    feeding: dict[str, set[str]] = {}
-    for row in (row for block in plan.blocks for row in block.rows):
-        for tensor, level in row.feeding.items():
-            feeding.setdefault(tensor, set()).add(space.memories[level + 1])
-    for tensor, levels in feeding.items():
-        allowed = given.keep.get(tensor, space.memories)
-        rest = tuple(level for level in allowed if level not in levels)
-        kept = given.model_copy(update={"keep": {**given.keep, tensor: rest}})
-        yield f"{tensor} at {', '.join(sorted(levels))}", kept if rest else None
+                units = {**given.units, leaf.einsum: others}
+                yield f"{leaf.einsum} on {leaf.unit}", under(units=units)
+        for tensor in sorted({name for leaf in leaves for name in leaf.forwarding}):
+            may = space.facts.aligned if given.forward is None else given.forward
+            rest = tuple(other for other in sorted(may) if other != tensor)
+            yield f"{tensor} from register to register", under(forward=rest)
+        feeding = _feeding(space, design.nest, names)
+        outside = space.roles(names).outside if given.composition != "sequential" else (*feeding,)
+        for tensor in outside:
+            allowed = given.keep.get(tensor, space.memories)
+            left = tuple(level for level in allowed if level not in feeding[tensor])
+            where = ", ".join(sorted(feeding[tensor]))
+            kept = under(keep={**given.keep, tensor: left})
+            yield f"{tensor} at {where}", kept if left else None
+
+
+def _groups(nest: Nest) -> list[list[Compute]]:
+    """The Einsums of each group: what a branch at the top has one after the other."""
+    step = nest[-1].step
+    apart = isinstance(step, Branch) and not step.pipeline
+    alone = all(isinstance(node.step, Keep) for node in nest[:-1])
+    children = step.children if isinstance(step, Branch) and apart and alone else (nest,)
+    return [
+        [node.step for node in walk_nest(child) if isinstance(node.step, Compute)]
+        for child in children
+    ]
+
+
+def _feeding(space: MapSpace, nest: Nest, names: tuple[str, ...]) -> dict[str, set[str]]:
+    """The levels that feed the units with each tensor of some Einsums."""
+    found: dict[str, set[str]] = {}
+
+    def visit(nest: Nest, homes: dict[str, str]) -> None:
+        homes = dict(homes)
+        for node in nest:
+            if isinstance(node.step, Keep):
+                homes |= dict.fromkeys(map(space.facts.root, node.step.tensors), node.step.level)
+            elif isinstance(node.step, Branch):
+                for child in node.step.children:
+                    visit(child, homes)
+            elif isinstance(node.step, Compute) and node.step.einsum in names:
+                for tensor in space.touched(node.step.einsum):
+                    found.setdefault(tensor, set()).add(homes.get(tensor, space.memories[0]))
+
+    visit(nest, {})
+    return found
 
 
 def _inner_choices(space: MapSpace, rank: str) -> Iterator[tuple[int, ...]]:
@@ -189,11 +206,12 @@ def _under(space: MapSpace, constraints: Constraints) -> MapSpace | None:
 
 def _search(space: MapSpace, objective: Objective, seconds: float) -> SearchResult | None:
     try:
-        found = find_best(space, objective, seconds=seconds)
+        return find_best(space, objective, seconds=seconds)
     except EinfuseError:
         return None
-    return found if found.optimal else None
 
 
-def _ratio(again: SearchResult | None, result: SearchResult) -> float | None:
-    return None if again is None else again.score / result.score
+def _ratio(again: SearchResult | None, score: float) -> Ratio | None:
+    if again is None:
+        return None
+    return Ratio(again.score * (1 - again.gap) / score, again.score / score)

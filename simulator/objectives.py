@@ -23,6 +23,7 @@ from einfuse.mapper.objective import Numbers
 
 from .accounting import Accounting, find_accounting
 from .components import find_components
+from .evaluation import Evaluation
 from .point import find_cycles
 
 FIGURES = {
@@ -147,6 +148,20 @@ class CostObjective:
         if price is None:
             return np.where(np.asarray(count) == 0, 0.0, np.inf)
         return count * price
+
+
+def score_of(evaluation: Evaluation, objective: CostObjective) -> float:
+    """Return what an evaluated mapping costs: the score of an objective, or its first figure."""
+    peak = evaluation.peak_bytes.get(objective.memories[1], 0.0)
+    known = {
+        "seconds": evaluation.seconds,
+        "energy_pj": evaluation.energy_pj,
+        "dram_bytes": evaluation.dram_bytes,
+        "peak_bytes": peak,
+    }
+    figures = np.array([[known[figure]] for figure in objective.figures], float)
+    scores = objective.score(figures)
+    return float(figures[0, 0] if scores is None else scores[0])
 
 
 def find_objective(

@@ -14,6 +14,7 @@ from einfuse.einsum.errors import EinfuseError
 from .arguments import parse_numbers, parse_shape, print_json
 
 if TYPE_CHECKING:
+    from einfuse.mapper.explanation import Ratio
     from einfuse.mapper.search import SearchResult, Solution
     from einfuse.simulator.evaluation import Evaluation
 
@@ -174,10 +175,9 @@ def explain(
     from einfuse.mapper.explanation import find_alternatives, find_worth
     from einfuse.mapper.extension import read_yaml
     from einfuse.mapper.mapping import render_nest
-    from einfuse.mapper.search import find_best
     from einfuse.mapper.space import MapSpace
     from einfuse.simulator.model import evaluate
-    from einfuse.simulator.objectives import find_objective
+    from einfuse.simulator.objectives import find_objective, score_of
     from einfuse.simulator.reuse import find_reuse
 
     if not mapping.is_file():
@@ -196,11 +196,11 @@ def explain(
     objective = find_objective(str(asked["objective"]), machine, accounting=accounting)
     evaluation = evaluate(design, dict(space.shape), accounting=accounting)
     reuse = find_reuse(design, dict(space.shape))
-    result = find_best(space, objective, seconds=seconds)
+    score = score_of(evaluation, objective)
     worth = find_worth(
-        result, lambda m: find_objective(objective.name, m, accounting=accounting), seconds
+        space, score, lambda m: find_objective(objective.name, m, accounting=accounting), seconds
     )
-    others = find_alternatives(result, seconds)
+    others = find_alternatives(space, design, score, objective, seconds)
     if json:
         print_json(
             {
@@ -209,8 +209,8 @@ def explain(
                 "resource_seconds": dict(evaluation.resource_seconds),
                 "peak_bytes": dict(evaluation.peak_bytes),
                 "reuse": reuse,
-                "worth": {one.resource: one.ratio for one in worth},
-                "alternatives": {one.decision: one.ratio for one in others},
+                "worth": {one.resource: _numbers(one.ratio) for one in worth},
+                "alternatives": {one.decision: _numbers(one.ratio) for one in others},
             }
         )
         return
@@ -231,8 +231,19 @@ def explain(
         print(f"  {other.decision}: {_percent(other.ratio)}{other.note and f' ({other.note})'}")
 
 
-def _percent(ratio: float | None) -> str:
-    return "unknown" if ratio is None else f"{100 * ratio:.2f} %"
+def _numbers(ratio: Ratio | None) -> float | list[float] | None:
+    """A ratio, or its bounds if it is not proven."""
+    if ratio is None:
+        return None
+    return [ratio.least, ratio.most] if ratio.proven is None else ratio.proven
+
+
+def _percent(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "unknown"
+    if ratio.proven is None:
+        return f"{100 * ratio.least:.2f} to {100 * ratio.most:.2f} %"
+    return f"{100 * ratio.proven:.2f} %"
 
 
 def _tree(lines: list[Any], depth: int = 0) -> list[str]:
