@@ -54,7 +54,8 @@ def least_words(space: MapSpace, einsums: tuple[str, ...], sizes: Mapping[str, i
         words = 2.0 if tensor in space.constraints.double else 1.0
         for rank in ranks:
             size = sizes[rank]
-            words *= min(space.loop_tiles(rank, size, touching)) if rank in shared else size
+            tiles = space.loop_tiles(rank, size, touching) if rank in shared else ()
+            words *= min(tiles, default=size)
         total += words
     return total
 

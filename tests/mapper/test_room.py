@@ -71,3 +71,24 @@ def test_one_pass_needs_a_word_for_each_state_of_a_query(length: int) -> None:
     space = space_of("attention/1-pass", shape)
     # by hand: RM and RD of a query, and RNV, of which SPNV takes the room of no other
     assert least_words(space, space.einsums, next(space.splits())) == 3
+
+
+def test_a_loop_of_one_point_takes_the_whole_of_it() -> None:
+    # no loop over F stands above the maker of T, which would compute it anew
+    text = "rank P, F\ninput A[P], W[P,F]\noutput Y\nT[p] = A[p] + A[p]\nY[p,f] = T[p] * W[p,f]"
+    sizes = {"P": 4, "F": 1}
+    space = MapSpace(parse(text), load_architecture("fusemax"), sizes)
+    assert least_words(space, space.einsums, sizes) <= 1
+    assert find_best(space, find_objective("latency", space.architecture)).optimal
+
+
+def test_sizes_of_one_in_a_large_cascade_are_no_obstacle() -> None:
+    shape = {"B": 1, "H": 1, "E": 4, "F": 4, "X": 4, "Y": 4, "M": 16, "P": 16, "A": 4}
+    cascade = load("attention/agent")
+    known = {rank: size for rank, size in shape.items() if rank in (*cascade.rank_names, "B", "H")}
+    space = MapSpace(cascade, load_architecture("fusemax"), known)
+    every = list(space.splits())
+    least = {rank: min(sizes[rank] for sizes in every) for rank in every[0]}
+    names = space.einsums
+    runs = [names[a:b] for a in range(len(names)) for b in range(a + 1, len(names) + 1)]
+    assert all(0 <= least_words(space, run, least) < 1000 for run in runs)
