@@ -15,6 +15,8 @@ from einfuse.mapper.search import find_best
 from einfuse.mapper.space import MapSpace
 from einfuse.simulator.objectives import find_objective
 
+from .test_beyond_attention import shape_of
+
 SHAPE = {"B": 64, "H": 12, "E": 64, "F": 64, "L": 1024, "C": 16}
 
 
@@ -83,10 +85,9 @@ def test_a_loop_of_one_point_takes_the_whole_of_it() -> None:
 
 
 def test_sizes_of_one_in_a_large_cascade_are_no_obstacle() -> None:
-    shape = {"B": 1, "H": 1, "E": 4, "F": 4, "X": 4, "Y": 4, "M": 16, "P": 16, "A": 4}
     cascade = load("attention/agent")
-    known = {rank: size for rank, size in shape.items() if rank in (*cascade.rank_names, "B", "H")}
-    space = MapSpace(cascade, load_architecture("fusemax"), known)
+    shape = shape_of(cascade, long=16, short=4, batch=(2, 2))
+    space = MapSpace(cascade, load_architecture("fusemax"), shape)
     every = list(space.splits())
     least = {rank: min(sizes[rank] for sizes in every) for rank in every[0]}
     names = space.einsums
