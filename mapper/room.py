@@ -9,7 +9,7 @@ nothing, where it may be forwarded or take over the room of another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, prod
 
 import numpy as np
 
@@ -46,17 +46,18 @@ def least_words(space: MapSpace, einsums: tuple[str, ...], sizes: Mapping[str, i
         touching = roles.touched_by[tensor]
         if tensor in roles.inside and (may_forward(space, tensor) or _may_overlay(space, tensor)):
             continue
-        ranks = known.ranks[tensor]
-        if tensor in known.carried:
-            ranks = ranks - known.iterative
+        gone = known.iterative if tensor in known.carried else frozenset[str]()
         first, last = einsums.index(touching[0]), einsums.index(touching[-1])
         shared = {*space.legality.shared(einsums[first : last + 1]), *repeated}
-        words = 2.0 if tensor in space.constraints.double else 1.0
-        for rank in ranks:
-            size = sizes[rank]
-            tiles = space.loop_tiles(rank, size, touching) if rank in shared else ()
-            words *= min(tiles, default=size)
-        total += words
+        tiles = {
+            rank: min(space.loop_tiles(rank, size, touching), default=size)  # none: no such loop
+            if rank in shared
+            else size
+            for rank, size in sizes.items()
+        }
+        indexed = space.indexed(tensor, touching)
+        words = max(prod(tiles[rank] for rank in ranks - gone) for ranks in indexed)
+        total += words * (2.0 if tensor in space.constraints.double else 1.0)
     return total
 
 

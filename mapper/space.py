@@ -310,6 +310,12 @@ class MapSpace:
         einsum = self.facts.einsums[name]
         return tuple(dict.fromkeys(u.tensor for u in (*einsum.operands, *einsum.outputs)))
 
+    def indexed(self, tensor: str, einsums: Sequence[str]) -> frozenset[frozenset[str]]:
+        """The ranks that Einsums index a tensor along, each access's; its tile is the largest."""
+        every = [self.facts.einsums[name] for name in einsums]
+        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
+        return frozenset(u.ranks for u in used if u.tensor == tensor)
+
     def face_levels(self, tensor: str) -> tuple[int, ...]:
         """The levels that may feed the units with a tensor from outside its group."""
         allowed = self.constraints.keep.get(tensor)

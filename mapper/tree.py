@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from itertools import product
 from math import prod
 
@@ -83,7 +83,8 @@ class GroupTree:
         self.pieces, self.space = pieces, pieces.space
         self.structure, self.sizes, self.points = structure, sizes, points
         self.roles: Roles = self.space.roles(structure.einsums)
-        self.count = len(next(iter(points.values()))) if points else 1
+        known = [*points.values()] if overlapped is None else [overlapped]  # there may be no loops
+        self.count = len(known[0]) if known else 1
         top = Path((), (), ({rank: float(size) for rank, size in sizes.items()},))
         for rank in structure.loops:
             top = top.extend(rank, points[rank].astype(float))
@@ -360,12 +361,14 @@ class GroupTree:
         """
         span = self.spans.get(tensor, 0) if span is None else span
         facts = self.space.facts
-        ranks = facts.ranks[tensor]
-        if tensor in facts.carried:
-            ranks = ranks - facts.iterative
-        words: Values = 2.0 if tensor in self.space.constraints.double else 1.0
-        for rank in sorted(ranks):
-            words = words * path.tiles[depth][rank]
+        gone = facts.iterative if tensor in facts.carried else frozenset[str]()
+        indexed = self.space.indexed(tensor, self.roles.touched_by[tensor])
+        tiles = [
+            prod((path.tiles[depth][rank] for rank in sorted(ranks - gone)), start=1.0)
+            for ranks in sorted(indexed, key=sorted)
+        ]
+        words: Values = reduce(np.maximum, tiles)
+        words = words * (2.0 if tensor in self.space.constraints.double else 1.0)
         if np.any(np.asarray(span) > 0):
             outer, counts = len(self.structure.loops), [one.count for one in path.loops]
             inside = [
