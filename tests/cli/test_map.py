@@ -152,7 +152,9 @@ def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
              SHAPE + ",G=2"),
             "no rank 'G'",
         ),
+        (mapping("--out", "no/such/mapping.yaml"), "expected a file in a folder that exists"),
         (("explain", "none.yaml"), "no such mapping file"),
+        (("explain", "none.yaml", "--seconds", "nan"), "more than 0"),
     ],
 )  # fmt: skip
 def test_bad_input_exits_with_2_and_says_what(
@@ -162,3 +164,18 @@ def test_bad_input_exits_with_2_and_says_what(
     assert done.returncode == 2, done.stdout
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shape", ["3", "[P]", "{1: 2}"])
+def test_a_mapping_without_a_shape_is_not_explained(
+    einfuse: Command, tmp_path: Path, shape: str
+) -> None:
+    path = tmp_path / "mapping.yaml"
+    content = {"schema": 1, "name": "given", "cascade": "attention/3-pass", "architecture": "flat"}
+    lines = [f"{key}: {value}" for key, value in content.items()]
+    leaf = "mapping: [compute QK on array_1d]"
+    path.write_text("\n".join([*lines, leaf, f"found: {{objective: latency, shape: {shape}}}"]))
+    done = einfuse("explain", str(path))
+    assert done.returncode == 2, done.stdout
+    assert "Traceback" not in done.stderr
+    assert "the objective and the shape" in done.stderr

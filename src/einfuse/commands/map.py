@@ -73,6 +73,8 @@ def map_(
         raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")
     if processes < 1:
         raise EinfuseError(f"--processes: expected at least 1, found {processes}")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):  # known before the search
+        raise EinfuseError(f"--out: {out}: expected a file in a folder that exists")
     machine = load_architecture(architecture).with_settings(parse_numbers(settings or []))
     given = Constraints() if constraints is None else load_constraints(constraints)
     space = MapSpace(load(cascade), machine, parse_shape(shape), given)
@@ -105,8 +107,17 @@ def map_(
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; to a pipe or a device, as it comes."""
+    from einfuse.studies.files import write_whole
+
+    def write(place: Path) -> None:
+        place.write_text(text, encoding="utf-8")
+
     try:
-        path.write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            write(path)
+        else:
+            write_whole(path, write)
     except OSError as error:
         raise EinfuseError(f"--out: {path}: {error.strerror}") from None
 
@@ -180,11 +191,15 @@ def explain(
     from einfuse.simulator.objectives import find_objective, score_of
     from einfuse.simulator.reuse import find_reuse
 
+    if not seconds > 0:
+        raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")
     if not mapping.is_file():
         raise EinfuseError(f"{mapping}: no such mapping file")
     design = load_design(mapping)
     asked = DesignFile.model_validate(read_yaml(mapping)).found
-    if not {"objective", "shape"} <= set(asked):
+    shape: Any = asked.get("shape")
+    sized = isinstance(shape, dict) and all(isinstance(rank, str) for rank in shape)
+    if "objective" not in asked or not sized:
         raise EinfuseError(
             f"{mapping}: expected a file that 'einfuse map --out' wrote, found no 'found' with the "
             "objective and the shape"
@@ -192,7 +207,7 @@ def explain(
     accounting = str(asked.get("accounting", "physical"))
     given = parse_constraints(asked.get("constraints"), f"{mapping}: found.constraints")
     machine = design.architecture
-    space = MapSpace(design.cascade, machine, asked["shape"], given, design.batch)
+    space = MapSpace(design.cascade, machine, shape, given, design.batch)
     objective = find_objective(str(asked["objective"]), machine, accounting=accounting)
     evaluation = evaluate(design, dict(space.shape), accounting=accounting)
     reuse = find_reuse(design, dict(space.shape))
