@@ -53,14 +53,27 @@ def _bunch_rooms(tree: GroupTree, bunch: tuple[int, ...]) -> Numbers:
 
 
 def _least_settled(tree: GroupTree, bunch: tuple[int, ...], batch: Batch) -> Numbers:
-    """What the tensors take at least that may be forwarded: nothing where one of a room may be."""
-    strands = tree.strands(bunch, batch)
+    """What the tensors take at least that may be forwarded.
+
+    That is nothing where one of those that share a room has no more words than there are lanes.
+    """
+    space, tiles = tree.space, batch.path.tiles[-1]
     out = tree.pieces.stack((batch.count, tree.count))
-    for chain in dict.fromkeys(strands.sharing.values()):
-        places = [(t, seat) for t in chain for seat in strands.seats.get(t, ())]
-        held = (tree.holds(tensor, seat, batch) for tensor, seat in places)
-        never = ~reduce(np.logical_or, held, np.zeros((batch.count, tree.count), bool))
-        out += never * tree.settled(tuple((tensor, None) for tensor in chain), batch)
+    for chain in dict.fromkeys(tree.sharing[tensor] for tensor in tree.forwardable[bunch]):
+        fits: Values = False
+        for tensor in (t for t in chain if t in tree.forwardable[bunch]):
+            words: Values = 1.0
+            for rank in space.facts.ranks[tensor]:
+                words = words * tiles[rank]
+            names = tree.roles.touched_by[tensor]
+            lanes = [
+                np.prod([*space.lanes[unit].values()])
+                for unit in space.architecture.units
+                if all(unit in space.units_of[name] for name in names)
+            ]
+            fits = fits | (np.asarray(words) <= max(lanes, default=0))
+        kept = tree.settled(tuple((tensor, None) for tensor in chain), batch)
+        out += np.where(fits, 0.0, kept)
     return out
 
 

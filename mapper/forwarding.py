@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
-from math import floor, inf
+from math import floor, inf, prod
 
 from .space import MapSpace, Structure
 from .structure import Leaf, spans
+
+_MOST = 8  # tensors that may be forwarded under the same loops
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,19 +188,22 @@ def forwardable(
 ) -> tuple[str, ...]:
     """Return the tensors that blocks under the same loops may forward, in the order they are made.
 
-    No other Einsums touch them, and they depend on every loop above the leaves.
+    No other Einsums touch them, and they depend on every loop above the leaves. Of many, those are
+    open that have the most points: ways to forward them multiply.
     """
     names = {name for number in bunch for name in structure.blocks[number]}
     path = {r for r in (*structure.loops, *structure.inner[bunch[0]]) if sizes[r] > 1}
     roles = space.roles(structure.einsums)
-    return tuple(
+    found = [
         tensor
         for tensor in roles.inside
         if may_forward(space, tensor)
         and len(roles.touched_by[tensor]) > 1
         and set(roles.touched_by[tensor]) <= names
         and path <= space.facts.ranks[tensor]
-    )
+    ]
+    largest = sorted(found, key=lambda t: -prod(sizes[r] for r in space.facts.ranks[t]))[:_MOST]
+    return tuple(tensor for tensor in found if tensor in largest)
 
 
 def find_strands(

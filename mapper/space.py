@@ -271,6 +271,8 @@ class MapSpace:
 
     def _keeps_whole(self, structure: Structure, repeated: tuple[str, ...]) -> bool:
         """Whether something that a loop repeats is there through all of it: nothing is won then."""
+        if not repeated:
+            return False
         places = self._places(structure)
         return any(
             places[output.tensor][1] <= structure.loops.index(rank) + 1

@@ -103,10 +103,13 @@ class GroupTree:
             bunch: forwardable(self.space, structure, bunch, sizes)
             for bunch in find_bunches(structure)
         }
+        self.sharing = {
+            tensor: chains.get(tensor, (tensor,))
+            for own in self.forwardable.values()
+            for tensor in own
+        }
         # Tensors whose room depends on what is forwarded.
-        self.open_rooms = frozenset(
-            other for own in self.forwardable.values() for t in own for other in chains.get(t, (t,))
-        )
+        self.open_rooms = frozenset(other for chain in self.sharing.values() for other in chain)
 
     def may_overlap(self) -> Numbers:
         """Where the group has tiles enough to overlap its Einsums."""
