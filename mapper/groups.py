@@ -9,7 +9,7 @@ structure out, bounds them without their capacities and at prices of room
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
@@ -113,10 +113,8 @@ class GroupSearch:
         if undecided:
             name, levels = undecided[0]
             return [self._decide(family, ((name, level),)) for level in levels]
-        (_, exchange), *faces = family.decided
-        structures = self.space.structures_at(einsums, exchange, tuple(faces))
         until = family.prepared + min(family.prepared + 1, _PORTION)
-        portion = list(islice(structures, family.prepared, until))
+        portion = self._structures(family, until)[family.prepared : until]
         found: list[Family | Candidate] = []
         for structure in portion:
             if self.expired():
@@ -129,6 +127,17 @@ class GroupSearch:
             ]
         rest = [replace(family, prepared=until)] if len(portion) == until - family.prepared else []
         return [*found, *rest]
+
+    def _structures(self, family: Family, until: int) -> list[Structure]:
+        """The structures of a family, so many at least if there are; those known are kept."""
+        (_, exchange), *faces = family.decided
+
+        def every() -> tuple[list[Structure], Iterator[Structure]]:
+            return [], self.space.structures_at(family.einsums, exchange, tuple(faces))
+
+        known, others = self.pieces.keep(("structures", family.einsums, family.decided), every)
+        known += islice(others, max(0, until - len(known)))
+        return known
 
     def _decide(self, family: Family, more: tuple[tuple[str, int], ...]) -> Family:
         decided = (*family.decided, *more)

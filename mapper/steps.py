@@ -143,16 +143,8 @@ def _reach(search: GroupSearch, parts: list[Part], front: Front, tries: int) -> 
     for _ in range(tries):
         if not parts or front.points is not known:
             return
-        if search.expired():
-            raise Interrupted
         part = min(parts, key=lambda one: _order(search.objective, one))
-        found: list[Part] = []
-        if isinstance(part, Family):
-            found = search.narrow(part)
-        elif part.prices is not None:
-            search.solve(part, front)
-        elif (looked := search.look(part, front)) is not None:
-            found = [looked]
+        found = _advance(search, part, front)
         parts.remove(part)
         parts += found
 
