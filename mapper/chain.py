@@ -12,7 +12,7 @@ import numpy as np
 
 from .counts import Problem
 from .loops import Loop
-from .mapping import Branch, Compute, Keep, Nest, Parallel, Temporal, walk_nest
+from .mapping import Branch, Compute, Keep, Nest, Parallel, Temporal, computes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,7 @@ def _walk(
                 tiles = {**tiles, rank: tile}
             case Parallel(rank=rank, dimension=dimension) as step:
                 tile = _tile(step, tiles, problem)
-                unit = next(
-                    n.step.unit for n in walk_nest(nest[number:]) if isinstance(n.step, Compute)
-                )
+                unit = computes_of(nest[number:])[0].unit
                 room = np.floor(problem.lanes[unit][dimension] / used.get(dimension, 1))
                 wanted = np.ceil(tiles[rank] / tile)
                 side = min(wanted, max(room, 1))

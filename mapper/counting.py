@@ -16,7 +16,17 @@ from .errors import MappingError
 from .exchanges import Exchanges
 from .facts import EinsumFacts, Operand
 from .formula import Values
-from .homes import Held, Home, Peak, held_by, in_turn, staying, together, words_of
+from .homes import (
+    Held,
+    Home,
+    Peak,
+    held_by,
+    in_turn,
+    indexed_below,
+    staying,
+    together,
+    words_of,
+)
 from .loops import Loop, ceil_divide, loop_in_time
 from .mapping import (
     Branch,
@@ -128,7 +138,7 @@ class _Walk:
             home
             for home in own
             if any(home.keep is kept for kept in direct)
-            and any(self._indexed(home.tensor, child) for child in step.children)
+            and any(indexed_below(self.facts, home.tensor, child) for child in step.children)
         ]
 
     def _step(
@@ -186,7 +196,9 @@ class _Walk:
         if step.pipeline:
             return together(peaks)
         for home in passing:
-            touching = [n for n, c in enumerate(step.children) if self._indexed(home.tensor, c)]
+            touching = [
+                n for n, c in enumerate(step.children) if indexed_below(self.facts, home.tensor, c)
+            ]
             for number in range(touching[0], touching[-1] + 1):
                 peaks[number] = together([held_by([home]), peaks[number]])
         return in_turn(
@@ -297,7 +309,7 @@ class _Walk:
             home = Home(tensor, step.level, parent, loops, dict(tiles), step)
             home.copies = self._copies(step)
             home.spilled = self._spilled(tensor, step)
-            home.indexed = self._indexed(tensor, below)
+            home.indexed = indexed_below(self.facts, tensor, below)
             home.copy = self._copied(name, step) if step.copied else ""
             home.place = np.maximum(words_of(home, self.problem), beneath)
             home.room = home.place - beneath
@@ -325,12 +337,6 @@ class _Walk:
                 f"copied: expected one memory that is shared by all lanes, found {step.level}"
             )
         return name
-
-    def _indexed(self, tensor: str, below: Nest) -> frozenset[frozenset[str]]:
-        """The ranks that the Einsums of a nest index a tensor along, each access's."""
-        every = [self.einsums[c.einsum] for c in computes_of(below) if c.einsum in self.einsums]
-        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
-        return frozenset(u.ranks for u in used if u.tensor == tensor)
 
     def _copies(self, keep: Keep) -> Values:
         """How many tiles of what a step keeps are there at once."""

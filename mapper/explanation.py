@@ -17,7 +17,7 @@ from einfuse.einsum.errors import EinfuseError
 
 from .constraints import Constraints
 from .design import Design
-from .mapping import Branch, Compute, Keep, Nest, walk_nest
+from .mapping import Branch, Compute, Keep, Nest, computes_of
 from .objective import Objective
 from .search import SearchResult, find_best
 from .space import MapSpace
@@ -164,10 +164,7 @@ def _groups(nest: Nest) -> list[list[Compute]]:
     apart = isinstance(step, Branch) and not step.pipeline
     alone = all(isinstance(node.step, Keep) for node in nest[:-1])
     children = step.children if isinstance(step, Branch) and apart and alone else (nest,)
-    return [
-        [node.step for node in walk_nest(child) if isinstance(node.step, Compute)]
-        for child in children
-    ]
+    return [computes_of(child) for child in children]
 
 
 def _feeding(space: MapSpace, nest: Nest, names: tuple[str, ...]) -> dict[str, set[str]]:

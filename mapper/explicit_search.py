@@ -24,11 +24,9 @@ from .explicit_plan import ExplicitPlan
 from .explicit_space import ExplicitSpace
 from .explicit_task import Floats
 from .explicit_ways import Way
-from .front import Front
-from .objective import Objective
+from .front import Front, find_gaps, may_improve
+from .objective import Objective, cost_of
 from .space import MapSpace
-
-_TIE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,7 @@ class ExplicitSearch:
             ahead = self.ahead[path.sized][edge.last]
             bound = self.join(self.join(path.figures, own), ahead)
         if self.may_improve(bound):
-            order = self.score(bound) if self.scored else float(bound[0])
+            order = cost_of(self.objective, bound) if self.scored else float(bound[0])
             heappush(self.heap, (order, next(self.number), bound, entry))
 
     def least(self, blocks: Blocks, edge: Edge, tight: bool) -> Floats:
@@ -263,16 +261,7 @@ class ExplicitSearch:
 
     def may_improve(self, figures: Floats) -> bool:
         """Whether figures, or what they bound, may improve on what was found."""
-        if not self.scored or self.figures == 1:
-            return bool(self.front.improves(figures[:, None])[0])
-        best = min((self.score(point) for point in self.front.points.T), default=np.inf)
-        return bool(np.isfinite(figures).all() and self.score(figures) < best * (1 - _TIE))
-
-    def score(self, figures: Floats) -> float:
-        """The single number of figures."""
-        scores = self.objective.score(figures[:, None])
-        assert scores is not None
-        return float(scores[0])
+        return bool(may_improve(self.objective, self.front, figures[:, None])[0])
 
     def gap(self) -> float:
         """How far, relatively, the best may be above what is still open."""
@@ -280,19 +269,9 @@ class ExplicitSearch:
         bounds += [] if self.working is None else [self.working]
         if len(self.ahead) < len(self.sized) or not self.sized:
             return 1.0
-        largest = 0.0
-        for bound in bounds:
-            if self.scored:
-                best = min(self.score(point) for point in self.front.points.T)
-                below = (best - self.score(bound)) / best if best else 0.0
-            else:
-                points = self.front.points
-                less = np.divide(
-                    points - bound[:, None], points, out=np.zeros_like(points), where=points > 0
-                )
-                below = float(less.max(axis=0).min())
-            largest = max(largest, below)
-        return largest
+        if not bounds:
+            return 0.0
+        return float(find_gaps(self.objective, self.front, np.stack(bounds, axis=1)).max())
 
     def reason(self, finished: bool) -> str:
         """Why there is no mapping."""

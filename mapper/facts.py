@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from einfuse.einsum.cascade import Cascade
@@ -84,6 +84,19 @@ class Facts:
     def root(self, tensor: str) -> str:
         """The tensor behind a name."""
         return self.roots.get(tensor, tensor)
+
+    def indexed(self, tensor: str, einsums: Iterable[str]) -> frozenset[frozenset[str]]:
+        """The ranks that Einsums index a tensor along, those of each access.
+
+        Names that are no Einsum's are passed over.
+        """
+        every = [self.einsums[name] for name in einsums if name in self.einsums]
+        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
+        return frozenset(u.ranks for u in used if u.tensor == tensor)
+
+    def generations(self, tensor: str) -> frozenset[str]:
+        """The ranks along which a tensor has generations, of which one lives at a time."""
+        return self.iterative if tensor in self.carried else frozenset()
 
 
 _KEPT: dict[tuple[int, tuple[str, ...]], Facts] = {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from .counts import Traffic, Work
 from .formula import Values
+from .forwarding import units_for
 from .loops import Loop
 from .objective import Numbers
 from .path import Batch, Path
@@ -66,11 +67,7 @@ def _least_settled(tree: GroupTree, bunch: tuple[int, ...], batch: Batch) -> Num
             for rank in space.facts.ranks[tensor]:
                 words = words * tiles[rank]
             names = tree.roles.touched_by[tensor]
-            lanes = [
-                np.prod([*space.lanes[unit].values()])
-                for unit in space.architecture.units
-                if all(unit in space.units_of[name] for name in names)
-            ]
+            lanes = [np.prod([*space.lanes[unit].values()]) for unit in units_for(space, names)]
             fits = fits | (np.asarray(words) <= max(lanes, default=0))
         kept = tree.settled(tuple((tensor, None) for tensor in chain), batch)
         out += np.where(fits, 0.0, kept)

@@ -9,7 +9,7 @@ Einsum's leaf is open as soon as all its tensors are decided.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from math import floor, inf, prod
@@ -95,8 +95,7 @@ class Strands:
 
     def decide(self, state: State) -> Iterator[Decision]:
         """Yield the ways to keep the next tensor: at its home, and at each seat that is free."""
-        tensors = [*self.seats]
-        tensor, left = tensors[state.at], tensors[state.at + 1 :]
+        tensor, *left = [*self.seats][state.at :]
         names = self.touched_by[tensor]
         seated = dict(state.seated)
         done = [n for n in names if not any(n in self.touched_by[other] for other in left)]
@@ -105,7 +104,7 @@ class Strands:
         for seat in (None, *self.seats[tensor]):
             if seat is not None and any(seated.get(name, seat) != seat for name in names):
                 continue
-            used = self._used(state, tensor, seat)
+            used = self._used(state, tensor, seat, left)
             if used is None:
                 continue
             now = seated if seat is None else seated | dict.fromkeys(names, seat)
@@ -125,7 +124,7 @@ class Strands:
             yield Decision(tensor, seat, ready, settled, then if left else None)
 
     def _used(
-        self, state: State, tensor: str, seat: Seat | None
+        self, state: State, tensor: str, seat: Seat | None, left: Sequence[str]
     ) -> frozenset[tuple[str, int]] | None:
         """The registers in use with a tensor at a seat; None if they do not suffice.
 
@@ -134,7 +133,7 @@ class Strands:
         used = dict(state.used)
         if seat is not None:
             used[seat.unit] = used.get(seat.unit, 0) + self.words[tensor]
-        later = sum(self.words[other] for other in [*self.seats][state.at + 1 :])
+        later = sum(self.words[other] for other in left)
         scarce = {unit: n for unit, n in used.items() if n + later > self.limits[unit]}
         if any(words > self.limits[unit] for unit, words in used.items()):
             return None
@@ -209,8 +208,9 @@ def forwardable(
 def find_strands(
     space: MapSpace,
     structure: Structure,
+    may: Mapping[tuple[int, ...], tuple[str, ...]],
     bunch: tuple[int, ...],
-    sizes: Mapping[str, int],
+    sharing: Mapping[str, tuple[str, ...]],
     ranks: Collection[str],
 ) -> Strands:
     """Return what blocks under the same loops may forward.
@@ -222,25 +222,29 @@ def find_strands(
     Args:
         space: the mappings.
         structure: of the group.
+        may: what each of its bunches may forward (`forwardable`).
         bunch: the numbers of the blocks.
-        sizes: the size of every rank.
+        sharing: tensor -> those that may share its room.
         ranks: those of which the loops above the leaves leave more than a point.
     """
     einsums, touched_by = structure.einsums, space.roles(structure.einsums).touched_by
-    every = {own: forwardable(space, structure, own, sizes) for own in find_bunches(structure)}
-    seats = seats_of(space, {t: touched_by[t] for t in every[bunch]}, ranks)
+    seats = seats_of(space, {t: touched_by[t] for t in may[bunch]}, ranks)
     apart = {} if space.overlap_depth(einsums) is None else spans(einsums, space.facts)
-    words = {tensor: 1 + apart.get(tensor, 0) for own in every.values() for tensor in own}
+    words = {tensor: 1 + apart.get(tensor, 0) for own in may.values() for tensor in own}
     reserved = max(len(space.touched(name)) for name in einsums)
     limits: dict[str, float] = {}
-    shares = max(1, sum(map(bool, every.values())))
+    shares = max(1, sum(map(bool, may.values())))
     for unit in space.architecture.units:
         room = space.values[f"{unit}.registers.bytes"]
         left = inf if room is None else floor(room / space.values["word_bytes"]) - reserved
         limits[unit] = left if left >= sum(words.values()) else left // shares
-    chains = find_chains(space.overlays(structure))
-    sharing = {tensor: chains.get(tensor, (tensor,)) for tensor in seats}
     return Strands(touched_by, seats, sharing, {t: words[t] for t in seats}, limits)
+
+
+def units_for(space: MapSpace, einsums: Collection[str]) -> tuple[str, ...]:
+    """Return the units that all of some Einsums may run on."""
+    units = space.architecture.units
+    return tuple(u for u in units if all(u in space.units_of[name] for name in einsums))
 
 
 def seats_of(
@@ -250,11 +254,7 @@ def seats_of(
 
     def seats(tensor: str, names: tuple[str, ...]) -> Iterator[Seat]:
         own = space.facts.ranks[tensor] & {*ranks}
-        units = {
-            unit: tuple(space.lanes[unit])
-            for unit in space.architecture.units
-            if all(unit in space.units_of[name] for name in names)
-        }
+        units = {unit: tuple(space.lanes[unit]) for unit in units_for(space, names)}
         return find_seats(tuple(r for r in space.legality.order if r in own), units)
 
     return {tensor: tuple(seats(tensor, names)) for tensor, names in touched_by.items()}

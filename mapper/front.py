@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .objective import Numbers
+from .objective import Numbers, Objective, cost_of
 
 _GLANCE = 64  # numbers by which most are told apart
 _TIE = 1e-12  # figures this close, relatively, count as equal: what was found first stays
@@ -75,6 +75,33 @@ class Front:
             ):
                 chosen.append(int(index))
         return chosen
+
+
+def may_improve(objective: Objective, known: Front, figures: Numbers) -> Numbers:
+    """Tell of many figures of mappings, a column each, which may improve on those known."""
+    scores = objective.score(figures)
+    if scores is None or len(figures) == 1:
+        return known.improves(figures)
+    found = objective.score(known.points)
+    best = np.inf if found is None else found.min(initial=np.inf)
+    return np.asarray(np.isfinite(figures).all(axis=0) & (scores < best * (1 - 1e-12)))
+
+
+def find_gaps(objective: Objective, known: Front, figures: Numbers) -> Numbers:
+    """Return how far, relatively, each column of figures is below those known; never below 0.
+
+    With a single score that is below the best of them, else below the point of the front that is
+    closest to it, in every figure at once.
+    """
+    scores = objective.score(figures)
+    if scores is not None:
+        best = min(cost_of(objective, point) for point in known.points.T)
+        return np.maximum((best - scores) / best, 0.0) if best else np.zeros(len(scores))
+    gaps = np.full(figures.shape[1], np.inf)
+    for point in known.points.T[:, :, None]:
+        below = np.divide(point - figures, point, out=np.zeros_like(figures), where=point > 0)
+        gaps = np.minimum(gaps, below.max(axis=0))
+    return np.asarray(np.maximum(gaps, 0.0))
 
 
 def undominated(vectors: Numbers) -> list[int]:

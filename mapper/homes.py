@@ -9,9 +9,10 @@ import numpy as np
 
 from .architecture import INSTANCES
 from .counts import REGISTERS, Problem
+from .facts import Facts
 from .formula import Values
 from .loops import Loop, count_pieces, moving_loops, product
-from .mapping import Keep
+from .mapping import Keep, Nest, computes_of
 
 
 @dataclass(slots=True, eq=False)
@@ -57,10 +58,15 @@ class Home:
         return self if self.parent is None else self.parent.outermost
 
 
+def indexed_below(facts: Facts, tensor: str, nest: Nest) -> frozenset[frozenset[str]]:
+    """Return the ranks that the Einsums of a nest index a tensor along, those of each access."""
+    return facts.indexed(tensor, (compute.einsum for compute in computes_of(nest)))
+
+
 def words_of(home: Home, problem: Problem) -> Values:
     """Return the words that a home takes: of a generational tensor, one generation."""
     facts = problem.facts
-    gone = facts.iterative if home.tensor in facts.carried else frozenset[str]()
+    gone = facts.generations(home.tensor)
     every = {ranks - gone for ranks in home.indexed or {facts.ranks[home.tensor]}}
     tiles = [_tile_words(home, ranks, problem) for ranks in sorted(every, key=sorted)]
     words = tiles[0] if len(tiles) == 1 else np.maximum.reduce(np.broadcast_arrays(*tiles))[()]

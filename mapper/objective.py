@@ -76,6 +76,13 @@ class Objective(Protocol):
         """Return the number to minimise; None if the whole front is asked for."""
 
 
+def cost_of(objective: Objective, figures: Sequence[float] | Numbers) -> float:
+    """Return what a mapping with some figures costs: their score; of a front, the first of them."""
+    column = np.array(figures, float)[:, None]
+    scores = objective.score(column)
+    return float(column[0, 0] if scores is None else scores[0])
+
+
 def join(objective: Objective, first: Numbers, second: Numbers) -> Numbers:
     """Return the figures of groups that run one after the other, of those of both parts."""
     rows = [

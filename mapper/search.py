@@ -28,14 +28,14 @@ from .emptiness import find_conflict
 from .errors import MappingError
 from .explicit_plan import ExplicitPlan
 from .explicit_search import ExplicitSearch
-from .front import Front
+from .front import Front, find_gaps, may_improve
 from .groups import Candidate, Family
 from .kept import Pieces
-from .objective import Numbers, Objective, join
+from .objective import Numbers, Objective, cost_of, join
 from .room import Run, runs_that_fit
 from .runs import Runs
 from .space import MapSpace
-from .steps import Outcome, Part, Step, Wanted, depth, may_improve, rounded, take, taker
+from .steps import Outcome, Part, Step, Wanted, depth, rounded, take, taker
 from .structure import Plan
 
 _EXPLAINED = 60.0  # seconds at most to tell which constraints empty a space
@@ -91,9 +91,7 @@ class SearchResult:
     @property
     def score(self) -> float:
         """What the best mapping costs: the objective's score, or its first figure."""
-        figures = np.array(self.best.figures)[:, None]
-        found = self.objective.score(figures)
-        return float(figures[0, 0] if found is None else found[0])
+        return cost_of(self.objective, self.best.figures)
 
 
 def find_best(
@@ -156,7 +154,7 @@ def find_best(
         for n in order
     )
     if search.scored:
-        best = min(solutions, key=lambda s: float(search.score(np.array(s.figures))))
+        best = min(solutions, key=lambda s: cost_of(objective, s.figures))
         solutions = (best,)
     return SearchResult(
         space,
@@ -395,26 +393,14 @@ class _Search:
         """
         scores = self.objective.score(joined)
         if scores is None:
-            scores = -self.gaps(joined) if self.front.payloads else joined[0]
+            scores = (
+                -find_gaps(self.objective, self.front, joined) if self.front.payloads else joined[0]
+            )
         return np.where(self.may_improve(joined), -rounded(scores), -np.inf)
 
     def may_improve(self, figures: Numbers) -> Numbers:
         """Tell of many figures which may improve on what is known."""
         return may_improve(self.objective, self.front, figures)
-
-    def score(self, figures: Numbers) -> float:
-        """The single number of figures."""
-        found = self.objective.score(figures.reshape(self.figures, 1))
-        assert found is not None
-        return float(found[0])
-
-    def gaps(self, figures: Numbers) -> Numbers:
-        """How far each of many figures is below the point of the front that is closest to it."""
-        gaps = np.full(figures.shape[1], np.inf)
-        for point in self.front.points.T[:, :, None]:
-            below = np.divide(point - figures, point, out=np.zeros_like(figures), where=point > 0)
-            gaps = np.minimum(gaps, below.max(axis=0))
-        return np.asarray(np.maximum(gaps, 0.0))
 
     def gap(self) -> float:
         """How far, relatively, the best may be above what is still open; 1 if nothing is known."""
@@ -427,14 +413,8 @@ class _Search:
                 every.append(join(self.objective, joined, after[end]))
             for joined in every:
                 joined = joined[:, np.isfinite(joined).all(axis=0)]
-                if not joined.shape[1]:
-                    continue
-                scores = self.objective.score(joined)
-                if scores is None:
-                    largest = max(largest, float(self.gaps(joined).max()))
-                else:
-                    best = min(self.score(point) for point in self.front.points.T)
-                    largest = max(largest, float((best - scores.min()) / best) if best else 0.0)
+                gaps = find_gaps(self.objective, self.front, joined)
+                largest = max(largest, float(gaps.max(initial=0.0)))
         return largest
 
     # Doing it.

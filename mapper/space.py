@@ -248,9 +248,9 @@ class MapSpace:
                         yield structure
 
     def levels(self, einsums: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Between which levels a group decides: that of what stays inside (named ""), and the
+        """Between which levels a group decides: of what stays inside (named ""), and of the rest.
 
-        level that feeds the units with each tensor from outside that several Einsums touch.
+        Those are the tensors from outside that several Einsums touch: what feeds the units.
         """
         roles = self.roles(einsums)
         exchanged = (*roles.inside, *roles.through)
@@ -311,12 +311,6 @@ class MapSpace:
         """The tensors that an Einsum reads or writes."""
         einsum = self.facts.einsums[name]
         return tuple(dict.fromkeys(u.tensor for u in (*einsum.operands, *einsum.outputs)))
-
-    def indexed(self, tensor: str, einsums: Sequence[str]) -> frozenset[frozenset[str]]:
-        """The ranks that Einsums index a tensor along, each access's; its tile is the largest."""
-        every = [self.facts.einsums[name] for name in einsums]
-        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
-        return frozenset(u.ranks for u in used if u.tensor == tensor)
 
     def face_levels(self, tensor: str) -> tuple[int, ...]:
         """The levels that may feed the units with a tensor from outside its group."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from .choices import Interrupted, Tally
 from .errors import MappingError
-from .front import Front
+from .front import Front, may_improve
 from .groups import Candidate, Family, GroupSearch
 from .kept import Pieces
 from .objective import Numbers, Objective, join
@@ -78,16 +78,6 @@ class Wanted:
         """Return whether each column of figures is wanted."""
         joined = join(self.objective, self.before, figures)
         return may_improve(self.objective, self.known, join(self.objective, joined, self.after))
-
-
-def may_improve(objective: Objective, known: Front, figures: Numbers) -> Numbers:
-    """Tell of many figures of mappings, a column each, which may improve on those known."""
-    scores = objective.score(figures)
-    if scores is None or len(figures) == 1:
-        return known.improves(figures)
-    found = objective.score(known.points)
-    best = np.inf if found is None else found.min(initial=np.inf)
-    return np.asarray(np.isfinite(figures).all(axis=0) & (scores < best * (1 - 1e-12)))
 
 
 def take(pieces: Pieces, step: Step) -> Outcome:

@@ -228,7 +228,9 @@ class GroupTree:
         """What blocks may forward under some tiles of their loops."""
         tiles = batch.path.tiles[-1]
         ranks = {rank for rank, tile in tiles.items() if np.any(np.asarray(tile) > 1)}
-        strands = find_strands(self.space, self.structure, bunch, self.sizes, ranks)
+        strands = find_strands(
+            self.space, self.structure, self.forwardable, bunch, self.sharing, ranks
+        )
         possible = {
             tensor: tuple(seat for seat in seats if self.holds(tensor, seat, batch).any())
             for tensor, seats in strands.seats.items()
@@ -364,8 +366,8 @@ class GroupTree:
         """
         span = self.spans.get(tensor, 0) if span is None else span
         facts = self.space.facts
-        gone = facts.iterative if tensor in facts.carried else frozenset[str]()
-        indexed = self.space.indexed(tensor, self.roles.touched_by[tensor])
+        gone = facts.generations(tensor)
+        indexed = facts.indexed(tensor, self.roles.touched_by[tensor])
         tiles = [
             prod((path.tiles[depth][rank] for rank in sorted(ranks - gone)), start=1.0)
             for ranks in sorted(indexed, key=sorted)

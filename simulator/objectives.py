@@ -19,7 +19,7 @@ from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.counts import Traffic, Work
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.formula import Values
-from einfuse.mapper.objective import Numbers
+from einfuse.mapper.objective import Numbers, cost_of
 
 from .accounting import Accounting, find_accounting
 from .components import find_components
@@ -159,9 +159,7 @@ def score_of(evaluation: Evaluation, objective: CostObjective) -> float:
         "dram_bytes": evaluation.dram_bytes,
         "peak_bytes": peak,
     }
-    figures = np.array([[known[figure]] for figure in objective.figures], float)
-    scores = objective.score(figures)
-    return float(figures[0, 0] if scores is None else scores[0])
+    return cost_of(objective, [float(known[figure]) for figure in objective.figures])
 
 
 def find_objective(

@@ -207,8 +207,7 @@ class Residency:
 
 def _kept_ranks(facts: Facts, tensor: str) -> list[str]:
     """The ranks of what lives at a home: of a carried tensor, one generation."""
-    gone = facts.iterative if tensor in facts.carried else frozenset[str]()
-    return sorted(facts.ranks[tensor] - gone)
+    return sorted(facts.ranks[tensor] - facts.generations(tensor))
 
 
 def _starts(loops: Sequence[Loop], region: Region) -> list[int]:

@@ -15,6 +15,7 @@ from math import prod
 from einfuse.mapper.chain import Chain
 from einfuse.mapper.counts import REGISTERS
 from einfuse.mapper.formula import Values
+from einfuse.mapper.homes import indexed_below
 from einfuse.mapper.loops import Loop
 from einfuse.mapper.mapping import (
     Branch,
@@ -95,7 +96,11 @@ class _Rooms:
             for step in takewhile(lambda one: isinstance(one, Keep), above):
                 assert isinstance(step, Keep)
                 for tensor in map(self.facts.root, step.tensors):
-                    using = [n for n, c in enumerate(branch.children) if self._indexed(tensor, c)]
+                    using = [
+                        n
+                        for n, c in enumerate(branch.children)
+                        if indexed_below(self.facts, tensor, c)
+                    ]
                     if using:
                         yield (tensor, id(step)), (id(branch), range(using[0], using[-1] + 1))
 
@@ -221,21 +226,14 @@ class _Rooms:
 
         Those are along the ranks by which the Einsums below index it.
         """
-        indexed = self._indexed(tensor, below) or {self.facts.ranks[tensor]}
-        gone = self.facts.iterative if tensor in self.facts.carried else frozenset[str]()
+        indexed = indexed_below(self.facts, tensor, below) or {self.facts.ranks[tensor]}
+        gone = self.facts.generations(tensor)
 
         def extent(own: Collection[Piece]) -> int:
             extents = [piece.extent for piece in own]
             return max(extents) if level == REGISTERS else sum(extents)
 
         return max(float(prod(extent(pieces[rank]) for rank in ranks - gone)) for ranks in indexed)
-
-    def _indexed(self, tensor: str, below: Nest) -> set[frozenset[str]]:
-        """The ranks that the Einsums of a nest index a tensor along, each access's."""
-        computes = [compute.einsum for compute in computes_of(below)]
-        every = [self.facts.einsums[name] for name in computes]
-        used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
-        return {u.ranks for u in used if u.tensor == tensor}
 
 
 def copies_of(keep: Keep, names: Mapping[str, Values]) -> int:

@@ -19,7 +19,7 @@ import pandas as pd
 from einfuse.mapper.constraints import Constraints
 from einfuse.mapper.design import Design, load_design
 from einfuse.mapper.export import to_design
-from einfuse.mapper.mapping import Compute, walk_nest
+from einfuse.mapper.mapping import computes_of
 from einfuse.mapper.search import SearchResult, find_best
 from einfuse.mapper.space import MapSpace
 from einfuse.mapper.structure import Plan
@@ -133,9 +133,7 @@ def _differences(design: Design, hand: Evaluation, result: SearchResult) -> str:
     """What the mapping found does otherwise: sizes, groups, units."""
     plan = result.best.plan
     assert isinstance(plan, Plan)
-    own = {
-        n.step.einsum: n.step.unit for n in walk_nest(design.nest) if isinstance(n.step, Compute)
-    }
+    own = {compute.einsum: compute.unit for compute in computes_of(design.nest)}
     let = dict(design.let)
     parts: list[str] = []
     for rank, size in plan.splits:
