@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test lint types unit kernels slow benchmark clean
+.PHONY: study test lint types unit kernels slow benchmark golden golden-update clean
 
 study: $(VENV)/.installed
 	$(BIN)/einfuse study fusemax --out results/fusemax
@@ -30,6 +30,13 @@ slow: $(VENV)/.tested
 
 benchmark: $(VENV)/.tested
 	$(BIN)/pytest --numprocesses 0 -m slow tests/benchmarks --benchmark-only
+
+# What the product says today, before and after a change of its insides.
+golden: $(VENV)/.tested
+	$(BIN)/python tests/golden/golden.py $(SECTIONS)
+
+golden-update: $(VENV)/.tested
+	$(BIN)/python tests/golden/golden.py --update $(SECTIONS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
