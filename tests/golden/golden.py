@@ -7,7 +7,6 @@ the clock are left out.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -17,6 +16,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 import einfuse as ef
 from einfuse.studies import run_study
@@ -92,12 +93,9 @@ def studies() -> Iterator[tuple[str, Any]]:
         with tempfile.TemporaryDirectory() as out:
             run_study(study, Path(out))
             for path in sorted(Path(out).rglob("*.csv")):
-                with path.open(newline="") as file:
-                    rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-                yield (
-                    f"{study}/{path.name}",
-                    [{k: v for k, v in row.items() if not CLOCK.search(k or "")} for row in rows],
-                )
+                table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
+                columns = [name for name in table.columns if not CLOCK.search(name)]
+                yield f"{study}/{path.name}", {name: list(table[name]) for name in columns}
 
 
 def compiled() -> Iterator[tuple[str, Any]]:
@@ -164,7 +162,8 @@ def main(arguments: list[str]) -> int:
         path = FOLDER / f"{name}.json"
         if update:
             FOLDER.mkdir(exist_ok=True)
-            path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
+            path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
             continue
         lines = list(differences(json.loads(path.read_text(encoding="utf-8")), found))
         print(f"{name}: {len(found)} entries, {len(lines)} differences", flush=True)
