@@ -120,10 +120,11 @@ class Sweep:
 
     def _unit(self, rank: str, variable: str) -> Any:
         """Return the coefficient with which a variable steps along a rank in order."""
-        _, last = self.family.covers[self.cascade.rank_of(variable)]
         unit: Any = 1
-        for level in range(last, self.family.covers[rank][1]):
-            unit = unit * self.sizes[self.family.levels[level]]
+        for part in self.family.inside[self.cascade.rank_of(variable)]:
+            unit = unit * self.sizes[part]
+        for part in self.family.inside[rank]:
+            unit = unit / self.sizes[part]
         return unit
 
     def _is_digit(self, expression: Expression) -> bool:

@@ -21,12 +21,13 @@ from functools import cached_property
 
 from .alignment import Kind, Sweep, open_sizes
 from .cascade import Cascade
+from .coordinates import MARK, same_coordinates
 from .equation import Einsum, Populate
 from .errors import EinfuseError
 from .expression import Access, Index, variables
 from .indices import Linear, linear
 from .operations import is_view
-from .partition import Partition, partition
+from .partition import Partition, check_rank, partition
 from .shape import bind_symbolic
 
 
@@ -109,11 +110,10 @@ class Dependence:
     @cached_property
     def views(self) -> frozenset[int]:
         """The Einsums that only rename, for others to read: they sweep nothing themselves."""
-        read = {read.tensor for read in self.reads} - set(self.cascade.outputs)
         return frozenset(
             i
             for i, e in enumerate(self.einsums)
-            if e.name in read and is_view(e) and len(e.operands) == 1
+            if e.name not in self.cascade.outputs and is_view(e) and len(e.operands) == 1
         )
 
     @property
@@ -221,9 +221,11 @@ def trace(cascade: Cascade, rank: str, level: str | None = None) -> Dependence:
     >>> dependence.can_share("S", "Y")
     False
     """
-    family = partition(cascade, rank)
+    check_rank(cascade, rank)
+    same = same_coordinates(cascade, rank)
+    family = partition(same.cascade, rank)
     at = family.levels.index(level) if level else family.covers[rank][0]
-    return _Tracer(cascade, family, at).run()
+    return _Tracer(same.cascade, family, at).run()
 
 
 @dataclass(frozen=True)
@@ -368,7 +370,8 @@ class _Tracer:
             if isinstance(action, Populate) and self.sweeps[i].runs(action.source):
                 return f"is placed by {action.operator}({action.source} -> {action.target})"
         gone = [v for r in einsum.reductions for v in r.variables if self.sweeps[i].runs(v)]
-        return f"is folded over {', '.join(gone)}" if gone else "is swept"
+        spelled = ", ".join(v.partition(MARK)[0] for v in gone)
+        return f"is folded over {spelled}" if gone else "is swept"
 
     def _ways(self, reads: list[list[Read]], edges: list[Edge]) -> list[Direction]:
         """Return the way each Einsum's own variable has to run: by recurrences and filters."""
