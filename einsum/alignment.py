@@ -17,6 +17,7 @@ from .equation import Einsum, Populate
 from .expression import Access, Binary, Coordinate, Expression, Index, accesses, walk
 from .indices import Linear, linear
 from .partition import Partition
+from .substitution import replace_accesses
 
 
 class Kind(Enum):
@@ -88,7 +89,7 @@ class Sweep:
         return bool(steps) and all(step == {self.variable: -1} for step in steps)
 
     def _index_kind(self, rank: str, index: Index) -> Kind:
-        form = linear(index.expression, self.sizes)
+        form = self._form(rank, index)
         if form is None:
             return Kind.ALIGNED if self._is_digit(index.expression) else Kind.UNALIGNED
         if not form.coefficients:
@@ -107,9 +108,30 @@ class Sweep:
             return Kind.ALIGNED
         return {(1, 1): Kind.SUFFIX, (1, -1): Kind.PREFIX}.get((here, there), Kind.UNALIGNED)
 
+    def _form(self, rank: str, index: Index) -> Linear | None:
+        """Return the form of an index; gathers that only say which tile count as constants."""
+        form = linear(index.expression, self.sizes)
+        if form is not None or not any(accesses(index.expression)):
+            return form
+        gathers = tuple(dict.fromkeys(accesses(index.expression)))
+        names = {gather: Coordinate(f"[{n}]") for n, gather in enumerate(gathers)}
+        form = linear(replace_accesses(index.expression, names.get), self.sizes)
+        if form is None:
+            return None
+        tile: Any = 1
+        for level in range(self.level, self.family.covers[rank][1]):
+            tile = tile * self.sizes[self.family.levels[level]]
+        chosen = {place.variable for place in names.values()}
+        if self.level <= self.family.covers[rank][0] or any(
+            form.coefficients.get(v, 0) % tile != 0 for v in chosen
+        ):
+            return None
+        kept = {v: c for v, c in form.coefficients.items() if v not in chosen}
+        return Linear(kept, form.constant)
+
     def _steps(self, rank: str, index: Index) -> dict[str, Any]:
         """Return by how many coordinates of the rank each variable over the level moves on."""
-        form = linear(index.expression, self.sizes)
+        form = self._form(rank, index)
         if form is None:
             return {}
         units = {v: self._unit(rank, v) for v in form.coefficients if self.runs(v)}

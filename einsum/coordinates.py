@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from itertools import combinations
+from itertools import permutations, product
 from typing import Any
 
 from .cascade import Cascade, Rank, Split
@@ -119,23 +119,29 @@ class _Reading:
     def classes(self) -> list[frozenset[str]]:
         """Return the ranks that are the same, in groups of two and more."""
         groups: dict[str, frozenset[str]] = {}
-        apart, places = self._apart(), self._places()
+        planes, lines, places = self._planes(), self._lines(), self._places()
 
         def differ(x: str, y: str) -> bool:
             """Tell whether two ranks are different digits of one whole."""
             return places[x][0] == places[y][0] and places[x] != places[y]
 
+        inner = {part for split in self.splits for part in (split.outer, split.inner)}
+
+        def apart(x: str, y: str) -> bool:
+            """Tell whether what runs along one rank meets in a plane what runs along the other."""
+            return not planes.isdisjoint(product(lines[x], lines[y]))
+
         for one, other, loose in self._joins():
             a, b = (groups.get(r, frozenset({r})) for r in (one, other))
             if a == b or any(differ(x, y) for x in a for y in b):
                 continue
-            if loose and any(frozenset({x, y}) in apart for x in a for y in b):
+            if loose and (not inner.isdisjoint(a | b) or any(apart(x, y) for x in a for y in b)):
                 continue
             groups |= dict.fromkeys(a | b, a | b)
         return list(dict.fromkeys(groups.values()))
 
     def _indexed(self, einsum: Einsum) -> Iterator[tuple[str, str, bool]]:
-        """Yield (variable, rank) where one steps along all of the other; True for a digit of it."""
+        """Yield (variable, rank) where one steps along all of the other; True for one in a tile."""
         for access in (*einsum.outputs, *einsum.operands):
             for rank, index in zip(self.declared[access.tensor], access.indices, strict=True):
                 form = linear(index.expression, self.sizes)
@@ -146,8 +152,9 @@ class _Reading:
                 digits = mixed_radix(form, self.cascade, self.sizes)
                 for parts in self.parts.get(rank, ()) if digits else ():
                     if all(map(self._equal, digits, parts)):
-                        yield digits[0], parts[0], True
-                        yield digits[1], parts[1], True
+                        tile = self.rank_of(digits[0]) == parts[0]
+                        yield digits[0], parts[0], tile
+                        yield digits[1], parts[1], tile
 
     def _equal(self, variable: str, rank: str) -> bool:
         return bool(self.sizes[self.rank_of(variable)] == self.sizes[rank])
@@ -181,28 +188,30 @@ class _Reading:
             if len(inside) == 1 and self.sizes[inside[0]] == self.sizes[outside[0]]:
                 yield inside[0], outside[0]
 
-    def _apart(self) -> frozenset[frozenset[str]]:
-        """Return the pairs of ranks of one tensor of which one is a loop around everything."""
-        together = {
-            frozenset(pair)
-            for ranks in self.declared.values()
-            for pair in combinations(dict.fromkeys(ranks), 2)
-        }
-        if not together:
-            return frozenset()
-        busy = {iteration.rank for iteration in self.cascade.iterations}
+    def _planes(self) -> frozenset[tuple[str, str]]:
+        """Return the pairs of ranks that span a plane: both are ranks of one tensor or Einsum.
+
+        The ranks of an Einsum that scans one up to the other span none, those of a tensor do.
+        """
+        spaces = {tuple(dict.fromkeys(ranks)) for ranks in self.declared.values()}
+        planes = {pair for ranks in spaces for pair in permutations(ranks, 2)}
         for einsum in self.cascade.einsums:
-            gone = {v for r in einsum.reductions for v in r.variables}
-            for action in einsum.actions:
-                if isinstance(action, Populate):
-                    gone |= {action.source, action.target}
-            busy |= set(map(self.rank_of, gone))
-            for access in (*einsum.outputs, *einsum.operands):
-                for rank, index in zip(self.declared[access.tensor], access.indices, strict=True):
-                    place = index.expression
-                    if not isinstance(place, Coordinate) or self.rank_of(place.variable) != rank:
-                        busy.add(rank)
-        return frozenset(pair for pair in together if not pair <= busy)
+            lines = {pair for found in self._scanned(einsum) for pair in permutations(found)}
+            ranks = dict.fromkeys(map(self.rank_of, einsum.variables))
+            planes |= set(permutations(ranks, 2)) - lines
+        return frozenset(planes)
+
+    def _lines(self) -> dict[str, set[str]]:
+        """Return for every rank those that run along it: its wholes, its parts and itself."""
+        lines = {rank: {rank} for rank in self.cascade.rank_names}
+        for _ in self.splits:
+            for split in self.splits:
+                for part in (split.outer, split.inner):
+                    lines[part] |= {r for r in lines[split.whole] if r not in lines[part]}
+        for rank, above in list(lines.items()):
+            for whole in above - {rank}:
+                lines[whole].add(rank)
+        return lines
 
     def _places(self) -> dict[str, tuple[str, Any]]:
         """Return for every rank the outermost whole that it is a digit of, and its step there."""

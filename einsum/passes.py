@@ -17,6 +17,7 @@ from fractions import Fraction
 from .cascade import Cascade
 from .coordinates import same_coordinates
 from .errors import EinfuseError
+from .expression import accesses
 from .footprint import footprint_along
 from .interval import guarding_maxima
 from .lineage import Dependence, trace
@@ -184,18 +185,28 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
         rank,
         reports,
         _placements(top),
-        tuple(
-            dict.fromkeys(
-                Gather(top.einsums[r.einsum].name, r.tensor, not top.indexed[r.einsum])
-                for r in top.reads
-                if r.gathered
-            )
-        ),
+        _gathers(cascade, top),
         tuple(sorted({edge.tensor for edge in dropped})),
         relaxed,
         tuple(
             (r.level, str(footprint_along(d))) for r, d in zip(reports, dependences, strict=True)
         ),
+    )
+
+
+def _gathers(cascade: Cascade, top: Dependence) -> tuple[Gather, ...]:
+    """Return who gathers what along the level, by the names of the text."""
+    names = same_coordinates(cascade, top.partition.levels[top.level]).names
+    ranks = {tensor.name: tensor.ranks for tensor in cascade.tensors}
+    return tuple(
+        dict.fromkeys(
+            Gather(einsum.name, access.tensor, not top.indexed[i])
+            for i, einsum in enumerate(cascade.einsums)
+            for access in einsum.operands
+            for rank, index in zip(ranks[access.tensor], access.indices, strict=True)
+            if top.partition.covers_level(names[rank], top.level)
+            and any(accesses(index.expression))
+        )
     )
 
 

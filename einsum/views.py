@@ -35,7 +35,7 @@ def without_views(cascade: Cascade, sizes: Mapping[str, Any]) -> Cascade:
     '''Return the cascade with every read of a view as one of the tensor behind it.
 
     The Einsums keep their places, the views among them. A view whose coordinates cannot be told
-    from its indices stays a tensor of its own.
+    from its indices, and one that gathers, stays a tensor of its own.
 
     Args:
         cascade: what is computed.
@@ -123,7 +123,7 @@ class _View:
 
 def _view(einsum: Einsum, cascade: Cascade, sizes: Mapping[str, Any]) -> _View | None:
     """Return an Einsum as a view whose variables follow from its indices, if it is one."""
-    if not is_view(einsum) or any(a.tensor == einsum.name for a in einsum.operands):
+    if not is_view(einsum) or len(einsum.operands) != 1 or einsum.operands[0].tensor == einsum.name:
         return None
     places: dict[str, tuple[int, int, Any, Any, Any]] = {}
     for place, index in enumerate(einsum.output.indices):
