@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import permutations, product
 from typing import Any
 
 from .cascade import Cascade, Rank, Split
 from .equation import Einsum, Populate, Reduce
-from .expression import Coordinate, Expression, RankSize, variables
-from .indices import linear
+from .expression import Binary, Coordinate, Expression, RankSize, variables
+from .indices import Linear, linear
 from .partition import mixed_radix, splits
 from .shape import bind_symbolic, filters, representatives
 from .substitution import rebuild
@@ -119,7 +119,7 @@ class _Reading:
     def classes(self) -> list[frozenset[str]]:
         """Return the ranks that are the same, in groups of two and more."""
         groups: dict[str, frozenset[str]] = {}
-        planes, lines, places = self._planes(), self._lines(), self._places()
+        planes, lines, places = self._planes(), self._lines(), self.places
 
         def differ(x: str, y: str) -> bool:
             """Tell whether two ranks are different digits of one whole."""
@@ -144,17 +144,27 @@ class _Reading:
         """Yield (variable, rank) where one steps along all of the other; True for one in a tile."""
         for access in (*einsum.outputs, *einsum.operands):
             for rank, index in zip(self.declared[access.tensor], access.indices, strict=True):
-                form = linear(index.expression, self.sizes)
+                whole, form = self._along(rank, index.expression)
                 if form is not None and len(form.coefficients) == 1:
                     ((variable, step),) = form.coefficients.items()
-                    if step in (1, -1) and self._equal(variable, rank):
-                        yield variable, rank, False
+                    if step in (1, -1) and self._equal(variable, whole):
+                        yield variable, whole, False
                 digits = mixed_radix(form, self.cascade, self.sizes)
-                for parts in self.parts.get(rank, ()) if digits else ():
+                for parts in self.parts.get(whole, ()) if digits else ():
                     if all(map(self._equal, digits, parts)):
                         tile = self.rank_of(digits[0]) == parts[0]
                         yield digits[0], parts[0], tile
                         yield digits[1], parts[1], tile
+
+    def _along(self, rank: str, index: Expression) -> tuple[str, Linear | None]:
+        """Return the form of an index; that of x, and the whole, where it is a digit of x."""
+        form = linear(index, self.sizes)
+        if form is None:
+            rank = self.places[rank][0]
+            while isinstance(index, Binary) and index.operator in "/%":
+                index = index.left
+            form = linear(index, self.sizes)
+        return rank, form
 
     def _equal(self, variable: str, rank: str) -> bool:
         return bool(self.sizes[self.rank_of(variable)] == self.sizes[rank])
@@ -213,7 +223,8 @@ class _Reading:
                 lines[whole].add(rank)
         return lines
 
-    def _places(self) -> dict[str, tuple[str, Any]]:
+    @cached_property
+    def places(self) -> dict[str, tuple[str, Any]]:
         """Return for every rank the outermost whole that it is a digit of, and its step there."""
         above = {part: s for s in reversed(self.splits) for part in (s.outer, s.inner)}
         places: dict[str, tuple[str, Any]] = {}

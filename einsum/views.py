@@ -60,12 +60,20 @@ def without_views(cascade: Cascade, sizes: Mapping[str, Any]) -> Cascade:
 
     def behind(access: Access) -> Expression | None:
         view = views.get(access.tensor)
-        return view and view.read_at(tuple(resolved(index) for index in access.indices))
+        indices = tuple(map(resolved, access.indices))
+        return view.read_at(indices) if view else replace(access, indices=indices)
 
     def resolved(index: Index) -> Index:
-        access = replace_accesses(Access("", (index,)), behind)
-        assert isinstance(access, Access)
-        return access.indices[0]
+        expression = replace_accesses(index.expression, behind)
+        condition = tuple(
+            replace(
+                c,
+                left=replace_accesses(c.left, behind),
+                right=replace_accesses(c.right, behind),
+            )
+            for c in index.condition
+        )
+        return Index(tidied(expression, cascade, sizes), condition)
 
     def rewritten(einsum: Einsum) -> Einsum:
         outputs = tuple(
@@ -243,6 +251,10 @@ def _divided(
             certain = False
         most = most + coefficient * (extent - 1)
         certain = certain and bool(sympy.sympify(coefficient).is_nonnegative)
+    if rest.keys() == {None}:
+        below = sympy.sympify(rest[None])
+        if below.is_negative and (below + by).is_nonnegative:  # just below a multiple
+            return _plus(quotient, {None: -1}, 1), {None: below + by}
     if certain and sympy.expand(by - 1 - most).is_nonnegative:
         return quotient, rest
     key = tuple(whole.items())
