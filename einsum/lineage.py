@@ -285,7 +285,7 @@ class _Tracer:
             by_einsum[read.einsum].append(read)
         ways = self._ways(by_einsum, edges)
         edges = [self._turned(edge, ways) for edge in edges]
-        mirrored = self._mirrored(by_einsum)
+        mirrored = self._mirrored(by_einsum, edges)
         directions = [_OPPOSITE[w] if i in mirrored else w for i, w in enumerate(ways)]
         return Dependence(
             self.cascade,
@@ -389,15 +389,8 @@ class _Tracer:
 
     def _recurrent(self, edges: list[Edge]) -> dict[int, int]:
         """Return the Einsums on a cycle along the level, with the sign of its step."""
-        import networkx as nx
-
-        graph = nx.DiGraph(
-            (e.producer, e.consumer) for e in edges if not e.barrier and not e.generations
-        )
         signs: dict[int, int] = {}
-        for component in nx.strongly_connected_components(graph):
-            if len(component) == 1 and not graph.has_edge(*(2 * tuple(component))):
-                continue
+        for component in _cycles(edges):
             step = sum(self._step(e) for e in edges if {e.producer, e.consumer} <= component)
             signs |= dict.fromkeys((i for i in component if self.sweep[i] is not None), step)
         return signs
@@ -430,19 +423,26 @@ class _Tracer:
         iterative = {iteration.variable for iteration in self.cascade.iterations}
         return not iterative.isdisjoint(variables(index))
 
-    def _mirrored(self, reads: list[list[Read]]) -> set[int]:
-        """Return the Einsums that run against the order of the inputs they come from."""
+    def _mirrored(self, reads: list[list[Read]], edges: list[Edge]) -> set[int]:
+        """Return the Einsums that run against the order of the inputs they come from.
+
+        Those of one recurrence run the same way: all of them against it, or none.
+        """
         mirrored: set[int] = set()
         produced = {o.tensor: i for i, e in enumerate(self.cascade.einsums) for o in e.outputs}
+        together = {i: cycle for cycle in _cycles(edges) for i in cycle}
         for i in range(len(self.cascade.einsums)):
+            group = together.get(i, frozenset({i}))
             frames = {
-                read.mirrored != (produced.get(read.tensor, -1) in mirrored)
-                for read in reads[i]
+                read.mirrored != (producer in mirrored)
+                for member in group
+                for read in reads[member]
                 if (read.mirrored or read.kind in (Kind.ALIGNED, Kind.PREFIX, Kind.SUFFIX))
-                and produced.get(read.tensor, -1) < i
+                and (producer := produced.get(read.tensor, -1)) < member
+                and producer not in group
             }
             if frames == {True}:
-                mirrored.add(i)
+                mirrored |= group
         return mirrored
 
     def _turned(self, edge: Edge, ways: list[Direction]) -> Edge:
@@ -462,6 +462,20 @@ class _Tracer:
                 edge, reason=f"{edge.tensor} is swept downwards and read {edge.kind.value}"
             )
         return edge
+
+
+def _cycles(edges: list[Edge]) -> list[frozenset[int]]:
+    """Return the Einsums of every recurrence that one sweep has to hold."""
+    import networkx as nx
+
+    graph = nx.DiGraph(
+        (e.producer, e.consumer) for e in edges if not e.barrier and not e.generations
+    )
+    return [
+        frozenset(found)
+        for found in nx.strongly_connected_components(graph)
+        if len(found) > 1 or graph.has_edge(*(2 * tuple(found)))
+    ]
 
 
 def _above(high: Linear, low: Linear) -> bool:
