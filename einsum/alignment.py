@@ -92,11 +92,13 @@ class Sweep:
         rank, form = self._form(rank, index)
         if form is None:
             return Kind.UNALIGNED
+        if not form.coefficients and self.family.starts.get(rank, 0) != 0:
+            return Kind.UNALIGNED
         if not form.coefficients:
             return Kind.FINAL if form.constant - self.sizes[rank] in (0, -1) else Kind.INIT
         steps = self._units(rank, form)
         here = steps.pop(self.variable, 0) if self.variable else 0
-        if open_sizes(form.constant) & self._unbounded or len(steps) > 1:
+        if len(steps) > 1 or self._is_far(rank, form):
             return Kind.UNALIGNED
         if not steps:
             return Kind.ALIGNED if here == 1 else Kind.UNALIGNED
@@ -159,6 +161,17 @@ class Sweep:
         rank, form = self._form(rank, index)
         return {} if form is None else self._units(rank, form)
 
+    def _is_far(self, rank: str, form: Linear) -> bool:
+        """Tell whether an index is ahead of the sweep by more than a bounded skew."""
+        ahead = form.constant
+        starts = self.family.starts
+        if starts and self.variable is not None:
+            own = self.cascade.rank_of(self.variable)
+            ahead = ahead + starts.get(rank, 0) - starts.get(own, 0)
+            if own in starts and not open_sizes(ahead) and abs(ahead) >= self.sizes[own]:
+                return True
+        return bool(open_sizes(ahead) & self._unbounded)
+
     def _units(self, rank: str, form: Linear) -> dict[str, Any]:
         units = {v: self._unit(rank, v) for v in form.coefficients if self.runs(v)}
         return {
@@ -184,7 +197,7 @@ class Sweep:
             symbol
             for level in self.family.levels[: self.level + 1]
             for symbol in open_sizes(self.sizes[level])
-        )
+        ) | frozenset(s for piece in self.family.starts for s in open_sizes(self.sizes[piece]))
 
     @cached_property
     def _relations(self) -> dict[str, Kind]:

@@ -341,10 +341,12 @@ class _Footprint:
         import sympy
 
         leaves = [leaf for r in self.ranks[tensor] for leaf in self.finest[r]]
-        outside = fixed or self.family.levels[: self.level]
-        size = sympy.Mul(
-            *(self.sizes[leaf] for leaf in leaves if leaf not in {*self.outer, *outside})
-        )
+        swept = list(leaves)
+        for level in range(len(fixed) or self.level):  # at one coordinate of each of these
+            along = (leaf for leaf in swept if self.family.covers_level(leaf, level))
+            if (found := next(along, None)) is not None:
+                swept.remove(found)
+        size = sympy.Mul(*(self.sizes[leaf] for leaf in swept if leaf not in self.outer))
         own = all(leaf in leaves for leaf in self.outer)
         zero = sympy.Integer(0)
         return Words(size, zero) if own else Words(zero, size)

@@ -10,6 +10,7 @@ from .cascade import Cascade, Split
 from .errors import EinfuseError
 from .expression import Access, walk
 from .indices import Linear, linear
+from .pieces import pieces
 from .shape import bind_symbolic
 
 
@@ -21,13 +22,15 @@ class Partition:
     ``covers`` maps a rank of the family to the half-open range of levels that it spans. Of
     several splits of one rank the one asked for names the levels, else the first that is used;
     the tiles of the others are tiles too, of another size: theirs are the same levels.
-    ``inside`` maps a rank to those by whose sizes it steps along the whole.
+    ``inside`` maps a rank to those by whose sizes it steps along the whole; ``starts`` a piece of
+    a rank to the coordinate at which it lies.
     """
 
     whole: str
     levels: tuple[str, ...]
     covers: dict[str, tuple[int, int]]
     inside: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
+    starts: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def covers_level(self, rank: str, level: int) -> bool:
         """Tell whether a rank runs over that level (M and M0 run over the level M0)."""
@@ -50,6 +53,8 @@ def partition(cascade: Cascade, rank: str) -> Partition:
     """
     check_rank(cascade, rank)
     sizes = bind_symbolic(cascade)
+    laid = pieces(cascade, sizes)
+    rank = laid[rank].along if rank in laid else rank
     parts = _parts(cascade, sizes)
     whole = rank
     asked = {rank}
@@ -63,7 +68,11 @@ def partition(cascade: Cascade, rank: str) -> Partition:
     inside: dict[str, tuple[str, ...]] = {}
     _descend(whole, first, levels, covers)
     _place(whole, parts, first, sizes, levels, covers, inside)
-    return Partition(whole, tuple(levels), covers, inside)
+    found = {name: piece for name, piece in laid.items() if piece.along in covers}
+    covers |= {name: covers[piece.along] for name, piece in found.items()}
+    inside |= {name: inside[piece.along] for name, piece in found.items()}
+    starts = {name: piece.start for name, piece in found.items()}
+    return Partition(whole, tuple(levels), covers, inside, starts)
 
 
 def check_rank(cascade: Cascade, rank: str) -> None:
