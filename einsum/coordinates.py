@@ -172,6 +172,12 @@ class _Reading:
     def _joins(self) -> Iterator[tuple[str, str, bool]]:
         """Yield pairs of ranks with the same coordinates; True where loops could part them."""
         wholes: dict[tuple[str, str], str] = {}
+        used = {rank for ranks in self.declared.values() for rank in ranks}
+        used |= {self.rank_of(v) for e in self.cascade.einsums for v in e.variables}
+        for variable, rank in self.cascade.aliases:  # that were the only ones of their own rank
+            own = self.rank_of(variable.partition(MARK)[0])
+            if own not in used:
+                yield rank, own, False
         for split in self.splits:
             whole = wholes.setdefault((split.outer, split.inner), split.whole)
             if whole != split.whole:
