@@ -13,6 +13,7 @@ one level of one rank, all other coordinates fixed:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from .indices import Linear, linear
 from .operations import is_view
 from .partition import Partition, check_rank, partition
 from .shape import bind_symbolic
+from .unrolled import tile_of, tiles
 
 
 class Direction(Enum):
@@ -85,6 +87,7 @@ class Dependence:
     reads: tuple[Read, ...]
     edges: tuple[Edge, ...]
     directions: tuple[Direction, ...]
+    tiles: frozenset[str] = frozenset()
 
     @property
     def einsums(self) -> tuple[Einsum, ...]:
@@ -93,9 +96,9 @@ class Dependence:
 
     @cached_property
     def full(self) -> frozenset[str]:
-        """The tensors that have the level and every finer one."""
+        """The tensors that have the level and every finer one; those of a tile written out too."""
         levels = range(self.level, len(self.partition.levels))
-        return frozenset(
+        return self.tiles | frozenset(
             tensor.name
             for tensor in self.cascade.tensors
             if all(any(self.partition.covers_level(r, k) for r in tensor.ranks) for k in levels)
@@ -252,6 +255,15 @@ class _Tracer:
             for einsum in cascade.einsums
         ]
         self.sweep = [sweep.variable for sweep in self.sweeps]
+        self.tiles = tiles(self.sweeps)
+        self.indexed = [
+            variable is not None or tile is not None
+            for variable, tile in zip(self.sweep, self.tiles.at, strict=True)
+        ]
+        self.makers: dict[str, list[int]] = {}
+        for k, einsum in enumerate(cascade.einsums):
+            for output in einsum.outputs:
+                self.makers.setdefault(output.tensor, []).append(k)
 
     def run(self) -> Dependence:
         reads = [
@@ -259,7 +271,7 @@ class _Tracer:
                 Read(
                     i,
                     access.tensor,
-                    sweep.kind(access),
+                    Kind.ALIGNED if self._in_tile(i, access) else sweep.kind(access),
                     sweep.is_gathered(access),
                     sweep.is_mirrored(access),
                 ),
@@ -291,11 +303,28 @@ class _Tracer:
             self.cascade,
             self.family,
             self.level,
-            tuple(variable is not None for variable in self.sweep),
+            tuple(self.indexed),
             tuple(dict.fromkeys(plain_reads)),
             tuple(dict.fromkeys(edges)),
             tuple(directions),
+            frozenset(self.tiles.tensors),
         )
+
+    def _in_tile(self, i: int, access: Access) -> bool:
+        """Tell whether an Einsum that stands at a tile reads a tile there."""
+        if self.tiles.at[i] is None:
+            return False
+        return access.tensor in self.tiles.tensors or tile_of(self.sweeps[i], access) is not None
+
+    @cached_property
+    def _ends(self) -> list[float]:
+        """Return the tile with which each Einsum is complete: -1 before a sweep, inf after it."""
+        ends = [-1.0] * len(self.sweeps)
+        for i, (variable, tile) in enumerate(zip(self.sweep, self.tiles.at, strict=True)):
+            names = {a.tensor for a in self.cascade.einsums[i].operands}
+            made = max((ends[k] for t in names for k in self.makers.get(t, ())), default=-1.0)
+            ends[i] = math.inf if variable is not None else made if tile is None else tile
+        return ends
 
     def _edge(self, read: Read, access: Access, write: _Write) -> Iterator[Edge]:
         if self._disjoint(write.access, access):
@@ -304,9 +333,19 @@ class _Tracer:
         if generations is None:
             return
         reason = ""
-        if self.sweep[read.einsum] is not None:
+        if self.indexed[read.einsum] and not self._is_there(read, access, write):
             reason = self._reason(read, write)
         yield Edge(write.einsum, read.einsum, read.tensor, read.kind, reason, generations)
+
+    def _is_there(self, read: Read, access: Access, write: _Write) -> bool:
+        """Tell whether a tile written out has made what a sweep reads before it is read."""
+        tile = self.tiles.at[read.einsum]
+        if not self.tiles:
+            return False
+        if self.sweep[write.einsum] is None:
+            return -1 < self._ends[write.einsum] <= (tile or 0)
+        own = tile_of(self.sweeps[read.einsum], access)
+        return tile is not None and own is not None and write.kind is Kind.ALIGNED and own <= tile
 
     def _disjoint(self, write: Access, read: Access) -> bool:
         """Tell whether two accesses never meet: ``R[0]`` and ``R[i+1]``."""
@@ -334,6 +373,8 @@ class _Tracer:
         level = self.family.levels[self.level]
         name = self.family.whole if self.level == 0 else level
         whole = f"complete only after the whole of {name}"
+        if (tile := self.tiles.at[write.einsum]) is not None:
+            return f"{read.tensor} is made of tile {tile}: complete only after it"
         if self.sweep[write.einsum] is None:
             origin = self._origin(write.einsum)
             return origin and f"{read.tensor} is computed outside the sweep from {origin}: {whole}"
@@ -349,14 +390,12 @@ class _Tracer:
 
     def _origin(self, i: int) -> str:
         """Return what an Einsum outside the sweep has to wait for, if for anything of it."""
-        producers: dict[str, list[int]] = {}
-        for k, einsum in enumerate(self.cascade.einsums):
-            for output in einsum.outputs:
-                producers.setdefault(output.tensor, []).append(k)
         pending, seen = [i], {i}
         while pending:
             for access in self.cascade.einsums[pending.pop()].operands:
-                for k in producers.get(access.tensor, ()):
+                for k in self.makers.get(access.tensor, ()):
+                    if self.tiles.at[k] is not None:
+                        return f"{access.tensor}, which is made of tile {self.tiles.at[k]}"
                     if self.sweep[k] is not None:
                         return f"{access.tensor}, which {self._folded(k)}"
                     if k not in seen:
