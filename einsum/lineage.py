@@ -317,14 +317,35 @@ class _Tracer:
         return access.tensor in self.tiles.tensors or tile_of(self.sweeps[i], access) is not None
 
     @cached_property
-    def _ends(self) -> list[float]:
-        """Return the tile with which each Einsum is complete: -1 before a sweep, inf after it."""
-        ends = [-1.0] * len(self.sweeps)
+    def _spans(self) -> list[tuple[float, float]]:
+        """Return the first and last tile that each Einsum waits for: (inf, -1) for none.
+
+        What has swept is there in front of no tile: (-1, inf).
+        """
+        spans = [(math.inf, -1.0)] * len(self.sweeps)
         for i, (variable, tile) in enumerate(zip(self.sweep, self.tiles.at, strict=True)):
-            names = {a.tensor for a in self.cascade.einsums[i].operands}
-            made = max((ends[k] for t in names for k in self.makers.get(t, ())), default=-1.0)
-            ends[i] = math.inf if variable is not None else made if tile is None else tile
-        return ends
+            if variable is not None:
+                spans[i] = (-1.0, math.inf)
+            elif tile is not None:
+                spans[i] = (tile, tile)
+            else:
+                spans[i] = self._span(i, spans)
+        return spans
+
+    def _span(self, i: int, spans: list[tuple[float, float]]) -> tuple[float, float]:
+        names = {a.tensor for a in self.cascade.einsums[i].operands}
+        made = [spans[k] for t in names for k in self.makers.get(t, ())]
+        return min((s[0] for s in made), default=math.inf), max((s[1] for s in made), default=-1.0)
+
+    def _way_of_tile(self, i: int) -> Direction:
+        """Return the way in which an Einsum of one tile follows those of others."""
+        tile = self.tiles.at[i]
+        assert tile is not None
+        names = {a.tensor for a in self.cascade.einsums[i].operands}
+        made = [self._spans[k] for t in names for k in self.makers.get(t, ())]
+        if any(tile < last < math.inf for _, last in made):
+            return Direction.DOWN
+        return Direction.UP if any(-1 < first < tile for first, _ in made) else Direction.ANY
 
     def _edge(self, read: Read, access: Access, write: _Write) -> Iterator[Edge]:
         if self._disjoint(write.access, access):
@@ -343,9 +364,18 @@ class _Tracer:
         if not self.tiles:
             return False
         if self.sweep[write.einsum] is None:
-            return -1 < self._ends[write.einsum] <= (tile or 0)
+            first, last = self._spans[write.einsum]
+            if tile is not None and self._way_of_tile(read.einsum) is Direction.DOWN:
+                return math.inf > first >= tile or self._opposed(write.einsum, Direction.UP)
+            return -1 < last <= (tile or 0) or (
+                tile is not None and self._opposed(write.einsum, Direction.DOWN)
+            )
         own = tile_of(self.sweeps[read.einsum], access)
         return tile is not None and own is not None and write.kind is Kind.ALIGNED and own <= tile
+
+    def _opposed(self, i: int, way: Direction) -> bool:
+        """Tell whether an Einsum stands at a tile in a sweep that way: never in another's."""
+        return self.tiles.at[i] is not None and self._way_of_tile(i) is way
 
     def _disjoint(self, write: Access, read: Access) -> bool:
         """Tell whether two accesses never meet: ``R[0]`` and ``R[i+1]``."""
@@ -418,7 +448,9 @@ class _Tracer:
         ways = []
         for i in range(len(self.sweeps)):
             kinds = {read.kind for read in reads[i] if self.sweep[i] is not None}
-            if i in recurrent:
+            if self.tiles.at[i] is not None:
+                ways.append(self._way_of_tile(i))
+            elif i in recurrent:
                 ways.append(Direction.UP if recurrent[i] >= 0 else Direction.DOWN)
             elif Kind.PREFIX in kinds:
                 ways.append(Direction.UP)

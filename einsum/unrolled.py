@@ -35,7 +35,7 @@ def tiles(sweeps: Sequence[Sweep]) -> Tiles:
     first = sweeps[0]
     family, level = first.family, first.level
     count = first.sizes[family.levels[level]]
-    if level + 1 == len(family.levels) or not getattr(count, "is_Integer", False):
+    if level + 1 == len(family.levels):
         return none
     found: list[int | None] = []
     tensors: dict[str, int] = {}
@@ -50,7 +50,9 @@ def tiles(sweeps: Sequence[Sweep]) -> Tiles:
             ranks = first.ranks[output.tensor]
             if all(any(family.covers_level(r, k) for r in ranks) for k in finer):
                 tensors[output.tensor] = max(read)
-    return Tiles(tuple(found), tensors) if seen == set(range(int(count))) else none
+    known = getattr(count, "is_Integer", False)
+    every = int(count) if known else max(2, len(seen))  # an open number is what is written out
+    return Tiles(tuple(found), tensors) if seen == set(range(every)) else none
 
 
 def tile_of(sweep: Sweep, access: Access) -> int | None:
