@@ -17,6 +17,7 @@ from .equation import Einsum, Populate
 from .expression import Access, Binary, Coordinate, Expression, Index, accesses, walk
 from .indices import Linear, linear
 from .partition import Partition
+from .substitution import replace_accesses
 
 
 class Kind(Enum):
@@ -88,14 +89,16 @@ class Sweep:
         return bool(steps) and all(step == {self.variable: -1} for step in steps)
 
     def _index_kind(self, rank: str, index: Index) -> Kind:
-        form = linear(index.expression, self.sizes)
+        rank, form = self._form(rank, index)
         if form is None:
-            return Kind.ALIGNED if self._is_digit(index.expression) else Kind.UNALIGNED
+            return Kind.UNALIGNED
+        if not form.coefficients and self.family.starts.get(rank, 0) != 0:
+            return Kind.UNALIGNED
         if not form.coefficients:
             return Kind.FINAL if form.constant - self.sizes[rank] in (0, -1) else Kind.INIT
-        steps = self._steps(rank, index)
+        steps = self._units(rank, form)
         here = steps.pop(self.variable, 0) if self.variable else 0
-        if open_sizes(form.constant) & self._unbounded or len(steps) > 1:
+        if len(steps) > 1 or self._is_far(rank, form):
             return Kind.UNALIGNED
         if not steps:
             return Kind.ALIGNED if here == 1 else Kind.UNALIGNED
@@ -107,11 +110,69 @@ class Sweep:
             return Kind.ALIGNED
         return {(1, 1): Kind.SUFFIX, (1, -1): Kind.PREFIX}.get((here, there), Kind.UNALIGNED)
 
+    def _form(self, rank: str, index: Index) -> tuple[str, Linear | None]:
+        """Return the form of an index, and the rank along which it runs.
+
+        A digit of a coordinate of the whole runs along the whole (``m/M0`` and ``m%M0`` along M).
+        Gathers that only say which tile count as constants.
+        """
+        form = linear(index.expression, self.sizes)
+        if form is not None:
+            return rank, form
+        if (whole := self._of_digit(rank, index.expression)) is not None:
+            return self.family.whole, whole
+        return rank, self._within_tile(rank, index.expression)
+
+    def _of_digit(self, rank: str, expression: Expression) -> Linear | None:
+        """Return the form of x where an index is the digit of x that the rank is, else None."""
+        step, span = self._step(rank), self._step(rank) * self.sizes[rank]
+        top = self.family.covers[rank][0] == 0
+        cut: Any = 1
+        while isinstance(expression, Binary) and expression.operator in "/%":
+            divisor = linear(expression.right, self.sizes)
+            if divisor is None or divisor.coefficients:
+                return None
+            if expression.operator == "/":
+                cut = cut * divisor.constant
+            elif cut * divisor.constant == span:
+                top = True
+            else:
+                return None
+            expression = expression.left
+        return linear(expression, self.sizes) if top and cut == step else None
+
+    def _within_tile(self, rank: str, expression: Expression) -> Linear | None:
+        gathers = tuple(dict.fromkeys(accesses(expression)))
+        if not gathers or self.level <= self.family.covers[rank][0]:
+            return None
+        names = {gather: Coordinate(f"[{n}]") for n, gather in enumerate(gathers)}
+        form = linear(replace_accesses(expression, names.get), self.sizes)
+        tile: Any = 1
+        for level in range(self.level, self.family.covers[rank][1]):
+            tile = tile * self.sizes[self.family.levels[level]]
+        chosen = {place.variable for place in names.values()}
+        if form is None or any(form.coefficients.get(v, 0) % tile != 0 for v in chosen):
+            return None
+        kept = {v: c for v, c in form.coefficients.items() if v not in chosen}
+        return Linear(kept, form.constant)
+
     def _steps(self, rank: str, index: Index) -> dict[str, Any]:
         """Return by how many coordinates of the rank each variable over the level moves on."""
-        form = linear(index.expression, self.sizes)
-        if form is None:
-            return {}
+        rank, form = self._form(rank, index)
+        return {} if form is None else self._units(rank, form)
+
+    def _is_far(self, rank: str, form: Linear) -> bool:
+        """Tell whether an index is ahead of the sweep by more than a bounded skew."""
+        ahead = form.constant
+        starts = self.family.starts
+        if starts and self.variable is not None:
+            own = self.cascade.rank_of(self.variable)
+            ahead = ahead + starts.get(rank, 0) - starts.get(own, 0)
+            if own in starts and not open_sizes(ahead) and abs(ahead) >= self.sizes[own]:
+                return True
+        return bool(open_sizes(ahead) & self._unbounded)
+
+    def _units(self, rank: str, form: Linear) -> dict[str, Any]:
         units = {v: self._unit(rank, v) for v in form.coefficients if self.runs(v)}
         return {
             v: 1 if form.coefficients[v] == u else form.coefficients[v] / u
@@ -120,20 +181,14 @@ class Sweep:
 
     def _unit(self, rank: str, variable: str) -> Any:
         """Return the coefficient with which a variable steps along a rank in order."""
-        _, last = self.family.covers[self.cascade.rank_of(variable)]
-        unit: Any = 1
-        for level in range(last, self.family.covers[rank][1]):
-            unit = unit * self.sizes[self.family.levels[level]]
-        return unit
+        return self._step(self.cascade.rank_of(variable)) / self._step(rank)
 
-    def _is_digit(self, expression: Expression) -> bool:
-        """Tell whether an index is a digit of the sweep's own variable: ``m/M0``, ``m%M0``."""
-        while isinstance(expression, Binary) and expression.operator in "/%":
-            divisor = linear(expression.right, self.sizes)
-            if divisor is None or divisor.coefficients:
-                return False
-            expression = expression.left
-        return isinstance(expression, Coordinate) and expression.variable == self.variable
+    def _step(self, rank: str) -> Any:
+        """Return the coordinates of the whole by which a rank of the family steps along it."""
+        step: Any = 1
+        for part in self.family.inside[rank]:
+            step = step * self.sizes[part]
+        return step
 
     @cached_property
     def _unbounded(self) -> frozenset[Any]:
@@ -142,7 +197,7 @@ class Sweep:
             symbol
             for level in self.family.levels[: self.level + 1]
             for symbol in open_sizes(self.sizes[level])
-        )
+        ) | frozenset(s for piece in self.family.starts for s in open_sizes(self.sizes[piece]))
 
     @cached_property
     def _relations(self) -> dict[str, Kind]:

@@ -53,7 +53,8 @@ class Cascade:
     cascade (inputs first, then by definition) with its ranks: a generational tensor counts its
     iterative rank among them, under the rank that the iterative variable aliases. Two cascades
     of one text are equal whatever they are called. ``text`` and ``source`` are what was parsed, for
-    errors that point into it later.
+    errors that point into it later. ``aliases`` are variables of the analyses' own spelling that
+    run over another rank than their upper case (`coordinates`); a text has none.
     """
 
     name: str = field(compare=False)
@@ -70,6 +71,7 @@ class Cascade:
     output_spans: tuple[Span | None, ...] = field(default=(), compare=False, repr=False)
     text: str = field(default="", compare=False, repr=False)
     source: str = field(default="", compare=False, repr=False)
+    aliases: tuple[tuple[str, str], ...] = ()
 
     @property
     def rank_names(self) -> tuple[str, ...]:
@@ -95,10 +97,13 @@ class Cascade:
         raise KeyError(name)
 
     def rank_of(self, variable: str) -> str:
-        """Return the rank that a variable runs over: its iterative alias, or its upper case."""
+        """Return the rank that a variable runs over: its (iterative) alias, or its upper case."""
         for iteration in self.iterations:
             if iteration.variable == variable:
                 return iteration.rank
+        for alias, rank in self.aliases:
+            if alias == variable:
+                return rank
         return variable.upper()
 
     def producers(self, name: str) -> tuple[Einsum, ...]:

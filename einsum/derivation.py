@@ -36,6 +36,7 @@ from .printer import render
 from .reassociation import reassociate
 from .rewrite import NotDerivableError, interchange, normalise
 from .safety import overflows
+from .shape import bind_known
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
 from .validate import validated
@@ -303,7 +304,7 @@ class _Search:
             return form
         outer, inner = _tile_names(form.cascade, self.level)
         whole = size_of(form.cascade, self.level)
-        size = self.sizes.get(inner)
+        size = self.sizes.get(inner, bind_known(form.cascade).get(inner))
         if size is None and outer in self.sizes and whole is not None:
             size = whole // self.sizes[outer]
         if size is None and whole is not None:
@@ -411,6 +412,10 @@ def _level(cascade: Cascade, rank: str) -> str:
 
 
 def _tile_names(cascade: Cascade, level: str) -> tuple[str, str]:
+    """Return the names of a level's tiles: those of a split that is there, else new ones."""
+    for split in cascade.splits:
+        if split.whole == level:
+            return split.outer, split.inner
     taken = set(cascade.rank_names) | {t.name for t in cascade.tensors}
     for outer, inner in ((f"{level}1", f"{level}0"), (f"{level}O", f"{level}I")):
         if not {outer, inner} & taken:

@@ -21,7 +21,7 @@ from .alignment import Kind
 from .cascade import Cascade, Rank
 from .crossing import Use, crossings, origins
 from .expression import Access, Binary, variables
-from .lineage import Dependence, Read, trace
+from .lineage import Dependence, Direction, Read, trace
 from .operations import is_view
 from .partition import finest_levels
 from .placement import positions, within_generation
@@ -209,9 +209,12 @@ class _Footprint:
         earliest = positions(self.dependence, self.dependence.sweepers)
         sweep = [position // 2 for position in earliest]
         out: dict[int, list[tuple[int, bool]]] = {}
+        ways = self.dependence.directions
         for edge in self.dependence.edges:
             if edge.producer != edge.consumer:
-                out.setdefault(edge.producer, []).append((edge.consumer, edge.barrier))
+                turns = {Direction.UP, Direction.DOWN} == {ways[edge.producer], ways[edge.consumer]}
+                found = out.setdefault(edge.producer, [])
+                found.append((edge.consumer, edge.barrier or turns))
         for i in reversed(range(len(sweep))):
             if self._is_map(i) and i in out and all(c > i for c, _ in out[i]):
                 latest = min(sweep[c] - barrier for c, barrier in out[i])
@@ -341,10 +344,12 @@ class _Footprint:
         import sympy
 
         leaves = [leaf for r in self.ranks[tensor] for leaf in self.finest[r]]
-        outside = fixed or self.family.levels[: self.level]
-        size = sympy.Mul(
-            *(self.sizes[leaf] for leaf in leaves if leaf not in {*self.outer, *outside})
-        )
+        swept = list(leaves)
+        for level in range(len(fixed) or self.level):  # at one coordinate of each of these
+            along = (leaf for leaf in swept if self.family.covers_level(leaf, level))
+            if (found := next(along, None)) is not None:
+                swept.remove(found)
+        size = sympy.Mul(*(self.sizes[leaf] for leaf in swept if leaf not in self.outer))
         own = all(leaf in leaves for leaf in self.outer)
         zero = sympy.Integer(0)
         return Words(size, zero) if own else Words(zero, size)

@@ -13,6 +13,7 @@ one level of one rank, all other coordinates fixed:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,13 +22,15 @@ from functools import cached_property
 
 from .alignment import Kind, Sweep, open_sizes
 from .cascade import Cascade
+from .coordinates import MARK, same_coordinates
 from .equation import Einsum, Populate
 from .errors import EinfuseError
 from .expression import Access, Index, variables
 from .indices import Linear, linear
 from .operations import is_view
-from .partition import Partition, partition
+from .partition import Partition, check_rank, partition
 from .shape import bind_symbolic
+from .unrolled import tile_of, tiles
 
 
 class Direction(Enum):
@@ -84,6 +87,7 @@ class Dependence:
     reads: tuple[Read, ...]
     edges: tuple[Edge, ...]
     directions: tuple[Direction, ...]
+    tiles: frozenset[str] = frozenset()
 
     @property
     def einsums(self) -> tuple[Einsum, ...]:
@@ -92,9 +96,9 @@ class Dependence:
 
     @cached_property
     def full(self) -> frozenset[str]:
-        """The tensors that have the level and every finer one."""
+        """The tensors that have the level and every finer one; those of a tile written out too."""
         levels = range(self.level, len(self.partition.levels))
-        return frozenset(
+        return self.tiles | frozenset(
             tensor.name
             for tensor in self.cascade.tensors
             if all(any(self.partition.covers_level(r, k) for r in tensor.ranks) for k in levels)
@@ -109,11 +113,10 @@ class Dependence:
     @cached_property
     def views(self) -> frozenset[int]:
         """The Einsums that only rename, for others to read: they sweep nothing themselves."""
-        read = {read.tensor for read in self.reads} - set(self.cascade.outputs)
         return frozenset(
             i
             for i, e in enumerate(self.einsums)
-            if e.name in read and is_view(e) and len(e.operands) == 1
+            if e.name not in self.cascade.outputs and is_view(e) and len(e.operands) == 1
         )
 
     @property
@@ -221,9 +224,11 @@ def trace(cascade: Cascade, rank: str, level: str | None = None) -> Dependence:
     >>> dependence.can_share("S", "Y")
     False
     """
-    family = partition(cascade, rank)
+    check_rank(cascade, rank)
+    same = same_coordinates(cascade, rank)
+    family = partition(same.cascade, rank)
     at = family.levels.index(level) if level else family.covers[rank][0]
-    return _Tracer(cascade, family, at).run()
+    return _Tracer(same.cascade, family, at).run()
 
 
 @dataclass(frozen=True)
@@ -250,6 +255,15 @@ class _Tracer:
             for einsum in cascade.einsums
         ]
         self.sweep = [sweep.variable for sweep in self.sweeps]
+        self.tiles = tiles(self.sweeps)
+        self.indexed = [
+            variable is not None or tile is not None
+            for variable, tile in zip(self.sweep, self.tiles.at, strict=True)
+        ]
+        self.makers: dict[str, list[int]] = {}
+        for k, einsum in enumerate(cascade.einsums):
+            for output in einsum.outputs:
+                self.makers.setdefault(output.tensor, []).append(k)
 
     def run(self) -> Dependence:
         reads = [
@@ -257,7 +271,7 @@ class _Tracer:
                 Read(
                     i,
                     access.tensor,
-                    sweep.kind(access),
+                    Kind.ALIGNED if self._in_tile(i, access) else sweep.kind(access),
                     sweep.is_gathered(access),
                     sweep.is_mirrored(access),
                 ),
@@ -283,17 +297,55 @@ class _Tracer:
             by_einsum[read.einsum].append(read)
         ways = self._ways(by_einsum, edges)
         edges = [self._turned(edge, ways) for edge in edges]
-        mirrored = self._mirrored(by_einsum)
+        mirrored = self._mirrored(by_einsum, edges)
         directions = [_OPPOSITE[w] if i in mirrored else w for i, w in enumerate(ways)]
         return Dependence(
             self.cascade,
             self.family,
             self.level,
-            tuple(variable is not None for variable in self.sweep),
+            tuple(self.indexed),
             tuple(dict.fromkeys(plain_reads)),
             tuple(dict.fromkeys(edges)),
             tuple(directions),
+            frozenset(self.tiles.tensors),
         )
+
+    def _in_tile(self, i: int, access: Access) -> bool:
+        """Tell whether an Einsum that stands at a tile reads a tile there."""
+        if self.tiles.at[i] is None:
+            return False
+        return access.tensor in self.tiles.tensors or tile_of(self.sweeps[i], access) is not None
+
+    @cached_property
+    def _spans(self) -> list[tuple[float, float]]:
+        """Return the first and last tile that each Einsum waits for: (inf, -1) for none.
+
+        What has swept is there in front of no tile: (-1, inf).
+        """
+        spans = [(math.inf, -1.0)] * len(self.sweeps)
+        for i, (variable, tile) in enumerate(zip(self.sweep, self.tiles.at, strict=True)):
+            if variable is not None:
+                spans[i] = (-1.0, math.inf)
+            elif tile is not None:
+                spans[i] = (tile, tile)
+            else:
+                spans[i] = self._span(i, spans)
+        return spans
+
+    def _span(self, i: int, spans: list[tuple[float, float]]) -> tuple[float, float]:
+        names = {a.tensor for a in self.cascade.einsums[i].operands}
+        made = [spans[k] for t in names for k in self.makers.get(t, ())]
+        return min((s[0] for s in made), default=math.inf), max((s[1] for s in made), default=-1.0)
+
+    def _way_of_tile(self, i: int) -> Direction:
+        """Return the way in which an Einsum of one tile follows those of others."""
+        tile = self.tiles.at[i]
+        assert tile is not None
+        names = {a.tensor for a in self.cascade.einsums[i].operands}
+        made = [self._spans[k] for t in names for k in self.makers.get(t, ())]
+        if any(tile < last < math.inf for _, last in made):
+            return Direction.DOWN
+        return Direction.UP if any(-1 < first < tile for first, _ in made) else Direction.ANY
 
     def _edge(self, read: Read, access: Access, write: _Write) -> Iterator[Edge]:
         if self._disjoint(write.access, access):
@@ -302,9 +354,28 @@ class _Tracer:
         if generations is None:
             return
         reason = ""
-        if self.sweep[read.einsum] is not None:
+        if self.indexed[read.einsum] and not self._is_there(read, access, write):
             reason = self._reason(read, write)
         yield Edge(write.einsum, read.einsum, read.tensor, read.kind, reason, generations)
+
+    def _is_there(self, read: Read, access: Access, write: _Write) -> bool:
+        """Tell whether a tile written out has made what a sweep reads before it is read."""
+        tile = self.tiles.at[read.einsum]
+        if not self.tiles:
+            return False
+        if self.sweep[write.einsum] is None:
+            first, last = self._spans[write.einsum]
+            if tile is not None and self._way_of_tile(read.einsum) is Direction.DOWN:
+                return math.inf > first >= tile or self._opposed(write.einsum, Direction.UP)
+            return -1 < last <= (tile or 0) or (
+                tile is not None and self._opposed(write.einsum, Direction.DOWN)
+            )
+        own = tile_of(self.sweeps[read.einsum], access)
+        return tile is not None and own is not None and write.kind is Kind.ALIGNED and own <= tile
+
+    def _opposed(self, i: int, way: Direction) -> bool:
+        """Tell whether an Einsum stands at a tile in a sweep that way: never in another's."""
+        return self.tiles.at[i] is not None and self._way_of_tile(i) is way
 
     def _disjoint(self, write: Access, read: Access) -> bool:
         """Tell whether two accesses never meet: ``R[0]`` and ``R[i+1]``."""
@@ -332,6 +403,8 @@ class _Tracer:
         level = self.family.levels[self.level]
         name = self.family.whole if self.level == 0 else level
         whole = f"complete only after the whole of {name}"
+        if (tile := self.tiles.at[write.einsum]) is not None:
+            return f"{read.tensor} is made of tile {tile}: complete only after it"
         if self.sweep[write.einsum] is None:
             origin = self._origin(write.einsum)
             return origin and f"{read.tensor} is computed outside the sweep from {origin}: {whole}"
@@ -347,14 +420,12 @@ class _Tracer:
 
     def _origin(self, i: int) -> str:
         """Return what an Einsum outside the sweep has to wait for, if for anything of it."""
-        producers: dict[str, list[int]] = {}
-        for k, einsum in enumerate(self.cascade.einsums):
-            for output in einsum.outputs:
-                producers.setdefault(output.tensor, []).append(k)
         pending, seen = [i], {i}
         while pending:
             for access in self.cascade.einsums[pending.pop()].operands:
-                for k in producers.get(access.tensor, ()):
+                for k in self.makers.get(access.tensor, ()):
+                    if self.tiles.at[k] is not None:
+                        return f"{access.tensor}, which is made of tile {self.tiles.at[k]}"
                     if self.sweep[k] is not None:
                         return f"{access.tensor}, which {self._folded(k)}"
                     if k not in seen:
@@ -368,7 +439,8 @@ class _Tracer:
             if isinstance(action, Populate) and self.sweeps[i].runs(action.source):
                 return f"is placed by {action.operator}({action.source} -> {action.target})"
         gone = [v for r in einsum.reductions for v in r.variables if self.sweeps[i].runs(v)]
-        return f"is folded over {', '.join(gone)}" if gone else "is swept"
+        spelled = ", ".join(v.partition(MARK)[0] for v in gone)
+        return f"is folded over {spelled}" if gone else "is swept"
 
     def _ways(self, reads: list[list[Read]], edges: list[Edge]) -> list[Direction]:
         """Return the way each Einsum's own variable has to run: by recurrences and filters."""
@@ -376,7 +448,9 @@ class _Tracer:
         ways = []
         for i in range(len(self.sweeps)):
             kinds = {read.kind for read in reads[i] if self.sweep[i] is not None}
-            if i in recurrent:
+            if self.tiles.at[i] is not None:
+                ways.append(self._way_of_tile(i))
+            elif i in recurrent:
                 ways.append(Direction.UP if recurrent[i] >= 0 else Direction.DOWN)
             elif Kind.PREFIX in kinds:
                 ways.append(Direction.UP)
@@ -386,15 +460,8 @@ class _Tracer:
 
     def _recurrent(self, edges: list[Edge]) -> dict[int, int]:
         """Return the Einsums on a cycle along the level, with the sign of its step."""
-        import networkx as nx
-
-        graph = nx.DiGraph(
-            (e.producer, e.consumer) for e in edges if not e.barrier and not e.generations
-        )
         signs: dict[int, int] = {}
-        for component in nx.strongly_connected_components(graph):
-            if len(component) == 1 and not graph.has_edge(*(2 * tuple(component))):
-                continue
+        for component in _cycles(edges):
             step = sum(self._step(e) for e in edges if {e.producer, e.consumer} <= component)
             signs |= dict.fromkeys((i for i in component if self.sweep[i] is not None), step)
         return signs
@@ -427,19 +494,26 @@ class _Tracer:
         iterative = {iteration.variable for iteration in self.cascade.iterations}
         return not iterative.isdisjoint(variables(index))
 
-    def _mirrored(self, reads: list[list[Read]]) -> set[int]:
-        """Return the Einsums that run against the order of the inputs they come from."""
+    def _mirrored(self, reads: list[list[Read]], edges: list[Edge]) -> set[int]:
+        """Return the Einsums that run against the order of the inputs they come from.
+
+        Those of one recurrence run the same way: all of them against it, or none.
+        """
         mirrored: set[int] = set()
         produced = {o.tensor: i for i, e in enumerate(self.cascade.einsums) for o in e.outputs}
+        together = {i: cycle for cycle in _cycles(edges) for i in cycle}
         for i in range(len(self.cascade.einsums)):
+            group = together.get(i, frozenset({i}))
             frames = {
-                read.mirrored != (produced.get(read.tensor, -1) in mirrored)
-                for read in reads[i]
+                read.mirrored != (producer in mirrored)
+                for member in group
+                for read in reads[member]
                 if (read.mirrored or read.kind in (Kind.ALIGNED, Kind.PREFIX, Kind.SUFFIX))
-                and produced.get(read.tensor, -1) < i
+                and (producer := produced.get(read.tensor, -1)) < member
+                and producer not in group
             }
             if frames == {True}:
-                mirrored.add(i)
+                mirrored |= group
         return mirrored
 
     def _turned(self, edge: Edge, ways: list[Direction]) -> Edge:
@@ -459,6 +533,20 @@ class _Tracer:
                 edge, reason=f"{edge.tensor} is swept downwards and read {edge.kind.value}"
             )
         return edge
+
+
+def _cycles(edges: list[Edge]) -> list[frozenset[int]]:
+    """Return the Einsums of every recurrence that one sweep has to hold."""
+    import networkx as nx
+
+    graph = nx.DiGraph(
+        (e.producer, e.consumer) for e in edges if not e.barrier and not e.generations
+    )
+    return [
+        frozenset(found)
+        for found in nx.strongly_connected_components(graph)
+        if len(found) > 1 or graph.has_edge(*(2 * tuple(found)))
+    ]
 
 
 def _above(high: Linear, low: Linear) -> bool:

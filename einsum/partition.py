@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from .cascade import Cascade
+from .cascade import Cascade, Split
 from .errors import EinfuseError
-from .expression import Access, Binary, Coordinate, Expression, RankSize, walk
-from .shape import representatives
+from .expression import Access, walk
+from .indices import Linear, linear
+from .pieces import pieces
+from .shape import bind_symbolic
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +19,18 @@ class Partition:
     """The levels of a rank, outermost first, and every rank of its family with what it covers.
 
     ``levels`` are those of the outermost whole: ``("M1", "M0")`` for M, for M1 and for M0.
-    ``covers`` maps a rank of the family to the half-open range of levels that it spans; a rank
-    of equal size that indexes along an inner part (j in ``c*I+j``) counts as that part.
+    ``covers`` maps a rank of the family to the half-open range of levels that it spans. Of
+    several splits of one rank the one asked for names the levels, else the first that is used;
+    the tiles of the others are tiles too, of another size: theirs are the same levels.
+    ``inside`` maps a rank to those by whose sizes it steps along the whole; ``starts`` a piece of
+    a rank to the coordinate at which it lies.
     """
 
     whole: str
     levels: tuple[str, ...]
     covers: dict[str, tuple[int, int]]
+    inside: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
+    starts: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def covers_level(self, rank: str, level: int) -> bool:
         """Tell whether a rank runs over that level (M and M0 run over the level M0)."""
@@ -42,26 +51,37 @@ def partition(cascade: Cascade, rank: str) -> Partition:
     >>> partition(parse(text), "M0")
     Partition(whole='M', levels=('M1', 'M0'), covers={'M': (0, 2), 'M1': (0, 1), 'M0': (1, 2)})
     """
-    known = cascade.rank_names
-    if rank not in known:
+    check_rank(cascade, rank)
+    sizes = bind_symbolic(cascade)
+    laid = pieces(cascade, sizes)
+    rank = laid[rank].along if rank in laid else rank
+    parts = _parts(cascade, sizes)
+    whole = rank
+    asked = {rank}
+    parents = {part: s.whole for found in parts.values() for s in found for part in _own(s)}
+    while whole in parents:
+        whole = parents[whole]
+        asked.add(whole)
+    first = {w: _first(cascade, found, asked) for w, found in parts.items()}
+    levels: list[str] = []
+    covers: dict[str, tuple[int, int]] = {}
+    inside: dict[str, tuple[str, ...]] = {}
+    _descend(whole, first, levels, covers)
+    _place(whole, parts, first, sizes, levels, covers, inside)
+    found = {name: piece for name, piece in laid.items() if piece.along in covers}
+    covers |= {name: covers[piece.along] for name, piece in found.items()}
+    inside |= {name: inside[piece.along] for name, piece in found.items()}
+    starts = {name: piece.start for name, piece in found.items()}
+    return Partition(whole, tuple(levels), covers, inside, starts)
+
+
+def check_rank(cascade: Cascade, rank: str) -> None:
+    """Raise an `EinfuseError` if a cascade has no such rank."""
+    if rank not in (known := cascade.rank_names):
         raise EinfuseError(
             f"{cascade.name}: expected a rank of the cascade, one of {', '.join(known)}; "
             f"found {rank!r}"
         )
-    parts = _parts(cascade)
-    parents = {part: whole for whole, pair in parts.items() for part in pair}
-    whole = rank
-    while whole in parents:
-        whole = parents[whole]
-    levels: list[str] = []
-    covers: dict[str, tuple[int, int]] = {}
-    _descend(whole, parts, levels, covers)
-    covers |= {
-        alias: covers[part]
-        for alias, part in _aliases(cascade, parts).items()
-        if part in covers and alias not in covers
-    }
-    return Partition(whole, tuple(levels), covers)
 
 
 def finest_levels(cascade: Cascade) -> dict[str, tuple[str, ...]]:
@@ -71,89 +91,124 @@ def finest_levels(cascade: Cascade) -> dict[str, tuple[str, ...]]:
     >>> finest_levels(load("attention/1-pass"))["M"]
     ('M1', 'M0')
     """
-    parts = _parts(cascade)
+    parts = _parts(cascade, bind_symbolic(cascade))
+    first = {whole: _first(cascade, found, set()) for whole, found in parts.items()}
     found: dict[str, tuple[str, ...]] = {}
     for rank in cascade.rank_names:
         levels: list[str] = []
-        _descend(rank, parts, levels, {})
+        _descend(rank, first, levels, {})
         found[rank] = tuple(levels)
     return found
 
 
+def splits(cascade: Cascade, sizes: Mapping[str, Any]) -> tuple[Split, ...]:
+    """Return the splits declared, and those that an index ``a*B + b`` of a rank implies.
+
+    An index that only names the parts of a split of these sizes otherwise implies none.
+    """
+    ranks = {tensor.name: tensor.ranks for tensor in cascade.tensors}
+    found = list(dict.fromkeys(Split(s.whole, s.outer, s.inner) for s in cascade.splits))
+    seen = {(s.whole, sizes[s.outer], sizes[s.inner]) for s in found}
+    for einsum in cascade.einsums:
+        for access in (a for node in (*einsum.outputs, einsum.expression) for a in walk(node)):
+            if not isinstance(access, Access):
+                continue
+            for rank, index in zip(ranks[access.tensor], access.indices, strict=True):
+                form = linear(index.expression, sizes)
+                own = [cascade.rank_of(v) for v in mixed_radix(form, cascade, sizes)]
+                key = (rank, *(sizes[r] for r in own))
+                if len({rank, *own}) == 3 and key not in seen:
+                    seen.add(key)
+                    found.append(Split(rank, *own))
+    return tuple(found)
+
+
+def mixed_radix(form: Linear | None, cascade: Cascade, sizes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the variables a and b of an index ``a*B + b``, B the extent of b; none else."""
+    if form is None or len(form.coefficients) != 2 or form.constant != 0:
+        return ()
+    one, other = form.coefficients
+    for outer, inner in ((one, other), (other, one)):
+        step = sizes.get(cascade.rank_of(inner))
+        if form.coefficients[inner] == 1 and form.coefficients[outer] == step:
+            return outer, inner
+    return ()
+
+
 def _descend(
     rank: str,
-    parts: dict[str, tuple[str, str]],
+    parts: Mapping[str, Split],
     levels: list[str],
     covers: dict[str, tuple[int, int]],
 ) -> None:
     first = len(levels)
     covers[rank] = (first, first)
     if rank in parts:
-        for part in parts[rank]:
+        for part in _own(parts[rank]):
             _descend(part, parts, levels, covers)
     else:
         levels.append(rank)
     covers[rank] = (first, len(levels))
 
 
-def _parts(cascade: Cascade) -> dict[str, tuple[str, str]]:
-    """Return whole -> (outer, inner); the first split of a whole, and of a part, stands."""
-    parts: dict[str, tuple[str, str]] = {}
+def _place(
+    rank: str,
+    parts: Mapping[str, tuple[Split, ...]],
+    first: Mapping[str, Split],
+    sizes: Mapping[str, Any],
+    levels: list[str],
+    covers: dict[str, tuple[int, int]],
+    inside: dict[str, tuple[str, ...]],
+) -> None:
+    """Put the parts of every split below a rank in their levels, those of further splits too."""
+    pending = [(rank, ())]
+    while pending:
+        rank, below = pending.pop()
+        inside[rank] = below
+        start, end = covers[rank]
+        for split in parts.get(rank, ()):
+            outer, inner = _own(split)
+            if split is not first[rank]:
+                cut = _cut(start, end, sizes[inner], [sizes[level] for level in levels])
+                covers.setdefault(outer, (start, cut))
+                covers.setdefault(inner, (cut, end))
+            pending += [
+                (p, b) for p, b in ((outer, (inner, *below)), (inner, below)) if p not in inside
+            ]
+
+
+def _cut(start: int, end: int, inner: Any, sizes: list[Any]) -> int:
+    """Return the level with which the inner part of a further split begins: the second at most."""
+    product: Any = 1
+    for level in range(end - 1, start, -1):
+        product = product * sizes[level]
+        if product == inner:
+            return level
+    return min(start + 1, end)
+
+
+def _own(split: Split) -> tuple[str, str]:
+    return split.outer, split.inner
+
+
+def _first(cascade: Cascade, found: tuple[Split, ...], asked: set[str]) -> Split:
+    """Return the split that names the levels: asked for, else used, else the first."""
+    if len(found) == 1:
+        return found[0]
+    used = {rank for tensor in cascade.tensors for rank in tensor.ranks}
+    used |= {cascade.rank_of(v) for einsum in cascade.einsums for v in einsum.variables}
+    return max(found, key=lambda s: (bool(asked & {*_own(s)}), bool(used & {*_own(s)})))
+
+
+def _parts(cascade: Cascade, sizes: Mapping[str, Any]) -> dict[str, tuple[Split, ...]]:
+    """Return whole -> its splits; what would split a part by its own whole is left out."""
+    parts: dict[str, tuple[Split, ...]] = {}
     parents: dict[str, str] = {}
-    declared = [(split.whole, split.outer, split.inner) for split in cascade.splits]
-    for whole, outer, inner in (*declared, *_mixed_radices(cascade)):
-        above = [whole]
+    for split in splits(cascade, sizes):
+        above = [split.whole]
         while above[-1] in parents:
             above.append(parents[above[-1]])
-        if whole not in parts and not {outer, inner} & {*above, *parents}:
-            parts[whole] = (outer, inner)
-            parents |= {outer: whole, inner: whole}
+        if not {*_own(split)} & {*above, *parents}:
+            parts[split.whole] = (*parts.get(split.whole, ()), split)
+            parents |= dict.fromkeys(_own(split), split.whole)
     return parts
-
-
-def _aliases(cascade: Cascade, parts: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """Map a rank to the inner part that it stands for: J to I where ``c*I+j`` indexes C, I."""
-    return {
-        inner: parts[whole][1]
-        for whole, outer, inner in _mixed_radices(cascade)
-        if whole in parts and parts[whole][0] == outer and parts[whole][1] != inner
-    }
-
-
-def _mixed_radices(cascade: Cascade) -> list[tuple[str, str, str]]:
-    """Return (rank, rank of a, rank of b) for every index ``a*B + b`` of a rank of the cascade.
-
-    B is the size of b's rank, by its own name or by that of a rank of the same size.
-    """
-    ranks = {tensor.name: tensor.ranks for tensor in cascade.tensors}
-    same_size = representatives(cascade)
-    found: dict[tuple[str, str, str], None] = {}
-    for einsum in cascade.einsums:
-        for access in (a for node in (*einsum.outputs, einsum.expression) for a in walk(node)):
-            if not isinstance(access, Access):
-                continue
-            for rank, index in zip(ranks[access.tensor], access.indices, strict=True):
-                outer, size, inner = _mixed_radix(index.expression)
-                own = [cascade.rank_of(variable) for variable in (outer, inner) if variable]
-                if len({rank, *own}) == 3 and same_size.get(size) == same_size.get(own[1]):
-                    found[rank, own[0], own[1]] = None
-    return list(found)
-
-
-def _mixed_radix(expression: Expression) -> tuple[str, str, str]:
-    """Return the variable a, the rank B and the variable b of ``a*B + b``; blanks if it is none."""
-    if isinstance(expression, Binary) and expression.operator == "+":
-        for scaled, inner in (
-            (expression.left, expression.right),
-            (expression.right, expression.left),
-        ):
-            if not (isinstance(scaled, Binary) and scaled.operator == "*"):
-                continue
-            for outer, size in ((scaled.left, scaled.right), (scaled.right, scaled.left)):
-                if (
-                    isinstance(outer, Coordinate)
-                    and isinstance(inner, Coordinate)
-                    and isinstance(size, RankSize)
-                ):
-                    return outer.variable, size.rank, inner.variable
-    return "", "", ""

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from .cascade import Cascade
+from .coordinates import same_coordinates
 from .errors import EinfuseError
+from .expression import accesses
 from .footprint import footprint_along
 from .interval import guarding_maxima
 from .lineage import Dependence, trace
@@ -168,10 +170,11 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
     check_own_ranges(cascade)
     if rank is None:
         rank = choose_rank(cascade)
-    family = partition(cascade, rank)
-    dependences = [trace(cascade, rank, family.levels[k]) for k in range(*family.covers[rank])]
+    top = trace(cascade, rank)
+    family = top.partition
+    finer = family.levels[slice(*family.covers[rank])][1:]
+    dependences = [top, *(trace(cascade, rank, level) for level in finer)]
     reports = tuple(_level(dependence) for dependence in dependences)
-    top = dependences[0]
     bounded = guarding_maxima(cascade)
     relaxed = reports[0].passes
     if dropped := [e for e in top.edges if e.barrier and e.tensor in bounded]:
@@ -182,18 +185,28 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
         rank,
         reports,
         _placements(top),
-        tuple(
-            dict.fromkeys(
-                Gather(top.einsums[r.einsum].name, r.tensor, not top.indexed[r.einsum])
-                for r in top.reads
-                if r.gathered
-            )
-        ),
+        _gathers(cascade, top),
         tuple(sorted({edge.tensor for edge in dropped})),
         relaxed,
         tuple(
             (r.level, str(footprint_along(d))) for r, d in zip(reports, dependences, strict=True)
         ),
+    )
+
+
+def _gathers(cascade: Cascade, top: Dependence) -> tuple[Gather, ...]:
+    """Return who gathers what along the level, by the names of the text."""
+    names = same_coordinates(cascade, top.partition.levels[top.level]).names
+    ranks = {tensor.name: tensor.ranks for tensor in cascade.tensors}
+    return tuple(
+        dict.fromkeys(
+            Gather(einsum.name, access.tensor, not top.indexed[i])
+            for i, einsum in enumerate(cascade.einsums)
+            for access in einsum.operands
+            for rank, index in zip(ranks[access.tensor], access.indices, strict=True)
+            if top.partition.covers_level(names[rank], top.level)
+            and any(accesses(index.expression))
+        )
     )
 
 
@@ -203,17 +216,17 @@ def choose_rank(cascade: Cascade) -> str:
     Only ranks that some Einsum folds or iterates over are candidates, if there are any: over
     the others every cascade makes one pass.
     """
-    wholes = tuple(dict.fromkeys(partition(cascade, r).whole for r in cascade.rank_names))
+    same = same_coordinates(cascade).cascade
+    wholes = tuple(dict.fromkeys(partition(same, r).whole for r in same.rank_names))
     if not wholes:
         raise EinfuseError(f"{cascade.name}: expected a cascade with a rank; found none")
+    folded = {same.rank_of(v) for e in same.einsums for r in e.reductions for v in r.variables}
+    folded |= {iteration.rank for iteration in same.iterations}
 
     def merit(whole: str) -> tuple[bool, int | Fraction, int | Fraction, bool, int]:
-        family = partition(cascade, whole)
-        dependence = trace(cascade, whole)
+        dependence = trace(same, whole)
+        family = dependence.partition
         level = _level(dependence)
-        folded = {
-            cascade.rank_of(v) for e in cascade.einsums for r in e.reductions for v in r.variables
-        } | {iteration.rank for iteration in cascade.iterations}
         return (
             bool(folded & family.covers.keys()),
             level.passes,

@@ -188,14 +188,19 @@ def _directed(
     ways = (Direction.UP, Direction.DOWN)
     alternating = (
         tuple(itertools.islice(itertools.cycle(start), length))
-        for length in itertools.count(least)
+        for length in range(least, least + 2 * len(incoming) + 3)
         for start in (ways, ways[::-1])
     )
 
     def fits(order: tuple[Direction, ...]) -> bool:
         return _place(dependence, counted, incoming, order) is not None
 
-    bound = next(filter(fits, alternating))
+    bound = next(filter(fits, alternating), None)
+    if bound is None:
+        raise EinfuseError(
+            f"{dependence.cascade.name}: no order of directions holds all Einsums: a recurrence "
+            "has to sweep upwards and downwards at once; write it along one direction"
+        )
     for length in range(least, len(bound)):
         if 2**length > SEARCH_LIMIT:
             return bound, False

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from .alignment import Kind
 from .cascade import Cascade
+from .coordinates import same_coordinates
 from .cut import minimum_cut
 from .equation import Einsum
 from .errors import EinfuseError
@@ -64,11 +65,12 @@ def traffic_bound_bytes(
             f"found {buffer.min()} and {word_bytes}"
         )
     sizes = bind(cascade, shape)
-    finest = {rank: set(levels) for rank, levels in finest_levels(cascade).items()}
+    same = same_coordinates(cascade).cascade
+    finest = {rank: set(levels) for rank, levels in finest_levels(same).items()}
     wholes = [r for r, own in finest.items() if not any(own < other for other in finest.values())]
     extra = np.zeros_like(buffer)
     for whole in wholes:
-        dependence = trace(cascade, whole)
+        dependence = trace(same, whole)
         for root in dependence.roots:
             prices = _PassPrices(dependence, root, sizes).extra_words(buffer / word_bytes)
             extra = np.maximum(extra, prices)
