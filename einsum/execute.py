@@ -12,6 +12,8 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from .absence import Arithmetic, Value
 from .backend import Array, Backend, backend_of
 from .cascade import Cascade, Tensor
@@ -41,7 +43,8 @@ def run(
 
     Args:
         cascade: what to compute.
-        inputs: an array for every input tensor, axes in the order of its declaration.
+        inputs: an array for every input tensor without a value of its own, axes in the order of
+            its declaration. A complex array stands for its parts on a last axis of 2.
         shape: sizes of ranks that neither the text nor the inputs fix.
         backend: ``numpy``, or ``torch``: takes and returns tensors, on their device, and
             autograd follows.
@@ -338,7 +341,9 @@ class _Run:
 
 
 def _imported(cascade: Cascade, inputs: Mapping[str, Any], backend: Backend) -> dict[str, Array]:
-    missing = [tensor for tensor in cascade.input_tensors if tensor.name not in inputs]
+    known = {t.name: t.value for t in cascade.input_tensors if t.value is not None}
+    known |= {name: _real(cascade, name, array) for name, array in inputs.items()}
+    missing = [tensor for tensor in cascade.input_tensors if tensor.name not in known]
     if missing:
         listed = ", ".join(f"{t.name}[{','.join(t.ranks)}]" for t in missing)
         raise EinfuseError(f"{cascade.name}: missing input {listed}")
@@ -347,7 +352,20 @@ def _imported(cascade: Cascade, inputs: Mapping[str, Any], backend: Backend) -> 
             raise EinfuseError(
                 f"{cascade.name} has no input '{name}'{closest(name, cascade.inputs)}"
             )
-    return {name: backend.import_input(name, inputs[name]) for name in cascade.inputs}
+    return {name: backend.import_input(name, known[name]) for name in cascade.inputs}
+
+
+def _real(cascade: Cascade, name: str, array: Any) -> Any:
+    """Return an array, a complex one with its two parts on a last axis where the input has it."""
+    kind = str(getattr(array, "dtype", ""))
+    ranks = len(cascade.tensor(name).ranks) if name in cascade.inputs else 0
+    if "complex" not in kind or ranks != len(array.shape) + 1:
+        return array
+    if hasattr(array, "detach"):
+        import torch
+
+        return torch.view_as_real(array.resolve_conj())
+    return np.stack([array.real, array.imag], axis=-1)
 
 
 def _axes(tensor: Tensor) -> str:

@@ -13,7 +13,7 @@ from .expression import (
     Expression,
     Number,
 )
-from .torch_translation import Site, dense
+from .torch_site import Site, dense
 from .torch_values import (
     SIGNS,
     Indices,
