@@ -21,6 +21,7 @@ from .torch_values import (
     Value,
     absence_of,
     as_value,
+    broadcast,
     constant_of,
     expanded_to,
 )
@@ -95,6 +96,37 @@ def _six(x: Expression) -> Expression:
     return Call("clamp", (_plus(x, Number(3)), Number(0), Number(6)))
 
 
+def _round(x: Expression) -> Expression:
+    """Return the nearest whole number, of two as near the even one."""
+    half = _plus(x, Number(0.5))
+    above = Call("floor", (half,))
+    tie = _times(Call("ge", (above, half)), Call("le", (above, half)))
+    odd = Binary("-", above, _times(Number(2), Call("floor", (Binary("/", above, Number(2)),))))
+    return Binary("-", above, _times(tie, odd))
+
+
+def _truncated(x: Expression) -> Expression:
+    return _times(Call("sign", (x,)), Call("floor", (Call("abs", (x,)),)))
+
+
+def truncated(site: Site, value: Value) -> Value:
+    """Return a value without its fractions, as a conversion to whole numbers gives it."""
+    return site.pointwise([dense(site, value)], _truncated)
+
+
+def _rounded(site: Site, value: Value, *, decimals: int = 0) -> Value:
+    if decimals:
+        raise UnsupportedError(f"round to {decimals} decimals: scale, round and scale back")
+    return site.pointwise([dense(site, value)], _round)
+
+
+def _log_sum(site: Site, a: Value, b: Value) -> Value:
+    for one, other in ((a, b), (b, a)):
+        if constant_of(one) == -math.inf:
+            return expanded_to(other, broadcast([a.shape, b.shape]))
+    return _formula(_logaddexp)(site, a, b)
+
+
 def _logaddexp(x: Expression, y: Expression) -> Expression:
     return _plus(_max(x, y), _softplus(Negate(Call("abs", (Binary("-", x, y),)))))
 
@@ -113,7 +145,8 @@ _FORMULAS: dict[str, Callable[..., Expression]] = {
     "softsign": lambda x: Binary("/", x, _plus(_ONE, Call("abs", (x,)))),
     "relu6": lambda x: Call("clamp", (x, Number(0), Number(6))),
     "prelu": lambda x, slope: Call("where", (Call("gt", (x, Number(0))), x, _times(slope, x))),
-    "logaddexp": _logaddexp,
+    "trunc": _truncated,
+    "isinf": lambda x: Call("ge", (Call("abs", (x,)), Number(math.inf))),
     "lerp": lambda x, y, weight: _plus(x, _times(weight, Binary("-", y, x))),
     "xlogy": lambda x, y: _times(x, _log(y)),
     "logit": lambda x: _log(Binary("/", x, Binary("-", _ONE, x))),
@@ -311,6 +344,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: _function(name) for name in _PLAIN_FUNCTIONS},
     **{name: _same for name in COPIES},
     **{name: _formula(build) for name, build in _FORMULAS.items()},
+    "logaddexp": _log_sum,
+    "round": _rounded,
     "addcmul": _added("*"),
     "addcdiv": _added("/"),
     "true_divide": _divide,

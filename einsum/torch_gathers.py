@@ -9,6 +9,7 @@ from typing import Any
 
 from .equation import Einsum, Populate, Reduce
 from .expression import Binary, Call, Coordinate, Expression, Number
+from .torch_masks import choose
 from .torch_site import Site, dense
 from .torch_values import (
     Indices,
@@ -29,9 +30,9 @@ def _pointer(site: Site, index: Value) -> Callable[[Indices], Expression]:
     """Return a tensor of whole numbers as an index expression at given indices."""
     if index.flag:
         raise UnsupportedError(f"{site.name} by truth values: their count is data; use where")
-    probe = index.at(site.translation.indices(index.shape, [index]))
-    if index_of(probe, gathers=True) is None:
-        index = site.translation.define("AT", index.shape, [index], index.at)
+    own = site.translation.indices(index.shape, [index])
+    if index_of(index.at(own), gathers=True) is None:
+        index = site.translation.write("AT", index.shape, own, index.at(own))
 
     def at(indices: Indices) -> Expression:
         found = index_of(index.at(indices), gathers=True)
@@ -182,8 +183,6 @@ def _scatter(
         total = put if values is not None else site.pointwise([hit], lambda x: Binary(
             "*", x, Number(one)))  # fmt: skip
         return site.pointwise([dense(site, base), total], lambda x, y: Binary("+", x, y))
-    from .torch_masks import choose
-
     return choose(site, replace(hit, flag=True), put if values is not None else one, base)
 
 

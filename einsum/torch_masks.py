@@ -196,6 +196,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "zeros": _filled(0),
     "zeros_like": _filled(0),
     "new_zeros": _filled(0),
+    **{name: _filled(0) for name in ("empty", "empty_like", "new_empty", "empty_strided")},
     "full": _filled(),
     "full_like": _filled(),
     "new_full": _filled(place=2),

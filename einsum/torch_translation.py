@@ -19,6 +19,7 @@ from .expression import (
     Number,
     accesses,
 )
+from .torch_arithmetic import truncated
 from .torch_complex import as_complex, complex_input, has_complex, translated
 from .torch_constants import Holdings, array_of, by_position
 from .torch_nodes import (
@@ -145,10 +146,10 @@ class Translation:
         if flag and name == "add":
             raise UnsupportedError("a sum of truth values: write | for or")
         converts = name in COPIES or (name in _DTYPED and node.kwargs.get("dtype") is not None)
-        if converts and cuts_fractions(node, self._argument(node.args[0])):
-            raise UnsupportedError(
-                f"a conversion to {node.meta['val'].dtype} of what has fractions"
-            )
+        if converts and cuts_fractions(node, arguments[0]):
+            if flag:
+                raise UnsupportedError("a conversion to truth values: write x != 0")
+            arguments[0] = truncated(Site(self, "trunc", arguments[0].shape), arguments[0])
         site = Site(self, name, shape_of(node))
         if any(map(has_complex, arguments)):
             return translated(self.operations, name, site, *arguments, **named)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from .expression import (
@@ -31,6 +33,7 @@ from .torch_values import (
     quotient,
     remainder,
     reshaped,
+    scaled_by,
     selected,
     sliced,
     variable_of,
@@ -92,6 +95,35 @@ def _split(site: Site, value: Value, sizes: Any, axis: int = 0) -> list[Value]:
 
 def _chunk(site: Site, value: Value, count: int, axis: int = 0) -> list[Value]:
     return _split(site, value, -(-value.shape[axis] // count), axis)
+
+
+def _tensor_split(site: Site, value: Value, parts: Any, axis: int = 0) -> list[Value]:
+    total = value.shape[axis]
+    if isinstance(parts, int):
+        sizes = [total // parts + (k < total % parts) for k in range(parts)]
+    else:
+        ends = [0, *(min(end, total) for end in parts), total]
+        sizes = [after - before for before, after in pairwise(ends)]
+    return _split(site, value, sizes, axis)
+
+
+def _as_strided(
+    site: Site, value: Value, shape: Sequence[int], strides: Sequence[int], offset: int | None = 0
+) -> Value:
+    """Return places counted along the elements one after the other, windows that overlap too."""
+    flat = reshaped(value, (math.prod(value.shape),))
+
+    def at(indices: Indices) -> Expression:
+        place: Expression = Number(offset or 0)
+        for index, stride in zip(indices, strides, strict=True):
+            step = scaled_by(index, stride) if stride else Number(0)
+            if isinstance(step, Number):
+                place = moved_by(place, int(step.value)) if step.value else place
+            else:
+                place = step if place == Number(0) else Binary("+", place, step)
+        return flat.at((place,))
+
+    return replace(value, shape=tuple(shape), hints=(None,) * len(shape), at=at)
 
 
 def _unbind(site: Site, value: Value, axis: int = 0) -> list[Value]:
@@ -329,6 +361,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "split_with_sizes": _split,
     "chunk": _chunk,
     "unbind": _unbind,
+    "tensor_split": _tensor_split,
+    "as_strided": _as_strided,
     "repeat_interleave": _repeat_interleave,
     "repeat": _repeat,
     "tile": _tile,

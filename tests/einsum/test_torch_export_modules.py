@@ -350,6 +350,43 @@ def scattered_mask(x: Tensor) -> Tensor:
     return (x + keep).softmax(-1)
 
 
+def merged(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Ring attention: outputs of blocks, merged by their log-sum-exp."""
+    out, lse = torch.zeros_like(v), torch.full(q.shape[:-1], -INF, dtype=q.dtype)
+    for start in (0, 3):
+        scores = q @ k[:, :, start : start + 3].mT
+        later = torch.logaddexp(lse, scores.logsumexp(-1))
+        part = torch.exp(scores - later[..., None]) @ v[:, :, start : start + 3]
+        out, lse = torch.exp(lse - later)[..., None] * out + part, later
+    return out, lse
+
+
+def tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out = torch.empty(2, 2, 6, 3, dtype=q.dtype)
+    for start in range(0, 6, 2):
+        out[:, :, start : start + 2] = (q[:, :, start : start + 2] @ k.mT).softmax(-1) @ v
+    return out
+
+
+def buckets(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
+    """T5's bias: the logarithm of a distance, rounded down, points into a table."""
+    apart = (torch.arange(6)[:, None] - torch.arange(6)).abs()
+    far = 2 + (torch.log(apart.double() / 2) / math.log(4) * 2).long()
+    bucket = torch.where(apart < 2, apart, far.clamp(max=3))
+    return (q @ k.mT + table[bucket].permute(2, 0, 1)).softmax(-1) @ v
+
+
+def experts_choose(x: Tensor, gate: Tensor, weights: Tensor) -> Tensor:
+    chosen, rows = (x @ gate).softmax(-1).T.topk(2, -1)
+    each = torch.einsum("ecd,edf->ecf", x[rows], weights) * chosen[..., None]
+    return torch.zeros_like(x).index_add(0, rows.reshape(-1), each.reshape(-1, x.shape[-1]))
+
+
+def quantised(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scale = k.abs().amax((-2, -1), keepdim=True) / 127
+    return (q @ ((k / scale).round().clamp(-128, 127) * scale).mT).softmax(-1) @ v
+
+
 def assigned(x: Tensor) -> Tensor:
     y = torch.zeros(8, 8, dtype=x.dtype)
     view = y[1:3]
@@ -381,6 +418,11 @@ FUNCTIONS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
     (masked_to_best, (Q, K, V)),
     (scattered_mask, (SQUARE,)),
     (assigned, (SQUARE,)),
+    (merged, (Q, K, V)),
+    (tiled, (Q, K, V)),
+    (buckets, (Q, K, V, _tensor(4, 2))),
+    (experts_choose, (ROWS, _tensor(8, 4), _tensor(4, 8, 8))),
+    (quantised, (Q, K, V)),
     (lambda x: x @ CAPTURED + LINEAR(x).sum(), (SQUARE,)),
     (lambda x: x.masked_fill(MASK, -INF).softmax(-1) @ CAPTURED, (SQUARE,)),
     (functools.partial(F.linear, weight=LINEAR.weight), (SQUARE,)),
@@ -416,6 +458,8 @@ PARTS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
         lambda x: (F.group_norm(x[None], 4, x[0], x[1]), F.instance_norm(x[None]), F.glu(x)),
         lambda x: (torch.cat([x.tril(), x], 1), torch.stack([x, x.tril()]), x.trace()),
         spectrum,
+        lambda x: (x.as_strided((3, 2, 8), (16, 8, 1)), x.tensor_split(3, -1)[1], x.trunc()),
+        lambda x: ((x * 2).round() / 2, (x + 0.5).floor().round(), x.long(), x.unfold(1, 3, 1)),
     ]
 ]  # fmt: skip
 

@@ -219,8 +219,6 @@ def loops(x: Tensor) -> Tensor:
 
 REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (loops, (SQUARE,), r"loops, line \d+ \(while .*\): .* control flow that depends on data"),
-    (lambda x: x.round(), (SQUARE,), "the operation round"),
-    (lambda x: x.sum(-1, dtype=torch.int64), (SQUARE,), "torch.int64 of what has fractions"),
     (lambda x: x * torch.full((8,), 2.7, dtype=torch.int64), (SQUARE,), "a number with fractions"),
     (lambda x: (x > 0) + (x < 1), (SQUARE,), "a sum of truth values"),
     (lambda x: x & 1, (torch.arange(6),), "__and__ of numbers"),
@@ -232,6 +230,8 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (lambda x: F.softplus(x, beta=2), (SQUARE,), "softplus with options"),
     (lambda x: F.rms_norm(x, (8,)), (SQUARE,), "rms_norm without eps"),
     (lambda x: x[:, 8:].sum(), (SQUARE,), "a tensor without elements"),
+    (lambda x: x.round(decimals=2), (SQUARE,), "round to 2 decimals: scale"),
+    (lambda x: torch.fft.fft(x).real, (SQUARE,), "the operation fft_fft: write it with"),
     (lambda x: x.sum().item(), (SQUARE,), "the operation item"),
     (lambda x: torch.ones(3), (SQUARE,), "an output that reads no input"),
 ]  # fmt: skip
