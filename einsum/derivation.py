@@ -38,6 +38,7 @@ from .rewrite import NotDerivableError, interchange, normalise
 from .safety import overflows
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
+from .unroll import without_idle_iterations
 from .validate import validated
 from .vanishing import vanish
 from .verification import Verification, without_sizes
@@ -154,7 +155,7 @@ class _Search:
     """The state of one `derive`."""
 
     def __init__(self, cascade: Cascade, rank: str, sizes: dict[str, int]) -> None:
-        self.origin = cascade
+        self.origin = without_idle_iterations(cascade)
         self.rank = rank
         self.sizes = sizes
         partition(cascade, rank)  # refuses an unknown rank
@@ -173,7 +174,7 @@ class _Search:
             return self._verified()
 
     def _search(self) -> None:
-        if self.origin.loop or self.origin.iterations:
+        if self.origin.loop:
             self._add(_Form(self.origin, ()), self._of_loop())
             return
         late = "the time was over before all barriers had been looked at"

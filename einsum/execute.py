@@ -250,7 +250,8 @@ class _Run:
     def _store(self, name: str, slot: tuple[int, ...] | None, value: Value) -> None:
         if name not in self.lifetimes.generational:
             if self.lifetimes.is_read(name):
-                self.whole[name] = value
+                chunks = name in self.lifetimes.chunked and name in self.whole
+                self.whole[name] = self._added(self.whole[name], value) if chunks else value
             return
         slots = self.slots.setdefault(name, {})
         if slot is not None:
@@ -269,6 +270,12 @@ class _Run:
                 ]
                 present = value.present[(*here, ...)]
             slots[key] = replace(value, data=value.data[(*at, ...)], present=present, owned=False)
+
+    def _added(self, earlier: Value, chunk: Value) -> Value:
+        """Return a tensor with one chunk more."""
+        assert chunk.present is not None and earlier.present is not None
+        data = self.backend.where(chunk.present, chunk.data, earlier.data)
+        return replace(chunk, data=data, present=chunk.present | earlier.present)
 
     def _drop_read(self, plan: Plan, space: Space) -> None:
         for access in plan.operands:
