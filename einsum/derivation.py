@@ -36,6 +36,7 @@ from .printer import render
 from .reassociation import reassociate
 from .rewrite import NotDerivableError, interchange, normalise
 from .safety import overflows
+from .stages import cuts
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
 from .unroll import without_idle_iterations
@@ -280,6 +281,14 @@ class _Search:
             self._add(form, reasons)
         if not flow.barriers():
             return
+        for found in self._running(form):
+            self._add(found, reasons)
+        for cut in cuts(form.cascade, self.variable):
+            for found in self._running(replace(form, cascade=cut.rest)):
+                self._add(replace(found, cascade=cut.joined(found.cascade)), reasons)
+
+    def _running(self, form: _Form) -> Iterable[_Form]:
+        """Yield a form with running values, and with values of each tile."""
         tiled = self._tiled(form)
         for rewrite, how in ((stream, "running values"), (localise, "values of each tile, merged")):
             check_time()
@@ -292,7 +301,7 @@ class _Search:
             explanation = f"{how}: {'; '.join(dict.fromkeys(map(str, found.moves)))}"
             streamed = tiled.then("V" if vector else "L", explanation, found.cascade)
             hazards = [hazard for move in found.moves for hazard in movement_hazards(along, move)]
-            self._add(replace(streamed, hazards=(*tiled.hazards, *hazards)), reasons)
+            yield replace(streamed, hazards=(*tiled.hazards, *hazards))
 
     def _tile_variable(self, tiled: _Form) -> str:
         outer = [s.outer for s in tiled.cascade.splits if s.whole == self.level]
