@@ -34,8 +34,9 @@ from .partition import partition
 from .passes import PassReport, count_passes
 from .printer import render
 from .reassociation import reassociate
-from .rewrite import NotDerivableError, interchange, normalise
+from .rewrite import NotDerivableError, factor_out, interchange, normalise
 from .safety import overflows
+from .selection import select_first
 from .stages import cuts
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
@@ -221,8 +222,8 @@ class _Search:
         if normal != self.origin:
             explanation = "every fold has one operator; sums are taken before their division"
             first = first.then("H", explanation, normal)
-        first = self._read_off(self._without_zeros(first))
-        pending, seen = [first], {render(first.cascade)}
+        first = self._selected(self._read_off(self._without_zeros(first)))
+        pending, seen = [first, *self._factored_out(first)], {render(first.cascade)}
         while pending:
             check_time()
             form = pending.pop(0)
@@ -248,6 +249,19 @@ class _Search:
             f"{fold} sums over {self.level} first, which is {known}" for fold, known in found.folds
         )
         return form.then("A", explanation, normalise(found.cascade, self.variable))
+
+    def _factored_out(self, form: _Form) -> Iterable[_Form]:
+        found = factor_out(Dataflow(form.cascade, self.variable))
+        if found is not None:
+            explanation = f"factors that wait leave sums that are no folds over {self.level}"
+            yield form.then("H", explanation, normalise(found, self.variable))
+
+    def _selected(self, form: _Form) -> _Form:
+        found = select_first(Dataflow(form.cascade, self.variable))
+        if found is None:
+            return form
+        explanation = "elements are selected before what is increasing in them is applied"
+        return form.then("K", explanation, normalise(found, self.variable))
 
     def _interchanges(self, form: _Form) -> Iterable[_Form]:
         joined = interchange(Dataflow(form.cascade, self.variable))

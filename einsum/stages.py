@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from .cascade import Cascade
-from .dataflow import Dataflow, Kind
+from .dataflow import Dataflow
 from .equation import Einsum
 from .movement import move_of
 from .rewrite import NotDerivableError
@@ -51,12 +51,11 @@ def cuts(cascade: Cascade, variable: str) -> Iterator[Cut]:
     """
     flow = Dataflow(cascade, variable)
     held, seen = set[str](), set[frozenset[str]]()
-    for einsum, references in flow.barriers():
-        if flow.kinds[einsum.name] is Kind.FOLD and _moves(flow, einsum):
+    for einsum in flow.folds:
+        waits = flow.waits_for[einsum.name]
+        if not waits or _moves(flow, einsum):
             continue
-        if flow.kinds[einsum.name] is Kind.MAP or not references:
-            continue
-        for needed in (*(flow.producer[a.tensor] for a in references), einsum):
+        for needed in (*(flow.producer[name] for name in sorted(waits)), einsum):
             held |= _needed(flow, needed)
         before = held - {output.tensor for output in einsum.outputs}
         for names in map(frozenset, (before, held)):

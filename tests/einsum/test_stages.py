@@ -8,7 +8,9 @@ import pytest
 from einfuse.einsum import parse, run
 from einfuse.einsum.derivation import derive
 
-HEAD = "rank E, F, P, M, T = 3\ninput Q[E,P], K[E,M], V[F,M]\noutput AV\nQK[m,p] = Q[e,p] * K[e,m]\n"
+HEAD = (
+    "rank E, F, P, M, T = 3\ninput Q[E,P], K[E,M], V[F,M]\noutput AV\nQK[m,p] = Q[e,p] * K[e,m]\n"
+)
 TAIL = """
 GM[p] = W[m,p] :: max(m)
 SN[m,p] = exp(W[m,p] - GM[p])
