@@ -314,7 +314,7 @@ class _Search:
             vector = any(len(move.orbit.functions) > 1 for move in found.moves)
             explanation = f"{how}: {'; '.join(dict.fromkeys(map(str, found.moves)))}"
             streamed = tiled.then("V" if vector else "L", explanation, found.cascade)
-            hazards = [hazard for move in found.moves for hazard in movement_hazards(along, move)]
+            hazards = [h for move in found.moves for h in movement_hazards(along, move, found.held)]
             yield replace(streamed, hazards=(*tiled.hazards, *hazards))
 
     def _tile_variable(self, tiled: _Form) -> str:
