@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from .equation import Einsum
 from .expression import Condition, Span
@@ -38,11 +39,16 @@ class Iteration:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor with its ranks, in the order of its declaration or definition."""
+    """A tensor with its ranks, in the order of its declaration or definition.
+
+    An input may carry its ``value``, an array that `run` takes where none is given: the weights of
+    an imported module.
+    """
 
     name: str
     ranks: tuple[str, ...]
     span: Span | None = field(default=None, compare=False, repr=False)
+    value: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

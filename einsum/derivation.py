@@ -34,11 +34,14 @@ from .partition import partition
 from .passes import PassReport, count_passes
 from .printer import render
 from .reassociation import reassociate
-from .rewrite import NotDerivableError, interchange, normalise
+from .rewrite import NotDerivableError, factor_out, interchange, normalise
 from .safety import overflows
 from .shape import bind_known
+from .selection import select_first
+from .stages import cuts
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
+from .unroll import without_idle_iterations
 from .validate import validated
 from .vanishing import vanish
 from .verification import Verification, without_sizes
@@ -155,7 +158,7 @@ class _Search:
     """The state of one `derive`."""
 
     def __init__(self, cascade: Cascade, rank: str, sizes: dict[str, int]) -> None:
-        self.origin = cascade
+        self.origin = without_idle_iterations(cascade)
         self.rank = rank
         self.sizes = sizes
         partition(cascade, rank)  # refuses an unknown rank
@@ -174,7 +177,7 @@ class _Search:
             return self._verified()
 
     def _search(self) -> None:
-        if self.origin.loop or self.origin.iterations:
+        if self.origin.loop:
             self._add(_Form(self.origin, ()), self._of_loop())
             return
         late = "the time was over before all barriers had been looked at"
@@ -220,8 +223,8 @@ class _Search:
         if normal != self.origin:
             explanation = "every fold has one operator; sums are taken before their division"
             first = first.then("H", explanation, normal)
-        first = self._read_off(self._without_zeros(first))
-        pending, seen = [first], {render(first.cascade)}
+        first = self._selected(self._read_off(self._without_zeros(first)))
+        pending, seen = [first, *self._factored_out(first)], {render(first.cascade)}
         while pending:
             check_time()
             form = pending.pop(0)
@@ -247,6 +250,19 @@ class _Search:
             f"{fold} sums over {self.level} first, which is {known}" for fold, known in found.folds
         )
         return form.then("A", explanation, normalise(found.cascade, self.variable))
+
+    def _factored_out(self, form: _Form) -> Iterable[_Form]:
+        found = factor_out(Dataflow(form.cascade, self.variable))
+        if found is not None:
+            explanation = f"factors that wait leave sums that are no folds over {self.level}"
+            yield form.then("H", explanation, normalise(found, self.variable))
+
+    def _selected(self, form: _Form) -> _Form:
+        found = select_first(Dataflow(form.cascade, self.variable))
+        if found is None:
+            return form
+        explanation = "elements are selected before what is increasing in them is applied"
+        return form.then("K", explanation, normalise(found, self.variable))
 
     def _interchanges(self, form: _Form) -> Iterable[_Form]:
         joined = interchange(Dataflow(form.cascade, self.variable))
@@ -280,6 +296,14 @@ class _Search:
             self._add(form, reasons)
         if not flow.barriers():
             return
+        for found in self._running(form):
+            self._add(found, reasons)
+        for cut in cuts(form.cascade, self.variable):
+            for found in self._running(replace(form, cascade=cut.rest)):
+                self._add(replace(found, cascade=cut.joined(found.cascade)), reasons)
+
+    def _running(self, form: _Form) -> Iterable[_Form]:
+        """Yield a form with running values, and with values of each tile."""
         tiled = self._tiled(form)
         for rewrite, how in ((stream, "running values"), (localise, "values of each tile, merged")):
             check_time()
@@ -291,8 +315,8 @@ class _Search:
             vector = any(len(move.orbit.functions) > 1 for move in found.moves)
             explanation = f"{how}: {'; '.join(dict.fromkeys(map(str, found.moves)))}"
             streamed = tiled.then("V" if vector else "L", explanation, found.cascade)
-            hazards = [hazard for move in found.moves for hazard in movement_hazards(along, move)]
-            self._add(replace(streamed, hazards=(*tiled.hazards, *hazards)), reasons)
+            hazards = [h for move in found.moves for h in movement_hazards(along, move, found.held)]
+            yield replace(streamed, hazards=(*tiled.hazards, *hazards))
 
     def _tile_variable(self, tiled: _Form) -> str:
         outer = [s.outer for s in tiled.cascade.splits if s.whole == self.level]

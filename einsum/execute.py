@@ -12,6 +12,8 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from .absence import Arithmetic, Value
 from .backend import Array, Backend, backend_of
 from .cascade import Cascade, Tensor
@@ -41,7 +43,8 @@ def run(
 
     Args:
         cascade: what to compute.
-        inputs: an array for every input tensor, axes in the order of its declaration.
+        inputs: an array for every input tensor without a value of its own, axes in the order of
+            its declaration. A complex array stands for its parts on a last axis of 2.
         shape: sizes of ranks that neither the text nor the inputs fix.
         backend: ``numpy``, or ``torch``: takes and returns tensors, on their device, and
             autograd follows.
@@ -247,7 +250,8 @@ class _Run:
     def _store(self, name: str, slot: tuple[int, ...] | None, value: Value) -> None:
         if name not in self.lifetimes.generational:
             if self.lifetimes.is_read(name):
-                self.whole[name] = value
+                chunks = name in self.lifetimes.chunked and name in self.whole
+                self.whole[name] = self._added(self.whole[name], value) if chunks else value
             return
         slots = self.slots.setdefault(name, {})
         if slot is not None:
@@ -266,6 +270,12 @@ class _Run:
                 ]
                 present = value.present[(*here, ...)]
             slots[key] = replace(value, data=value.data[(*at, ...)], present=present, owned=False)
+
+    def _added(self, earlier: Value, chunk: Value) -> Value:
+        """Return a tensor with one chunk more."""
+        assert chunk.present is not None and earlier.present is not None
+        data = self.backend.where(chunk.present, chunk.data, earlier.data)
+        return replace(chunk, data=data, present=chunk.present | earlier.present)
 
     def _drop_read(self, plan: Plan, space: Space) -> None:
         for access in plan.operands:
@@ -338,7 +348,9 @@ class _Run:
 
 
 def _imported(cascade: Cascade, inputs: Mapping[str, Any], backend: Backend) -> dict[str, Array]:
-    missing = [tensor for tensor in cascade.input_tensors if tensor.name not in inputs]
+    known = {t.name: t.value for t in cascade.input_tensors if t.value is not None}
+    known |= {name: _real(cascade, name, array) for name, array in inputs.items()}
+    missing = [tensor for tensor in cascade.input_tensors if tensor.name not in known]
     if missing:
         listed = ", ".join(f"{t.name}[{','.join(t.ranks)}]" for t in missing)
         raise EinfuseError(f"{cascade.name}: missing input {listed}")
@@ -347,7 +359,20 @@ def _imported(cascade: Cascade, inputs: Mapping[str, Any], backend: Backend) -> 
             raise EinfuseError(
                 f"{cascade.name} has no input '{name}'{closest(name, cascade.inputs)}"
             )
-    return {name: backend.import_input(name, inputs[name]) for name in cascade.inputs}
+    return {name: backend.import_input(name, known[name]) for name in cascade.inputs}
+
+
+def _real(cascade: Cascade, name: str, array: Any) -> Any:
+    """Return an array, a complex one with its two parts on a last axis where the input has it."""
+    kind = str(getattr(array, "dtype", ""))
+    ranks = len(cascade.tensor(name).ranks) if name in cascade.inputs else 0
+    if "complex" not in kind or ranks != len(array.shape) + 1:
+        return array
+    if hasattr(array, "detach"):
+        import torch
+
+        return torch.view_as_real(array.resolve_conj())
+    return np.stack([array.real, array.imag], axis=-1)
 
 
 def _axes(tensor: Tensor) -> str:

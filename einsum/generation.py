@@ -1,7 +1,9 @@
 """The order of definition: what an Einsum reads must have been written, generation by generation.
 
 A loop writes generation ``v`` or ``v+1`` of an iterative variable ``v`` and reads those before
-it; ``init`` may write generation 0. Everything else is defined once, before it is read.
+it; ``init`` may write generation 0. It may also write a chunk of a flat rank per generation
+(``O[m1*M0+m0]``), which the loop itself may read at the same index. Everything else is defined
+once, before it is read.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from dataclasses import dataclass
 from .cascade import Cascade
 from .equation import Einsum
 from .errors import CascadeError
-from .expression import Access, Expression, Number, accesses, variables
-from .indices import at_most_zero, linear, offset
-from .shape import filters
+from .expression import Access, Coordinate, Expression, Number, accesses, variables
+from .indices import at_most_zero, has_own_places, linear, offset
+from .shape import bind_symbolic, filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +85,32 @@ def _generations(cascade: Cascade, output: Access) -> dict[str, int]:
         for index in output.indices:
             if iteration.variable not in variables(index.expression):
                 continue
-            step = offset(index.expression, iteration.variable)
+            v, step = iteration.variable, offset(index.expression, iteration.variable)
+            if writes_chunk(cascade, index.expression, v):
+                continue
             if step not in (0, 1):
-                v = iteration.variable
                 raise CascadeError(
-                    f"a loop writes generation {v} or {v}+1 of {output.tensor}",
+                    f"a loop writes generation {v} or {v}+1 of {output.tensor}, or a chunk of a "
+                    f"flat rank such as {v}*N0+n0, with n0 over all of N0",
                     index.expression.span,
                 )
             found[iteration.variable] = step
     return found
+
+
+def writes_chunk(cascade: Cascade, index: Expression, v: str) -> bool:
+    """Tell whether an index on the left in a loop names a chunk of its own per generation."""
+    sizes = bind_symbolic(cascade, {})
+    extents = {name: sizes[cascade.rank_of(name)] for name in variables(index)}
+    return has_own_places(linear(index, sizes), v, extents)
+
+
+def _check_chunk(last: _Write, access: Access) -> None:
+    """Check that a loop reads what it writes by chunks only where this generation wrote it."""
+    for written, read in zip(last.output.indices, access.indices, strict=True):
+        chunk = not isinstance(written.expression, Coordinate)
+        if chunk and read.expression != written.expression:
+            raise _unwritten(access, read.expression, "the loop writes a chunk of it", last)
 
 
 def _check_loop_left(cascade: Cascade, einsum: Einsum) -> None:
@@ -143,6 +162,8 @@ def _check_generation(
             raise _unwritten(access, index, "nothing in 'init:' writes generation 0", last)
         if latest < written:
             return
+    if not last.offsets:
+        _check_chunk(last, access)
     if last.place >= place:
         _complain_of_order(cascade, writes, place, access, last)
 

@@ -72,6 +72,25 @@ def linear(expression: Expression, sizes: Mapping[str, Any]) -> Linear | None:
             return None
 
 
+def has_own_places(form: Linear | None, variable: str, extents: Mapping[str, Any]) -> bool:
+    """Tell whether an index is a mixed radix of a variable and another: ``v*U+u``, or ``u*V+v``.
+
+    Then no two coordinates of the variable meet at one place.
+
+    >>> has_own_places(Linear({"m1": 4, "m0": 1}), "m1", {"m1": 3, "m0": 4})
+    True
+    >>> has_own_places(Linear({"m1": 2, "m0": 1}), "m1", {"m1": 3, "m0": 4})
+    False
+    """
+    if form is None or variable not in form.coefficients or len(form.coefficients) != 2:
+        return False
+    step = form.coefficients[variable]
+    other, inner = next(item for item in form.coefficients.items() if item[0] != variable)
+    return bool(
+        (step == extents[other] and inner == 1) or (step == 1 and inner == extents[variable])
+    )
+
+
 def offset(expression: Expression, variable: str) -> int | None:
     """Return c where the index is ``variable + c``, else None.
 

@@ -34,6 +34,7 @@ class Lifetimes:
     A tensor that the loop writes at an iterative variable is *generational*: it is kept as one
     value per generation. A generation can go when no later one reads it by an offset
     (``RM[m1+1,p]``), and nothing reads it by number (``RM[M1,p]``) or reads the whole tensor.
+    A *chunked* tensor grows by a chunk per generation.
     """
 
     def __init__(self, cascade: Cascade, sizes: Mapping[str, int], wanted: Sequence[str]) -> None:
@@ -41,6 +42,7 @@ class Lifetimes:
         self._wanted = frozenset(wanted)
         self._iterative = tuple(i.variable for i in cascade.iterations)
         self.generational: dict[str, tuple[int, ...]] = {}
+        self.chunked: set[str] = set()
         self._written_offset: dict[str, int] = {}
         self._find_generational()
         self._last: dict[str, Step] = {}
@@ -117,10 +119,12 @@ class Lifetimes:
             for output in einsum.outputs:
                 axes, offset = [], 0
                 for axis, index in enumerate(output.indices):
+                    if not set(variables(index.expression)) & set(self._iterative):
+                        continue
                     found = self._offset(index.expression)
-                    if found is not None and set(variables(index.expression)) & set(
-                        self._iterative
-                    ):
+                    if found is None:
+                        self.chunked.add(output.tensor)
+                    else:
                         axes.append(axis)
                         offset = found
                 if axes:

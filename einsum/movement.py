@@ -82,10 +82,14 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A cascade after a rewrite, and how the folds that were freed of a barrier move."""
+    """A cascade after a rewrite, and how the folds that were freed of a barrier move.
+
+    ``held`` are divisors of which the rewrite takes care where they are 0.
+    """
 
     cascade: Cascade
     moves: tuple[Move, ...]
+    held: frozenset[str] = frozenset()
 
 
 def move_of(flow: Dataflow, fold: Einsum) -> Move:
@@ -160,7 +164,9 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
     return Move(einsum, references, table, found, tuple(moved.items()), counted, operator)
 
 
-def movement_hazards(flow: Dataflow, move: Move) -> tuple[str, ...]:
+def movement_hazards(
+    flow: Dataflow, move: Move, held: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
     """Return what a move costs in accuracy: divisors that may be 0, centres that are none.
 
     A deviation keeps its digits if its centre is near the elements seen so far: a mean or an
@@ -178,6 +184,7 @@ def movement_hazards(flow: Dataflow, move: Move) -> tuple[str, ...]:
     divided = (
         f"{move.fold.name} needs division by {divisor}, which may be 0 before the last element"
         for divisor in zero_divisors(flow, move.fold, move.divisors)
+        if divisor not in held
     )
     centred = (
         f"{move.fold.name} is centred on {access.tensor}, which is no mean of the elements "

@@ -121,6 +121,82 @@ def interchange(flow: Dataflow) -> Cascade | None:
     return normalise(changed, flow.variable) if changed != flow.cascade else None
 
 
+def factor_out(flow: Dataflow) -> Cascade | None:
+    """Return the cascade with sums inside of maps freed of what waits and does not vary in them.
+
+    None where there is no such factor (rule H).
+
+    >>> from einfuse.einsum.parser import parse
+    >>> from einfuse.einsum.printer import render_einsum
+    >>> text = "rank E, M\\ninput Q[E], K[E,M]\\noutput Y\\nA[] = abs(K[e,m]) :: max(e,m)\\n"
+    >>> text += "KQ[e,m] = K[e,m] / A[]\\nS[m] = Q[e] * KQ[e,m]\\nY[] = S[m] :: max(m)"
+    >>> found = factor_out(Dataflow(parse(text), "m"))
+    >>> print(*map(render_einsum, found.einsums[1:3]), sep="\\n")
+    S0[m] = Q[e] * K[e,m]
+    S[m] = S0[m] / A[]
+    """
+    einsums, taken = list[Einsum](), names_of(flow.cascade)
+    for einsum in flow.einsums:
+        einsums += _factored_out(flow, einsum, taken) or (einsum,)
+    if len(einsums) == len(flow.einsums):
+        return None
+    apart = Dataflow(straight(flow.cascade, einsums), flow.variable)
+    return straight(apart.cascade, (_cancelled(apart, einsum) for einsum in apart.einsums))
+
+
+def _cancelled(flow: Dataflow, einsum: Einsum) -> Einsum:
+    """Return a map without the references that it multiplies by and divides by."""
+    if flow.kinds[einsum.name] is not Kind.MAP or einsum.reductions:
+        return einsum
+    cone = flow.cone(einsum)
+    parts = list(_quotient_parts(cone))
+    for operator, part in list(parts):
+        pair = [("*", part), ("/", part)]
+        if operator == "/" and flow.references(part) and all(p in parts for p in pair):
+            for p in pair:
+                parts.remove(p)
+    if len(parts) == len(list(_quotient_parts(cone))) or not parts or parts[0][0] != "*":
+        return einsum
+    return with_expression(einsum, _product(parts[0][1], parts[1:]))
+
+
+def _factored_out(flow: Dataflow, einsum: Einsum, taken: set[str]) -> tuple[Einsum, Einsum] | None:
+    output = plain_variables(einsum.output)
+    if flow.kinds[einsum.name] is not Kind.MAP or _operators(einsum) != ["+"] or output is None:
+        return None
+    cone, reduced = flow.cone(einsum), reduced_variables(einsum)
+    if flow.blocking_maps(cone) or flow.culls(cone):
+        return None
+    parts = list(_quotient_parts(cone))
+    held = [p for p in parts if flow.references(p[1]) and not uses(p[1], reduced)]
+    rest = [p for p in parts if p not in held]
+    if not held or rest[:1] == [] or rest[0][0] != "*" or any(flow.references(p) for _, p in rest):
+        return None
+    inner = plain_access(fresh(f"{einsum.name}0", taken), output)
+    taken.add(inner.tensor)
+    inside = replace(einsum, outputs=(inner,), expression=_product(rest[0][1], rest[1:]), span=None)
+    return inside, Einsum(einsum.outputs, _product(inner, held))
+
+
+def _quotient_parts(node: Expression) -> Iterator[tuple[str, Expression]]:
+    """Yield what an expression multiplies (``*``) and what it divides by (``/``)."""
+    match node:
+        case Binary(operator="*", left=left, right=right):
+            yield from _quotient_parts(left)
+            yield from _quotient_parts(right)
+        case Binary(operator="/", left=left, right=right):
+            yield from _quotient_parts(left)
+            yield ("/", right)
+        case _:
+            yield ("*", node)
+
+
+def _product(first: Expression, others: Iterable[tuple[str, Expression]]) -> Expression:
+    for operator, part in others:
+        first = Binary(operator, first, part)
+    return first
+
+
 def _joined(flow: Dataflow, einsum: Einsum) -> Einsum:
     if flow.kinds[einsum.name] is not Kind.FOLD or _operators(einsum) != ["+"] or einsum.merge:
         return einsum

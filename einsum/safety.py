@@ -16,7 +16,7 @@ from typing import Any
 import sympy as sp
 
 from .cascade import Cascade
-from .equation import Einsum
+from .equation import Einsum, Populate
 from .expression import (
     Access,
     Call,
@@ -110,7 +110,7 @@ class _Orders:
                     self._replaced(formula, weight, symbol, v, limit, depth) for v in upper
                 ):
                     return True
-                least = self._above_access(access, formula)
+                least = (*self._above_access(access, formula), *self._selected(access))
                 if any(self._replaced(formula, weight, symbol, v, limit, depth) for v in least):
                     return True
         return False
@@ -190,6 +190,18 @@ class _Orders:
             if values is not None and any(isinstance(a, Access) for a in expression.arguments):
                 found += [self._formula(put(a, values)) for a in expression.arguments]
         return found
+
+    def _selected(self, access: Access) -> Iterable[Formula]:
+        """Yield what a selected value is: an element at some coordinate of what was selected."""
+        for einsum in self.cascade.einsums:
+            if einsum.output.tensor != access.tensor:
+                continue
+            for action in einsum.actions:
+                values = _matched(einsum.output, access, frozenset())
+                if isinstance(action, Populate) and values is not None:
+                    self.fresh += 1
+                    some = {action.source: Coordinate(f"some{self.fresh}_{action.source}")}
+                    yield self._formula(put(einsum.expression, {**values, **some}))
 
     def _facts(self, operator: str) -> Iterable[_Fact]:
         for einsum in self.cascade.einsums:

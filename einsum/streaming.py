@@ -11,13 +11,14 @@ import sympy as sp
 from .cascade import Iteration
 from .correction import Corrector, place_of, without_variable
 from .dataflow import Dataflow, Kind, is_view, operator_of, reduced_variables, uses
-from .equation import Einsum
+from .equation import Einsum, Reduce
 from .expression import Access, Binary, Call, Coordinate, Expression, Index, Number, RankSize, walk
 from .formula import Formula, SymbolTable
 from .functions import function, monoid
 from .movement import Move, Rewritten, move_of
+from .printer import render_expression
 from .rewrite import NotDerivableError, prune
-from .sign import is_magnitude
+from .sign import is_magnitude, is_never_zero
 from .substitution import plain_access, plain_variables, rebuild, replace_accesses
 from .validate import validated
 
@@ -54,6 +55,7 @@ class _Stream:
         self.reasons: dict[str, str] = {}
         self.factors: dict[str, list[tuple[Formula, Formula]]] = {}
         self.running: dict[str, str] = {}
+        self.held: set[str] = set()
         self.places: dict[str, int] = {}
         self.init: list[Einsum] = []
         self.loop: list[Einsum] = []
@@ -80,7 +82,7 @@ class _Stream:
             loop=tuple(self.loop),
             final=tuple(self.final),
         )
-        return Rewritten(validated(prune(cascade)), tuple(freed))
+        return Rewritten(validated(prune(cascade)), tuple(freed), frozenset(self.held))
 
     # Which tensors run
 
@@ -300,9 +302,74 @@ class _Stream:
         start = self._generation(Access(self.running[name], einsum.output.indices), name, Number(0))
         self.init.append(Einsum((start,), self._start(name)))
         expression = self._counted(self._new(einsum.expression))
+        expression = self._held(einsum, expression)
         self.loop.append(
             Einsum((self._after(einsum.output),), expression, einsum.actions, einsum.merge)
         )
+
+    def _held(self, einsum: Einsum, mean: Expression) -> Expression:
+        """Return a weighted mean that stays where it was while its weights cancel (or are all 0).
+
+        A vector state may be centred anywhere; far off it loses digits. The last tile moves to the
+        mean whatever the weights are, as the origin does.
+        """
+        match einsum.expression:
+            case Binary("/", _, Access(tensor=weight)) if (
+                self._only_centres(einsum.name)
+                and self.flow.kinds.get(weight) is Kind.FOLD
+                and operator_of(self.flow.producer[weight]) == "+"
+                and not is_never_zero(self.flow.producer[weight].output, self.flow)
+                and not self.flow.waits_for[weight]
+            ):
+                pass
+            case _:
+                return mean
+        assert isinstance(einsum.expression, Binary)
+        total = einsum.expression.right
+        assert isinstance(total, Access)
+        size = self._running_size(weight)
+        twice = Binary("*", Number(2), Call("abs", (self._after(total),)))
+        firm = Call("gt", (twice, self._at(size, total)))
+        end = Binary("-", RankSize(self.rank), Number(1))
+        last = Call("ge", (Coordinate(self.variable), end))
+        self.held.add(render_expression(total))
+        return Call("where", (Call("max", (firm, last)), mean, self._before(einsum.output)))
+
+    def _only_centres(self, name: str) -> bool:
+        """Tell whether all corrections by a reference are of whole vector states centred on it."""
+        found = [m for m in self.moves.values() if name in {a.tensor for a in m.references}]
+        return bool(found) and all(
+            move.orbit.factor == 1
+            and name in {a.tensor for a in move.centres}
+            and all(
+                sp.degree(move.orbit.functions[0].formula, old) + 1 == len(move.orbit.functions)
+                for (old, _), reference in zip(move.moved, move.references, strict=True)
+                if reference.tensor == name
+            )
+            for move in found
+        )
+
+    def _running_size(self, weight: str) -> str:
+        """Emit the sum of the absolute values that a sum adds; return the running tensor's name."""
+        fold = self.flow.producer[weight]
+        output = plain_variables(fold.output) or ()
+        indices = self._with_generation(output, self.places[weight])
+        tile = plain_access(self.corrector.name(f"L{weight}A"), indices)
+        sizes = self.corrector.name(f"R{weight}A")
+        absolute = Call("abs", (self._new(fold.expression),))
+        actions = without_variable(fold, self.variable)
+        self.loop.append(Einsum((tile,), absolute, actions or _sums(fold, self.variable)))
+        start, before, after = (
+            self._generation(plain_access(sizes, output), weight, generation)
+            for generation in (Number(0), Coordinate(self.variable), self._next())
+        )
+        self.init.append(Einsum((start,), Number(0)))
+        self.loop.append(Einsum((after,), Binary("+", before, tile)))
+        return sizes
+
+    def _at(self, tensor: str, like: Access) -> Access:
+        """Return a tensor's next generation at the indices of another's access."""
+        return self._generation(Access(tensor, like.indices), like.tensor, self._next())
 
     def _at_end(self, einsum: Einsum) -> Einsum:
         return replace(einsum, expression=self._end(einsum.expression), span=None)
@@ -388,6 +455,12 @@ class _Stream:
 
     def _sizes(self) -> set[str]:
         return {self.rank, *self._wholes()}
+
+
+def _sums(fold: Einsum, variable: str) -> tuple[Reduce, ...]:
+    """Return the sum over what a fold reduces but for a variable."""
+    inner = tuple(v for v in reduced_variables(fold) if v != variable)
+    return (Reduce("+", inner),) if inner else ()
 
 
 def _without_differences(coefficient: Formula, move: Move) -> Formula:

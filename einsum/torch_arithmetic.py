@@ -14,13 +14,16 @@ from .expression import (
     Negate,
     Number,
 )
-from .torch_translation import COPIES, Site, dense
+from .torch_gathers import extreme_place
+from .torch_site import COPIES, Site, dense
 from .torch_values import (
     UnsupportedError,
     Value,
     absence_of,
     as_value,
+    broadcast,
     constant_of,
+    expanded_to,
 )
 
 
@@ -36,6 +39,8 @@ _KEEPS_ZERO = {"abs", "relu", "sign", "sin", "sq", "sqrt", "tanh", "floor", "sil
 
 def _function(called: str) -> Callable[..., Value]:
     def translate(site: Site, value: Any, *rest: Any, **named: Any) -> Value:
+        if called == "gelu" and named.get("approximate") == "tanh":
+            return _formula(_gelu_by_tanh)(site, value)
         if any(rest) or named.get("approximate", "none") != "none":
             raise UnsupportedError(f"{site.name} with options {[*rest, *named.values()]}")
         absent = as_value(value).absent
@@ -47,6 +52,115 @@ def _function(called: str) -> Callable[..., Value]:
                 raise UnsupportedError(f"{site.name} of scores that are masked with {absent}")
             absent = 0
         return site.pointwise([value], lambda x: Call(called, (x,)), absent=absent)
+
+    return translate
+
+
+def _formula(build: Callable[..., Expression]) -> Callable[..., Value]:
+    """Return an operation that is a formula of its elements."""
+
+    def translate(site: Site, *values: Any, **_: Any) -> Value:
+        return site.pointwise([dense(site, v) for v in values], build)
+
+    return translate
+
+
+def _plus(*terms: Expression) -> Expression:
+    total = terms[0]
+    for term in terms[1:]:
+        total = Binary("+", total, term)
+    return total
+
+
+def _times(*factors: Expression) -> Expression:
+    product = factors[0]
+    for factor in factors[1:]:
+        product = Binary("*", product, factor)
+    return product
+
+
+def _call(called: str) -> Callable[..., Expression]:
+    return lambda *arguments: Call(called, arguments)
+
+
+_ONE = Number(1)
+_exp, _log, _tanh, _softplus, _max = map(_call, ("exp", "log", "tanh", "softplus", "max"))
+
+
+def _gelu_by_tanh(x: Expression) -> Expression:
+    inner = _times(x, _plus(_ONE, _times(Number(0.044715), Call("sq", (x,)))))
+    return _times(Number(0.5), x, _plus(_ONE, _tanh(_times(Number(math.sqrt(2 / math.pi)), inner))))
+
+
+def _six(x: Expression) -> Expression:
+    return Call("clamp", (_plus(x, Number(3)), Number(0), Number(6)))
+
+
+def _round(x: Expression) -> Expression:
+    """Return the nearest whole number, of two as near the even one."""
+    half = _plus(x, Number(0.5))
+    above = Call("floor", (half,))
+    tie = _times(Call("ge", (above, half)), Call("le", (above, half)))
+    odd = Binary("-", above, _times(Number(2), Call("floor", (Binary("/", above, Number(2)),))))
+    return Binary("-", above, _times(tie, odd))
+
+
+def _truncated(x: Expression) -> Expression:
+    return _times(Call("sign", (x,)), Call("floor", (Call("abs", (x,)),)))
+
+
+def truncated(site: Site, value: Value) -> Value:
+    """Return a value without its fractions, as a conversion to whole numbers gives it."""
+    return site.pointwise([dense(site, value)], _truncated)
+
+
+def _rounded(site: Site, value: Value, *, decimals: int = 0) -> Value:
+    if decimals:
+        raise UnsupportedError(f"round to {decimals} decimals: scale, round and scale back")
+    return site.pointwise([dense(site, value)], _round)
+
+
+def _log_sum(site: Site, a: Value, b: Value) -> Value:
+    for one, other in ((a, b), (b, a)):
+        if constant_of(one) == -math.inf:
+            return expanded_to(other, broadcast([a.shape, b.shape]))
+    return _formula(_logaddexp)(site, a, b)
+
+
+def _logaddexp(x: Expression, y: Expression) -> Expression:
+    return _plus(_max(x, y), _softplus(Negate(Call("abs", (Binary("-", x, y),)))))
+
+
+_FORMULAS: dict[str, Callable[..., Expression]] = {
+    "log1p": lambda x: _log(_plus(_ONE, x)),
+    "expm1": lambda x: Binary("-", _exp(x), _ONE),
+    "log10": lambda x: Binary("/", _log(x), Number(math.log(10))),
+    "tan": lambda x: Binary("/", Call("sin", (x,)), Call("cos", (x,))),
+    "sinh": lambda x: _times(Number(0.5), Binary("-", _exp(x), _exp(Negate(x)))),
+    "cosh": lambda x: _times(Number(0.5), _plus(_exp(x), _exp(Negate(x)))),
+    "ceil": lambda x: Negate(Call("floor", (Negate(x),))),
+    "mish": lambda x: _times(x, _tanh(_softplus(x))),
+    "hardsigmoid": lambda x: Binary("/", _six(x), Number(6)),
+    "hardswish": lambda x: _times(x, Binary("/", _six(x), Number(6))),
+    "softsign": lambda x: Binary("/", x, _plus(_ONE, Call("abs", (x,)))),
+    "relu6": lambda x: Call("clamp", (x, Number(0), Number(6))),
+    "prelu": lambda x, slope: Call("where", (Call("gt", (x, Number(0))), x, _times(slope, x))),
+    "trunc": _truncated,
+    "isinf": lambda x: Call("ge", (Call("abs", (x,)), Number(math.inf))),
+    "lerp": lambda x, y, weight: _plus(x, _times(weight, Binary("-", y, x))),
+    "xlogy": lambda x, y: _times(x, _log(y)),
+    "logit": lambda x: _log(Binary("/", x, Binary("-", _ONE, x))),
+}
+
+
+def _added(sign: str) -> Callable[..., Value]:
+    """Return addcmul or addcdiv: ``x + value * (y op z)``."""
+
+    def translate(site: Site, x: Value, y: Value, z: Value, *, value: float = 1) -> Value:
+        return site.pointwise(
+            [dense(site, v) for v in (x, y, z)],
+            lambda a, b, c: _plus(a, _times(Number(value), Binary(sign, b, c))),
+        )
 
     return translate
 
@@ -125,7 +239,7 @@ def _power(site: Site, base: Any, exponent: Any) -> Value:
             4: lambda x: Call("sq", (Call("sq", (x,)),)),
         }
         if float(exponent) not in forms:
-            raise UnsupportedError(f"the power {exponent} of a tensor")
+            return _power_of(site, base, float(exponent))
         return site.pointwise([base], forms[float(exponent)], absent=as_value(base).absent)
     if isinstance(base, Value) or base <= 0:
         raise UnsupportedError("a power whose base is not a positive number")
@@ -133,14 +247,35 @@ def _power(site: Site, base: Any, exponent: Any) -> Value:
     return site.pointwise([exponent], lambda x: Call("exp", (Binary("*", logarithm, x),)))
 
 
+def _power_of(site: Site, base: Value, exponent: float) -> Value:
+    """Return a power by logarithms; of a whole exponent by the size, with the sign put back."""
+
+    def build(x: Expression) -> Expression:
+        if not exponent.is_integer():
+            return _exp(_times(Number(exponent), _log(x)))
+        found = _exp(_times(Number(int(exponent)), _log(Call("abs", (x,)))))
+        return _times(Call("sign", (x,)), found) if exponent % 2 else found
+
+    return site.pointwise([dense(site, base)], build)
+
+
 def _extreme(called: str) -> Callable[..., Any]:
     def translate(site: Site, a: Any, b: Any = None, keepdim: bool = False) -> Any:
         if b is None:
             return extreme_fold(called)(site, a)
-        if isinstance(b, int):  # max(x, dim): values, and coordinates that nobody may read
-            return [extreme_fold(called)(site, a, b, keepdim), None]
-        a, b = dense(site, a), dense(site, b)
-        return site.pointwise([a, b], lambda x, y: Call(called, (x, y)))
+        if isinstance(b, int):  # max(x, dim): values, and coordinates if somebody reads them
+            place = extreme_place(called == "max")
+            return [extreme_fold(called)(site, a, b, keepdim), lambda: place(site, a, b, keepdim)]
+        least = -math.inf if called == "max" else math.inf
+        masked = [v for v in map(as_value, (a, b)) if v.absent == least]
+        values = [v if as_value(v).absent == least else dense(site, v) for v in (a, b)]
+        found = site.pointwise(
+            values,
+            lambda x, y: Call(called, (x, y)),
+            absent=least if len(masked) == 2 else None,
+        )
+        whole = all(v.whole_rows or constant_of(v) is not None for v in masked)
+        return replace(found, whole_rows=len(masked) == 2 and whole)
 
     return translate
 
@@ -164,11 +299,15 @@ def _clamp(site: Site, value: Any, low: Any = None, high: Any = None) -> Value:
     return site.pointwise([value, bound], lambda x, y: Call(called, (x, y)))
 
 
-def _elu(site: Site, value: Any, alpha: float = 1, *rest: float) -> Value:
-    if alpha != 1 or any(r != 1 for r in rest):
-        raise UnsupportedError(f"elu with alpha {alpha}")
-    value = dense(site, value)
-    return site.pointwise([value], lambda x: Binary("-", Call("elu1", (x,)), Number(1)))
+def _elu(site: Site, value: Any, alpha: float = 1, scale: float = 1, inner: float = 1) -> Value:
+    def build(x: Expression) -> Expression:
+        if (alpha, scale, inner) == (1, 1, 1):
+            return Binary("-", Call("elu1", (x,)), _ONE)
+        below = Call("min", (_times(Number(inner), x), Number(0)))
+        negative = _times(Number(alpha), Binary("-", _exp(below), _ONE))
+        return _times(Number(scale), _plus(Call("relu", (x,)), negative))
+
+    return site.pointwise([dense(site, value)], build)
 
 
 def _leaky_relu(site: Site, value: Any, slope: float = 0.01) -> Value:
@@ -204,6 +343,15 @@ _PLAIN_FUNCTIONS += ["relu", "silu", "gelu", "sin", "cos", "sign", "floor"]
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: _function(name) for name in _PLAIN_FUNCTIONS},
     **{name: _same for name in COPIES},
+    **{name: _formula(build) for name, build in _FORMULAS.items()},
+    "logaddexp": _log_sum,
+    "round": _rounded,
+    "addcmul": _added("*"),
+    "addcdiv": _added("/"),
+    "true_divide": _divide,
+    "divide": _divide,
+    "multiply": arithmetic("*"),
+    "subtract": arithmetic("-"),
     "softplus": _function("softplus"),
     "square": _function("sq"),
     "add": arithmetic("+"),
@@ -226,10 +374,14 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "clamp_min": _clamp,
     "clamp_max": lambda site, x, high: _clamp(site, x, None, high),
     "clip": _clamp,
+    "hardtanh": lambda site, x, low=-1, high=1: _clamp(site, x, low, high),
     "leaky_relu": _leaky_relu,
     "log_sigmoid": _log_sigmoid,
     "nan_to_num": _nan_to_num,
     "elu": _elu,
     "dropout": _dropout,
+    **{f"{kind}dropout": _dropout for kind in ("feature_", "alpha_", "feature_alpha_")},
+    "copy": lambda site, x, y, *_: expanded_to(as_value(y), x.shape),
+    "fill": lambda site, x, y: expanded_to(as_value(y), x.shape),
     "_assert_tensor_metadata": lambda *_, **__: None,
 }

@@ -18,9 +18,20 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import torch_arithmetic, torch_masks, torch_products, torch_sums, torch_views
+from . import (
+    torch_arithmetic,
+    torch_complex,
+    torch_gathers,
+    torch_masks,
+    torch_products,
+    torch_sums,
+    torch_views,
+    torch_windows,
+)
 from .cascade import Cascade
 from .errors import EinfuseError
+from .torch_constants import Holdings
+from .torch_nodes import mutates, name_of, operations_of
 from .torch_translation import Translation
 
 _OPERATIONS = {
@@ -29,7 +40,11 @@ _OPERATIONS = {
     **torch_products.OPERATIONS,
     **torch_views.OPERATIONS,
     **torch_masks.OPERATIONS,
+    **torch_gathers.OPERATIONS,
+    **torch_windows.OPERATIONS,
+    **torch_complex.MAKING,
 }
+_ROUNDS = 4  # of decompositions, each of which may bring operations that another knows
 _WIDTH = 200  # characters of an error of torch's that are passed on
 
 
@@ -39,12 +54,15 @@ def from_torch(
     """Return the cascade that a PyTorch function computes on tensors of the examples' shapes.
 
     Its inputs are the function's tensors, in the order of its arguments, under their names in
-    upper case; numbers and flags among the arguments are taken as they are. The sizes of all
-    ranks are those of the examples.
+    upper case; numbers and flags among the arguments are taken as they are. The weights and
+    buffers of a module and tensors that a function captured are inputs after those, each with its
+    value, which `run` takes where none is given. The sizes of all ranks are those of the examples.
+    A complex input stands with its real and imaginary part on a last rank of size 2.
 
     Args:
-        function: takes tensors; returns one, or a tuple of them.
-        example_inputs: an argument each; only shapes and dtypes of tensors matter.
+        function: takes tensors; returns one, or a tuple of them. A module is such a function.
+        example_inputs: an argument each, or lists, tuples and dicts of them; only shapes and
+            dtypes of tensors matter.
         example_keywords: keyword arguments, likewise.
 
     Raises:
@@ -59,10 +77,10 @@ def from_torch(
     TANH[p,f] = tanh(MATMUL[p,f])
     """
     name = _name_of(function)
-    _refuse_parameters(function, name)
     parameters = _parameter_names(function, example_inputs, example_keywords)
     program = _exported(function, example_inputs, example_keywords)
-    return Translation(program, parameters, _OPERATIONS, __file__).cascade(name)
+    holdings = Holdings(function)
+    return Translation(program, parameters, _OPERATIONS, __file__, holdings).cascade(name)
 
 
 def _exported(
@@ -86,7 +104,8 @@ def _exported(
             contextlib.redirect_stderr(aside),
         ):
             warnings.simplefilter("ignore")
-            return torch.export.export(_Wrapped(), inputs, keywords, strict=False)
+            program = torch.export.export(_Wrapped(), inputs, keywords, strict=False)
+            return _reduced(program)
     except Exception as error:
         text = str(error).strip().split("\n")[0][:_WIDTH] or type(error).__name__
         depends = "data-dependent" in str(error)
@@ -95,6 +114,28 @@ def _exported(
         raise EinfuseError(f"{place}a cascade cannot express {why}") from None
     finally:
         logging.disable(before)
+
+
+def _reduced(program: Any) -> Any:
+    """Return a program whose unknown operations are written as others, without writes in place."""
+    import torch
+
+    found = program.run_decompositions({}) if mutates(program.graph) else program
+    for _ in range(_ROUNDS):
+        unknown = {target for target in operations_of(found.graph) if not _known(target)}
+        if not unknown:
+            return found
+        table = torch.export.default_decompositions()
+        chosen = {target: table[target] for target in unknown if target in table}
+        if not chosen:
+            break
+        found = found.run_decompositions(chosen)
+    return program  # with the line of what nobody knows
+
+
+def _known(target: Any) -> bool:
+    name = name_of(target)
+    return name in _OPERATIONS or name in torch_complex.OPERATIONS
 
 
 def _named_forward(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,41 +164,38 @@ def _place(function: Callable[..., Any], error: Exception) -> str:
 def _parameter_names(
     function: Callable[..., Any], inputs: Sequence[Any], keywords: Mapping[str, Any]
 ) -> list[str]:
-    """Return a name for each argument, in the order in which they are given."""
+    """Return a name for each leaf of the arguments, in the order in which they are given."""
     try:
-        bound = inspect.signature(function).bind(*inputs, **keywords)
-    except (TypeError, ValueError) as error:
+        signature = inspect.signature(getattr(function, "forward", function))
+    except ValueError:  # of what is built into torch
+        return [f"x{k}" for k in range(len(inputs))] + list(keywords)
+    try:
+        bound = signature.bind(*inputs, **keywords)
+    except TypeError as error:
         raise EinfuseError(f"the example inputs do not fit the function: {error}") from None
-    kinds = inspect.signature(function).parameters
     names: list[str] = []
     for name, value in bound.arguments.items():
-        match kinds[name].kind.name:
+        match signature.parameters[name].kind.name:
             case "VAR_POSITIONAL":
-                names += [f"{name}{k}" for k in range(len(value))]
+                names += _leaf_names(name, value)
             case "VAR_KEYWORD":
-                names += value
+                names += [leaf for key, part in value.items() for leaf in _leaf_names(key, part)]
             case _ if name not in keywords:
-                names.append(name)
-        for part in value if isinstance(value, tuple) else [value]:
-            if isinstance(part, list | tuple | dict | set):
-                raise EinfuseError(
-                    f"the argument {name} is a {type(part).__name__}: expected tensors, numbers "
-                    "and flags, each an argument of its own"
-                )
-    return [*names, *(name for name in keywords if name not in names)]
+                names += _leaf_names(name, value)
+    later = [leaf for key, part in keywords.items() for leaf in _leaf_names(key, part)]
+    return [*names, *(name for name in later if name not in names)]
+
+
+def _leaf_names(name: str, value: Any) -> list[str]:
+    """Return ``pair0``, ``pair1`` for a pair, ``state_k`` for a dict, the name for a tensor."""
+    if isinstance(value, dict):
+        parts = [(f"{name}_{key}", part) for key, part in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(f"{name}{k}", part) for k, part in enumerate(value)]
+    else:
+        return [name]
+    return [leaf for key, part in parts for leaf in _leaf_names(key, part)]
 
 
 def _name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__).strip("<>")
-
-
-def _refuse_parameters(function: Callable[..., Any], name: str) -> None:
-    """Refuse a module with weights: a cascade's inputs are arguments."""
-    module = getattr(function, "__self__", function)  # of a bound method such as forward
-    named = getattr(module, "named_parameters", None)
-    weights = [weight for weight, _ in named()] if named else []
-    if weights:
-        raise EinfuseError(
-            f"{name} has weights of its own ({', '.join(weights)}): pass a function that takes "
-            "them as arguments"
-        )

@@ -13,7 +13,7 @@ from .expression import (
     Expression,
     Number,
 )
-from .torch_translation import Site, dense
+from .torch_site import Site, dense
 from .torch_values import (
     SIGNS,
     Indices,
@@ -196,6 +196,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "zeros": _filled(0),
     "zeros_like": _filled(0),
     "new_zeros": _filled(0),
+    **{name: _filled(0) for name in ("empty", "empty_like", "new_empty", "empty_strided")},
     "full": _filled(),
     "full_like": _filled(),
     "new_full": _filled(place=2),

@@ -21,6 +21,11 @@ def is_flag(node: Any) -> bool:
     return str(dtype) == "torch.bool"
 
 
+def is_complex(node: Any) -> bool:
+    """Tell whether an operation's result is complex."""
+    return bool(getattr(getattr(node.meta.get("val"), "dtype", None), "is_complex", False))
+
+
 def cuts_number(node: Any) -> bool:
     """Tell whether whole numbers are filled with a number that has fractions."""
     whole = not node.meta["val"].dtype.is_floating_point
@@ -30,7 +35,7 @@ def cuts_number(node: Any) -> bool:
 def cuts_fractions(node: Any, value: Any) -> bool:
     """Tell whether a conversion makes whole numbers or truth values of something else."""
     kinds = [n.meta["val"].dtype for n in (node, node.args[0])]
-    if kinds[0].is_floating_point or not kinds[1].is_floating_point:
+    if kinds[0].is_floating_point or kinds[0].is_complex or not kinds[1].is_floating_point:
         return False
     found = value.at(tuple(Coordinate("i") for _ in value.shape))
     while isinstance(found, Call) and found.function == "where":
@@ -45,3 +50,25 @@ def line_of(node: Any, wrapper: str) -> str:
     )
     own = [(line, code) for file, line, code in found if file != wrapper]
     return f"line {own[-1][0]} ({own[-1][1]}): " if own else ""
+
+
+_HARMLESS = {"detach_", "lift_fresh_copy"}
+
+
+def name_of(target: Any) -> str:
+    """Return the name of an operation: ``add`` for ``aten.add_.Tensor``, which adds in place."""
+    schema = getattr(target, "_schema", None)
+    name = schema.name.split("::")[-1] if schema else str(target)
+    return name if name.startswith("__") else name.removesuffix("_")
+
+
+def operations_of(graph: Any) -> list[Any]:
+    """Return the operations of ATen in a graph, in their order."""
+    targets = [node.target for node in graph.nodes if node.op == "call_function"]
+    return [target for target in targets if hasattr(target, "_schema")]
+
+
+def mutates(graph: Any) -> bool:
+    """Tell whether an operation writes into a tensor, which others may see through a view."""
+    schemas = [target._schema for target in operations_of(graph)]
+    return any(s.is_mutable and s.name.split("::")[-1] not in _HARMLESS for s in schemas)

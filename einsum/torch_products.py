@@ -9,8 +9,8 @@ from typing import Any
 
 from .torch_arithmetic import arithmetic
 from .torch_masks import choose, triangle
+from .torch_site import Site
 from .torch_sums import softmax
-from .torch_translation import Site
 from .torch_values import UnsupportedError, Value, number, permuted, with_last_swapped
 from .torch_views import repeated
 

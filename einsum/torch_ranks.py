@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .cascade import Cascade
-from .equation import Einsum, Reduce
+from .equation import Action, Einsum, Populate, Reduce
 from .expression import (
     Access,
     Coordinate,
@@ -25,7 +25,7 @@ def joined_ranks(cascade: Cascade) -> Cascade:
         return rank
 
     def together(a: str, b: str) -> bool:
-        groups = [{v.upper() for v in e.variables} for e in cascade.einsums]
+        groups = [{v.upper() for v in (*e.variables, *e.output_variables)} for e in cascade.einsums]
         groups += [set(t.ranks) for t in cascade.input_tensors]
         return any({a, b} <= {root(rank) for rank in group} for group in groups)
 
@@ -43,23 +43,27 @@ def joined_ranks(cascade: Cascade) -> Cascade:
     def change(node: Expression) -> Expression | None:
         return renamed[node.variable] if isinstance(node, Coordinate) else None
 
+    def acted(action: Action) -> Action:
+        if isinstance(action, Reduce):
+            return Reduce(action.operator, tuple(renamed[v].variable for v in action.variables))
+        source, target = renamed[action.source].variable, renamed[action.target].variable
+        return Populate(action.operator, source, target)
+
     def changed(einsum: Einsum) -> Einsum:
         return replace(
             einsum,
             outputs=tuple(_rebuilt(output, change) for output in einsum.outputs),
             expression=rebuild(einsum.expression, change),
-            actions=tuple(
-                Reduce(a.operator, tuple(renamed[v].variable for v in a.variables))
-                for a in einsum.actions
-                if isinstance(a, Reduce)
-            ),
+            actions=tuple(map(acted, einsum.actions)),
         )
 
     einsums = tuple(map(changed, cascade.init))
     inputs = tuple(
         replace(t, ranks=tuple(root(rank) for rank in t.ranks)) for t in cascade.input_tensors
     )
-    used = {v.upper() for e in einsums for v in e.variables} | {r for t in inputs for r in t.ranks}
+    used = {v.upper() for e in einsums for v in (*e.variables, *e.output_variables)} | {
+        r for t in inputs for r in t.ranks
+    }
     return replace(
         cascade,
         ranks=tuple(rank for rank in cascade.ranks if rank.name in used),

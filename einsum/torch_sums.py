@@ -15,8 +15,9 @@ from .expression import (
     Number,
 )
 from .torch_arithmetic import arithmetic
-from .torch_translation import Site, dense
-from .torch_values import UnsupportedError, Value, behind, selected, variable_of
+from .torch_site import Site, dense
+from .torch_values import UnsupportedError, Value, behind, reshaped, selected, variable_of
+from .torch_views import with_axis
 
 
 def _sum(site: Site, value: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
@@ -124,6 +125,91 @@ def _normalised(
     return scaled if bias is None else arithmetic("+")(site, scaled, bias)
 
 
+def _along(value: Value | None, count: int, axis: int = 1) -> Value | None:
+    """Return a vector along one axis of a shape of so many axes."""
+    if value is None:
+        return None
+    shape = tuple(value.shape[0] if k == axis else 1 for k in range(count))
+    hints = tuple(value.hints[0] if k == axis else None for k in range(count))
+    return replace(value, shape=shape, hints=hints, at=lambda i: value.at((i[axis],)))
+
+
+def _batch_norm(
+    site: Site,
+    value: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    variance: Value | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Value:
+    count = len(value.shape)
+    weight, bias = _along(weight, count), _along(bias, count)
+    if training or mean is None or variance is None:
+        axes = [k for k in range(count) if k != 1]
+        return _normalised(site, _centred(site, dense(site, value), axes), axes, weight, bias, eps)
+    found = site.pointwise(
+        [dense(site, value), _along(mean, count), _along(variance, count)],
+        lambda x, m, v: Binary(
+            "*", Binary("-", x, m), Call("rsqrt", (Binary("+", v, Number(eps)),))
+        ),
+    )
+    found = found if weight is None else arithmetic("*")(site, found, weight)
+    return found if bias is None else arithmetic("+")(site, found, bias)
+
+
+def _group_norm(
+    site: Site,
+    value: Value,
+    groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Value:
+    batch, channels, *rest = value.shape
+    grouped = reshaped(dense(site, value), (batch, groups, channels // groups, *rest))
+    axes = list(range(2, len(grouped.shape)))
+    found = _normalised(site, _centred(site, grouped, axes), axes, None, None, eps)
+    found = reshaped(found, value.shape)
+    for sign, part in (("*", weight), ("+", bias)):
+        if part is not None:
+            found = arithmetic(sign)(site, found, _along(part, len(value.shape)))
+    return found
+
+
+def _distance(site: Site, a: Value, b: Value, p: float = 2, *_: Any) -> Value:
+    """Return the distances of all rows of one to all rows of the other."""
+    rows, columns = len(a.shape) - 1, len(b.shape) - 2
+    apart = arithmetic("-")(site, with_axis(site, a, rows), with_axis(site, b, columns))
+    return _norm(site, apart, p, -1)
+
+
+def _with_mean(spread: Callable[..., Value]) -> Callable[..., list[Value]]:
+    """Return var_mean or std_mean."""
+
+    def translate(
+        site: Site, value: Value, dim: Any = None, *rest: Any, keepdim: bool = False, **named: Any
+    ) -> list[Value]:
+        found = spread(site, value, dim, *rest, keepdim=keepdim, **named)
+        return [found, _mean(replace(site, name="mean"), value, dim, keepdim)]
+
+    return translate
+
+
+def _fold_of(monoid: str) -> Callable[..., Value]:
+    def translate(
+        site: Site, value: Value, dim: Any = None, keepdim: bool = False, **_: Any
+    ) -> Value:
+        axes = [dim] if isinstance(dim, int) else dim or []
+        return site.fold(dense(site, value), axes, keepdim, monoid)
+
+    return translate
+
+
 def softmax(site: Site, value: Value, dim: int, *_: Any, **__: Any) -> Value:
     """Return a softmax along an axis, its largest value taken off first."""
     shifted, total = _exponentials(site, value, dim)
@@ -185,8 +271,23 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "std": _deviation,
     "linalg_vector_norm": _norm,
     "layer_norm": _layer_norm,
+    "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": lambda site, x, weight, bias, mean, variance, *rest: [
+        _batch_norm(site, x, weight, bias, mean, variance, False, *rest)
+    ],
+    "_native_batch_norm_legit": lambda site, x, weight, bias, *rest: [
+        _batch_norm(site, x, weight, bias, None, None, True, *rest[-2:])
+    ],
+    "group_norm": _group_norm,
+    "var_mean": _with_mean(_variance),
+    "std_mean": _with_mean(_deviation),
+    "any": _fold_of("any"),
+    "all": _fold_of("all"),
+    "prod": _fold_of("*"),
     "rms_norm": _rms_norm,
     "cumsum": _cumsum,
+    "cdist": _distance,
+    "_cdist_forward": _distance,
     "softmax": softmax,
     "_softmax": softmax,
     "log_softmax": _log_softmax,

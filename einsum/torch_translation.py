@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .cascade import Cascade, Rank, Tensor
@@ -17,22 +18,26 @@ from .expression import (
     Expression,
     Number,
     accesses,
-    variables,
 )
-from .substitution import zero_at
-from .torch_nodes import cuts_fractions, cuts_number, is_flag, line_of, shape_of
+from .torch_arithmetic import truncated
+from .torch_complex import as_complex, complex_input, has_complex, translated
+from .torch_constants import Holdings, array_of, by_position
+from .torch_nodes import (
+    cuts_fractions,
+    cuts_number,
+    is_complex,
+    is_flag,
+    line_of,
+    name_of,
+    shape_of,
+)
 from .torch_ranks import joined_ranks
+from .torch_site import COPIES, Site
 from .torch_values import (
     Indices,
     UnsupportedError,
     Value,
-    absence_of,
     access_at,
-    as_value,
-    broadcast,
-    clipped,
-    expanded_to,
-    number,
     variable_of,
 )
 from .validate import validated
@@ -45,15 +50,22 @@ class Translation:
     """The walk over an exported graph, with the Einsums so far."""
 
     def __init__(
-        self, program: Any, parameters: list[str], operations: Operations, wrapper: str
+        self,
+        program: Any,
+        parameters: list[str],
+        operations: Operations,
+        wrapper: str,
+        holdings: Holdings,
     ) -> None:
         self.program = program
+        self.holdings = holdings
         self.operations = operations
         self.wrapper = wrapper
         self.parameters = parameters
         self.sizes: dict[str, int] = {}
         self.tensors: dict[str, tuple[str, ...]] = {}
         self.inputs: list[str] = []
+        self.held: dict[str, Any] = {}
         self.outputs: list[str] = []
         self.einsums: list[Einsum] = []
         self.values: dict[str, Any] = {}
@@ -74,7 +86,10 @@ class Translation:
         cascade = Cascade(
             name,
             ranks=tuple(Rank(rank, size) for rank, size in self.sizes.items()),
-            input_tensors=tuple(Tensor(n, self.tensors[n]) for n in self.inputs),
+            input_tensors=tuple(
+                Tensor(n, self.tensors[n], value=self.held.get(n))
+                for n in (*self.inputs, *self.held)
+            ),
             outputs=tuple(self.outputs),
             init=tuple(self.einsums),
         )
@@ -82,6 +97,8 @@ class Translation:
 
     def _output(self, node: Any, place: int) -> str:
         value = self._argument(node.args[0][place])
+        if has_complex(value):
+            raise UnsupportedError("an output that is complex: return torch.view_as_real of it")
         if not isinstance(value, Value):
             raise UnsupportedError(f"an output that is no tensor: {value!r}")
         if value.absent not in (None, 0) and not value.whole_rows:
@@ -89,7 +106,7 @@ class Translation:
         indices = self.indices(value.shape, [value])
         expression = value.at(indices)
         match expression:
-            case Access(tensor=tensor) if tensor not in (*self.inputs, *self.outputs):
+            case Access(tensor=tensor) if tensor not in (*self.inputs, *self.held, *self.outputs):
                 if expression == access_at(tensor, indices):
                     return tensor
         if not any(accesses(expression)):
@@ -108,13 +125,19 @@ class Translation:
             raise UnsupportedError(f"{node.op} {node.target}")
         if node.target is operator.getitem:
             found = self._argument(node.args[0])[node.args[1]]
+            found = found() if callable(found) else found
             return replace(found, flag=is_flag(node)) if isinstance(found, Value) else found
-        schema = getattr(node.target, "_schema", None)
-        name = schema.name.split("::")[-1] if schema else str(node.target)
-        name = name if name.startswith("__") else name.removesuffix("_")  # add_ is add
+        name = name_of(node.target)
+        arguments = [self._argument(a) for a in node.args]
+        named = {k: self._argument(v) for k, v in node.kwargs.items()}
         translate = self.operations.get(name)
-        if translate is None:
-            raise UnsupportedError(f"the operation {name}")
+        if translate is None and not any(map(has_complex, arguments)):
+            raise UnsupportedError(
+                f"the operation {name}: write it with arithmetic, folds and gathers, or make what "
+                "it gives an argument"
+            )
+        if any(not isinstance(size, int) for size in shape_of(node)):
+            raise UnsupportedError("a size that depends on data: choose with torch.where instead")
         if 0 in shape_of(node):
             raise UnsupportedError("a tensor without elements")
         if "full" in name and cuts_number(node):
@@ -123,13 +146,17 @@ class Translation:
         if flag and name == "add":
             raise UnsupportedError("a sum of truth values: write | for or")
         converts = name in COPIES or (name in _DTYPED and node.kwargs.get("dtype") is not None)
-        if converts and cuts_fractions(node, self._argument(node.args[0])):
-            raise UnsupportedError(
-                f"a conversion to {node.meta['val'].dtype} of what has fractions"
-            )
-        arguments = [self._argument(a) for a in node.args]
-        named = {k: self._argument(v) for k, v in node.kwargs.items()}
-        found = translate(Site(self, name, shape_of(node)), *arguments, **named)
+        if converts and cuts_fractions(node, arguments[0]):
+            if flag:
+                raise UnsupportedError("a conversion to truth values: write x != 0")
+            arguments[0] = truncated(Site(self, "trunc", arguments[0].shape), arguments[0])
+        site = Site(self, name, shape_of(node))
+        if any(map(has_complex, arguments)):
+            return translated(self.operations, name, site, *arguments, **named)
+        assert translate is not None
+        found = translate(site, *arguments, **named)
+        if isinstance(found, Value) and is_complex(node):
+            return as_complex(found)
         return replace(found, flag=flag) if isinstance(found, Value) else found
 
     def _argument(self, argument: Any) -> Any:
@@ -141,16 +168,10 @@ class Translation:
         import torch
 
         signature = self.program.graph_signature
-        held = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_buffers}
-        held |= signature.inputs_to_parameters
-        if node.name in held:
-            constant = self.program.constants.get(held[node.name])
-            if constant is None or constant.numel() != 1:
-                raise UnsupportedError(
-                    f"the constant tensor {held[node.name]}: make it an argument of the function"
-                )
-            return number(constant.item(), tuple(constant.shape))
-        place = len([n for n in self.values if n not in held])
+        lifted = signature.inputs_to_lifted_tensor_constants
+        if node.name in lifted:
+            return self._constant(node, lifted[node.name]) if node.users else None
+        place = len([n for n in self.values if n not in lifted])
         value = node.meta["val"]
         if 0 in shape_of(node):
             raise UnsupportedError("a tensor without elements")
@@ -159,13 +180,30 @@ class Translation:
         if any(not isinstance(size, int) for size in value.shape):
             raise UnsupportedError("a size that is not fixed")
         name = self._fresh(self.parameters[place].upper())
-        shape = tuple(value.shape)
+        self.inputs.append(name)
+        return self._given(name, value)
+
+    def _given(self, name: str, tensor: Any) -> Any:
+        """Return a tensor from outside; of a complex one both parts stand on a last rank."""
+        shape = tuple(tensor.shape) + ((2,) if tensor.is_complex() else ())
         ranks = tuple(self._rank(size, k - len(shape)) for k, size in enumerate(shape))
         self.tensors[name] = ranks
-        self.inputs.append(name)
         hints = tuple(rank.lower() for rank in ranks)
-        flag = value.dtype is torch.bool
-        return Value(shape, lambda i: access_at(name, i), hints, flag=flag)
+        flag = str(tensor.dtype) == "torch.bool"
+        found = Value(shape, lambda i: access_at(name, i), hints, flag=flag)
+        return complex_input(found) if tensor.is_complex() else found
+
+    def _constant(self, node: Any, key: str) -> Any:
+        tensor = self.program.constants[key].detach()
+        if 0 in tensor.shape:
+            raise UnsupportedError("a tensor without elements")
+        name, weight = self.holdings.name_of(tensor, key)
+        plain = None if weight or tensor.is_complex() else by_position(tensor)
+        if plain is not None:
+            return replace(plain, flag=is_flag(node))
+        name = self._fresh(name)
+        self.held[name] = array_of(tensor)
+        return self._given(name, tensor)
 
     # Names.
 
@@ -211,8 +249,12 @@ class Translation:
                 return rank.lower()
         return self._rank(size, place).lower()
 
+    def unread(self, size: int, taken: set[str]) -> str:
+        """Return a variable of a size on a rank that no input has, and that is not taken."""
+        return self.another(size, -1, taken)
+
     def _input_ranks(self) -> set[str]:
-        return {rank for name in self.inputs for rank in self.tensors[name]}
+        return {rank for name in (*self.inputs, *self.held) for rank in self.tensors[name]}
 
     # Einsums.
 
@@ -230,10 +272,18 @@ class Translation:
         indices = self.indices(shape, sources)
         expression = at(indices)
         if not any(accesses(expression)):
+            if isinstance(expression, Number) and not math.isinf(expression.value):
+                absent = None
             return Value(shape, at, (None,) * len(shape), absent)
         if not isinstance(expression, Binary) or expression.operator not in "+-":
             merge = None
         return self.write(name, shape, indices, expression, (), merge, absent)
+
+    def tensor(self, name: str, indices: Indices) -> str:
+        """Return a new tensor's name; its ranks are those of the variables among indices."""
+        tensor = self._fresh(name.strip("_").upper())
+        self.tensors[tensor] = tuple(v.upper() for i in indices if (v := variable_of(i)))
+        return tensor
 
     def write(
         self,
@@ -246,10 +296,9 @@ class Translation:
         absent: float | None = None,
     ) -> Value:
         """Append an Einsum, and return the value that it writes."""
-        tensor = self._fresh(name.strip("_").upper())
+        tensor = self.tensor(name, indices)
         kept = tuple(axis for axis, index in enumerate(indices) if isinstance(index, Coordinate))
         hints = tuple(variable_of(index) for index in indices)
-        self.tensors[tensor] = tuple(h.upper() for h in hints if h)
         left = access_at(tensor, tuple(indices[axis] for axis in kept))
         self.einsums.append(Einsum((left,), expression, actions, merge))
         return Value(
@@ -257,106 +306,4 @@ class Translation:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where an operation is translated: the Einsums so far, its name, the shape of its result."""
-
-    translation: Translation
-    name: str
-    shape: tuple[int, ...]
-
-    def pointwise(
-        self,
-        values: Sequence[Any],
-        build: Callable[..., Expression],
-        *,
-        absent: float | None = None,
-        merge: str | None = None,
-        name: str | None = None,
-    ) -> Value:
-        """Return an operation on the elements of values that broadcast together."""
-        operands = [as_value(v) for v in values]
-        shape = broadcast([o.shape for o in operands])
-        expanded = [expanded_to(o, shape) for o in operands]
-        return self.translation.define(
-            name or self.name,
-            shape,
-            expanded,
-            lambda i: build(*(e.at(i) for e in expanded)),
-            absent=absent,
-            merge=merge,
-        )
-
-    def fold(
-        self, value: Value, axes: Sequence[int], keep: bool, monoid: str, name: str | None = None
-    ) -> Value:
-        """Return the fold of a value over axes."""
-        count = len(value.shape)
-        gone = {axis % count for axis in axes} if axes else set(range(count))
-        indices = self.translation.indices(value.shape, [value])
-        folded = tuple(v for k in sorted(gone) if (v := variable_of(indices[k])))
-        shape = tuple(
-            1 if k in gone else n for k, n in enumerate(value.shape) if keep or k not in gone
-        )
-        left = tuple(
-            Number(0) if k in gone else i for k, i in enumerate(indices) if keep or k not in gone
-        )
-        expression = value.at(indices)
-        actions = (Reduce(monoid, folded),) if folded else ()
-        found = self.translation.write(
-            name or self.name, shape, left, expression, actions, None, value.absent
-        )
-        return replace(found, whole_rows=monoid == "max" and value.absent is not None)
-
-    def contract(self, operands: Sequence[tuple[Value, str]], output: str) -> Value:
-        """Return a product of values summed over the letters that the output lacks."""
-        sizes: dict[str, int] = {}
-        hints: dict[str, list[str]] = {}
-        for value, letters in operands:
-            if value.absent not in (None, 0):
-                dense(self, value)
-            for letter, size, hint in zip(letters, value.shape, value.hints, strict=True):
-                sizes[letter] = max(size, sizes.get(letter, 1))
-                if hint:
-                    hints.setdefault(letter, []).append(hint)
-        chosen: dict[str, Expression] = {}
-        taken: set[str] = set()
-        order = [*output, *(letter for letter in sizes if letter not in output)]
-        for place, letter in enumerate(order):
-            if sizes[letter] == 1:
-                chosen[letter] = Number(0)
-                continue
-            suits = (
-                h
-                for h in hints.get(letter, ())
-                if h not in taken and self.translation.sizes[h.upper()] == sizes[letter]
-            )
-            variable = next(suits, None) or self.translation.another(
-                sizes[letter], place - len(output), taken
-            )
-            taken.add(variable)
-            chosen[letter] = Coordinate(variable)
-        factors = [
-            clipped(value, tuple(chosen[letter] for letter in letters))
-            for value, letters in operands
-        ]
-        product = factors[0]
-        for factor in factors[1:]:
-            product = Binary("*", product, factor)
-        indices = tuple(chosen[letter] for letter in output)
-        shape = tuple(sizes[letter] for letter in output)
-        absent = absence_of([value for value, _ in operands])
-        return self.translation.write(self.name, shape, indices, product, absent=absent)
-
-
-def dense(site: Site, value: Any) -> Any:
-    """Return a value whose absent zeros are numbers, for what does not leave out zeros."""
-    if not isinstance(value, Value) or value.absent is None:
-        return value
-    if value.absent != 0:
-        raise UnsupportedError(f"{site.name} of scores that are masked with {value.absent}")
-    return site.pointwise([value], lambda x: Binary("+", x, zero_at(variables(x))), name="DENSE")
-
-
-COPIES = ["clone", "contiguous", "detach", "to", "_to_copy", "alias", "lift_fresh_copy", "type_as"]
 _DTYPED = {"sum", "mean", "cumsum"}  # operations that may convert what they read

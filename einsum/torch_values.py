@@ -18,6 +18,7 @@ from .expression import (
     Index,
     Negate,
     Number,
+    accesses,
 )
 from .substitution import rebuild
 
@@ -234,8 +235,62 @@ def absence_of(values: Sequence[Any]) -> float | None:
 def constant_of(value: Any) -> float | None:
     """Return the number that a value is everywhere, if it is one."""
     operand = as_value(value)
-    found = operand.at((Number(0),) * len(operand.shape))
-    return float(found.value) if isinstance(found, Number) and not operand.hints else None
+    found = operand.at(tuple(Coordinate("i") for _ in operand.shape))  # at 0 a position is 0
+    return float(found.value) if isinstance(found, Number) else None
+
+
+def folded(node: Expression) -> Expression:
+    """Return an expression with what constants decide decided: ``max(-inf, x)`` is ``x``."""
+    match node:
+        case Binary(operator=operator, left=left, right=right):
+            return _folded_binary(operator, folded(left), folded(right))
+        case Negate(operand=operand):
+            inside = folded(operand)
+            return Number(-inside.value) if isinstance(inside, Number) else Negate(inside)
+        case Call(function=called, arguments=arguments):
+            return _folded_call(called, tuple(map(folded, arguments)))
+        case _:
+            return node
+
+
+def _folded_binary(operator: str, left: Expression, right: Expression) -> Expression:
+    a, b = (side.value if isinstance(side, Number) else None for side in (left, right))
+    infinite = next((n for n in (a, b) if n is not None and math.isinf(n)), None)
+    match operator:
+        case "+" if a == 0:
+            return right
+        case "+" | "-" if b == 0:
+            return left
+        case "+" if infinite is not None:
+            return Number(infinite)
+        case "-" if infinite is not None:
+            return Number(infinite if infinite == a else -infinite)
+        case "*" if 0 in (a, b) and any(accesses(Binary("*", left, right))):
+            return Number(0)  # 0 * m stays: it says that there is a point at every m
+        case "*" if a == 1:
+            return right
+        case "*" | "/" if b == 1:
+            return left
+        case "/" if a == 0 and b != 0:
+            return Number(0)
+    if a is None or b is None or infinite is not None or operator == "/":
+        return Binary(operator, left, right)
+    return Number({"+": a + b, "-": a - b, "*": a * b}[operator])
+
+
+def _folded_call(called: str, arguments: tuple[Expression, ...]) -> Expression:
+    least = {"max": -math.inf, "min": math.inf}.get(called)
+    if least is not None:
+        kept = tuple(a for a in arguments if a != Number(least)) or arguments[:1]
+        return kept[0] if len(kept) == 1 else Call(called, kept)
+    match arguments:
+        case (Number(value=value),) if called in ("exp", "exp2"):
+            return Number(0) if value == -math.inf else Call(called, arguments)
+        case (Number(value=value), chosen, other) if called == "where":
+            return chosen if value else other
+        case (Number(value=a), Number(value=b)) if called in SIGNS:
+            return Number(int({"lt": a < b, "le": a <= b, "gt": a > b, "ge": a >= b}[called]))
+    return Call(called, arguments)
 
 
 def with_last_swapped(value: Value) -> Value:
@@ -263,15 +318,20 @@ def position(index: Expression) -> Expression:
     return rebuild(index, change)
 
 
-def _index_of(number: Expression) -> Expression | None:
-    """Return a number made of positions and whole numbers as an index, if it is one."""
+def index_of(number: Expression, *, gathers: bool = False) -> Expression | None:
+    """Return a number made of positions and whole numbers as an index, if it is one.
+
+    With ``gathers`` tensors may stand in it, which then hold whole numbers.
+    """
     match number:
         case Coordinate():
             return number
+        case Access():
+            return number if gathers else None
         case Number(value=value):
             return number if isinstance(value, int) else None
         case Negate(operand=operand):
-            inside = _index_of(operand)
+            inside = index_of(operand, gathers=gathers)
             return None if inside is None else Binary("-", Number(0), inside)
         case Call(function="floor", arguments=(Binary(operator="/", left=left, right=right),)):
             sign = "/"
@@ -279,13 +339,13 @@ def _index_of(number: Expression) -> Expression | None:
             pass
         case _:
             return None
-    first, second = _index_of(left), _index_of(right)
+    first, second = (index_of(side, gathers=gathers) for side in (left, right))
     return None if first is None or second is None else Binary(sign, first, second)
 
 
 def is_whole(node: Expression) -> bool:
     """Tell whether an expression is made of positions and whole numbers."""
-    return _index_of(node) is not None
+    return index_of(node) is not None
 
 
 def condition_of(node: Expression) -> Condition | None:
@@ -294,7 +354,7 @@ def condition_of(node: Expression) -> Condition | None:
         case Number(value=1):
             return ()
         case Call(function=called, arguments=(left, right)) if called in SIGNS:
-            first, second = _index_of(left), _index_of(right)
+            first, second = index_of(left), index_of(right)
             if first is None or second is None:
                 return None
             return (Comparison(first, SIGNS[called], second),)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from .expression import (
+    Access,
     Binary,
     Call,
     Comparison,
@@ -16,11 +19,12 @@ from .expression import (
     variables,
 )
 from .substitution import zero_at
-from .torch_translation import Site
+from .torch_site import Site
 from .torch_values import (
     Indices,
     UnsupportedError,
     Value,
+    absence_of,
     behind,
     expanded_to,
     moved_by,
@@ -29,6 +33,7 @@ from .torch_values import (
     quotient,
     remainder,
     reshaped,
+    scaled_by,
     selected,
     sliced,
     variable_of,
@@ -46,7 +51,8 @@ def _permute(site: Site, value: Value, order: Sequence[int]) -> Value:
     return permuted(value, order)
 
 
-def _unsqueeze(site: Site, value: Value, axis: int) -> Value:
+def with_axis(site: Site, value: Value, axis: int) -> Value:
+    """Return a value with an axis of size 1 more."""
     axis %= len(value.shape) + 1
     return replace(
         value,
@@ -91,11 +97,41 @@ def _chunk(site: Site, value: Value, count: int, axis: int = 0) -> list[Value]:
     return _split(site, value, -(-value.shape[axis] // count), axis)
 
 
+def _tensor_split(site: Site, value: Value, parts: Any, axis: int = 0) -> list[Value]:
+    total = value.shape[axis]
+    if isinstance(parts, int):
+        sizes = [total // parts + (k < total % parts) for k in range(parts)]
+    else:
+        ends = [0, *(min(end, total) for end in parts), total]
+        sizes = [after - before for before, after in pairwise(ends)]
+    return _split(site, value, sizes, axis)
+
+
+def _as_strided(
+    site: Site, value: Value, shape: Sequence[int], strides: Sequence[int], offset: int | None = 0
+) -> Value:
+    """Return places counted along the elements one after the other, windows that overlap too."""
+    flat = reshaped(value, (math.prod(value.shape),))
+
+    def at(indices: Indices) -> Expression:
+        place: Expression = Number(offset or 0)
+        for index, stride in zip(indices, strides, strict=True):
+            step = scaled_by(index, stride) if stride else Number(0)
+            if isinstance(step, Number):
+                place = moved_by(place, int(step.value)) if step.value else place
+            else:
+                place = step if place == Number(0) else Binary("+", place, step)
+        return flat.at((place,))
+
+    return replace(value, shape=tuple(shape), hints=(None,) * len(shape), at=at)
+
+
 def _unbind(site: Site, value: Value, axis: int = 0) -> list[Value]:
     return [selected(value, axis, k) for k in range(value.shape[axis])]
 
 
-def _flipped(value: Value, axes: Sequence[int]) -> Value:
+def reversed_along(value: Value, axes: Sequence[int]) -> Value:
+    """Return a value with axes in reverse."""
     gone = {axis % len(value.shape) for axis in axes}
 
     def at(indices: Indices) -> Expression:
@@ -152,40 +188,58 @@ def _repeat(site: Site, value: Value, counts: Sequence[int]) -> Value:
     )
 
 
-def _cat(site: Site, values: Sequence[Value], axis: int = 0) -> Value:
+def _tile(site: Site, value: Value, counts: Sequence[int]) -> Value:
+    return _repeat(site, value, [1] * (len(value.shape) - len(counts)) + list(counts))
+
+
+def joined(site: Site, values: Sequence[Value], axis: int = 0) -> Value:
     """Return values side by side: each is 0 beyond its own part, and the parts add up."""
     axis %= len(values[0].shape)
+    absent = absence_of(values)
+    if absent is not None:
+        values = [_laid_out(site, value) for value in values]
     starts = [sum(v.shape[axis] for v in values[:k]) for k in range(len(values) + 1)]
+    shape = (*values[0].shape[:axis], starts[-1], *values[0].shape[axis + 1 :])
 
     def part(k: int, indices: Indices) -> Expression:
         moved = moved_by(indices[axis], -starts[k])
         return values[k].at((*indices[:axis], moved, *indices[axis + 1 :]))
 
     hints = tuple(None if k == axis else h for k, h in enumerate(values[0].hints))
-    indices = site.translation.indices(site.shape, [replace(values[0], hints=hints)])
+    indices = site.translation.indices(shape, [replace(values[0], hints=hints)])
     if not any(any(accesses(part(k, indices))) for k in range(len(values))):
         return Value(
-            site.shape,
+            shape,
             lambda i: _one_of(position(i[axis]), starts, part, i),
             (None,) * len(indices),
         )
-    if any(v.absent is not None for v in values):
-        raise UnsupportedError(f"{site.name} of masked values")
+    names = [v for i in indices if (v := variable_of(i))]
     total: Expression | None = None
     for k in range(len(values)):
         first, stop = Number(starts[k]), Number(starts[k + 1])
         inside = (Comparison(indices[axis], ">=", first), Comparison(indices[axis], "<", stop))
-        found = behind(part(k, indices), inside) if site.shape[axis] > 1 else part(k, indices)
-        if found is None or set(variables(found)) < {v for i in indices if (v := variable_of(i))}:
+        found = behind(part(k, indices), inside) if shape[axis] > 1 else part(k, indices)
+        if found is None or set(variables(found)) < set(names):
             # what lacks a variable has no coordinate of it: 0 at all of them adds what is missing
             inner = Binary(
                 "*", Call("ge", (indices[axis], first)), Call("lt", (indices[axis], stop))
             )
             here = Binary("*", inner, part(k, indices))
-            found = Binary("+", here, zero_at([v for i in indices if (v := variable_of(i))]))
+            found = Binary("+", here, zero_at(names))
         total = found if total is None else Binary("+", total, found)
     assert total is not None
-    return site.translation.write(site.name, site.shape, indices, total)
+    return site.translation.write(site.name, shape, indices, total, absent=absent)
+
+
+def _laid_out(site: Site, value: Value) -> Value:
+    """Return a value as a tensor with all its axes, so that a filter can stand behind it."""
+    indices = site.translation.indices(value.shape, [value])
+    found, names = value.at(indices), [v for i in indices if (v := variable_of(i))]
+    if isinstance(found, Access) and found.indices and set(names) <= set(variables(found)):
+        return value
+    if value.absent is None:
+        found = Binary("+", found, zero_at(names))
+    return site.translation.write("PART", value.shape, indices, found, absent=value.absent)
 
 
 def _one_of(
@@ -215,6 +269,11 @@ def _diagonal(site: Site, value: Value, offset: int = 0, dim1: int = 0, dim2: in
     )
 
 
+def _glu(site: Site, value: Value, axis: int = -1) -> Value:
+    first, second = _chunk(site, value, 2, axis)
+    return site.pointwise([first, second], lambda x, y: Binary("*", x, Call("sigmoid", (y,))))
+
+
 def _roll(site: Site, value: Value, shifts: Any, dims: Any = ()) -> Value:
     steps = [shifts] if isinstance(shifts, int) else list(shifts)
     axes = [dims] if isinstance(dims, int) else list(dims)
@@ -236,7 +295,34 @@ def _roll(site: Site, value: Value, shifts: Any, dims: Any = ()) -> Value:
 
 
 def _stack(site: Site, values: Sequence[Value], axis: int = 0) -> Value:
-    return _cat(site, [_unsqueeze(site, value, axis) for value in values], axis)
+    return joined(site, [with_axis(site, value, axis) for value in values], axis)
+
+
+def _scattered(site: Site, value: Value, source: Value, axis: int, first: int, end: int) -> Value:
+    """Return a value with places ``first`` to ``end`` of an axis taken from another."""
+    size = value.shape[axis]
+    parts = [
+        sliced(value, axis, 0, first, 1) if first else None,
+        source,
+        sliced(value, axis, end, size - end, 1) if end < size else None,
+    ]
+    kept = [part for part in parts if part is not None]
+    return joined(site, kept, axis) if len(kept) > 1 else kept[0]
+
+
+def _slice_scatter(
+    site: Site, value: Value, source: Value, axis: int = 0, start: Any = None, *rest: Any
+) -> Value:
+    first, end, step = slice(start, *(rest or (None,))).indices(value.shape[axis])
+    if step != 1:
+        raise UnsupportedError("an assignment to every so many places: write torch.where")
+    return _scattered(site, value, source, axis, first, max(end, first))
+
+
+def _select_scatter(site: Site, value: Value, source: Value, axis: int, place: int) -> Value:
+    place %= value.shape[axis]
+    one = with_axis(site, source, axis % len(value.shape))
+    return _scattered(site, value, one, axis, place, place + 1)
 
 
 def _moved(value: Value, source: Any, target: Any) -> Value:
@@ -251,13 +337,13 @@ def _moved(value: Value, source: Any, target: Any) -> Value:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "diagonal": _diagonal,
     "roll": _roll,
-    "flip": lambda site, x, axes: _flipped(x, axes),
+    "flip": lambda site, x, axes: reversed_along(x, axes),
     "transpose": _transpose,
     "t": _transpose,
     "mT": lambda site, x: with_last_swapped(x),
     "numpy_T": lambda site, x: permuted(x, range(len(x.shape))[::-1]),
     "permute": _permute,
-    "unsqueeze": _unsqueeze,
+    "unsqueeze": with_axis,
     "squeeze": _reshape,
     "view": _reshape,
     "reshape": _reshape,
@@ -275,8 +361,20 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "split_with_sizes": _split,
     "chunk": _chunk,
     "unbind": _unbind,
+    "tensor_split": _tensor_split,
+    "as_strided": _as_strided,
     "repeat_interleave": _repeat_interleave,
     "repeat": _repeat,
-    "cat": _cat,
+    "tile": _tile,
+    "glu": _glu,
+    "slice_scatter": _slice_scatter,
+    "select_scatter": _select_scatter,
+    "swapaxes": _transpose,
+    "swapdims": _transpose,
+    "concat": joined,
+    "concatenate": joined,
+    "view_as": lambda site, x, y: reshaped(x, y.shape),
+    "reshape_as": lambda site, x, y: reshaped(x, y.shape),
+    "cat": joined,
     "stack": _stack,
 }

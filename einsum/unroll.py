@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 
-from .cascade import Cascade
+from .cascade import Cascade, Rank
+from .chunks import without_chunks
 from .equation import Einsum, Populate, Reduce
 from .errors import CascadeError, located
 from .expression import (
@@ -53,7 +54,40 @@ def unroll(cascade: Cascade, shape: Mapping[str, int] | None = None) -> Cascade:
     if not cascade.loop:
         return cascade
     with located(cascade):
-        return _Unrolling(cascade, shape or {}).cascade()
+        return _Unrolling(without_chunks(cascade), shape or {}).cascade()
+
+
+def without_idle_iterations(cascade: Cascade) -> Cascade:
+    """Return a cascade without a loop free of its ``iter`` lines, which say nothing there.
+
+    An iterative variable becomes that of the rank it runs over, or where both stand in one Einsum
+    that of a rank of its own of the same size.
+    """
+    if cascade.loop or cascade.stop or not cascade.iterations:
+        return cascade
+    names, ranks = dict[str, str](), list(cascade.ranks)
+    for iteration in cascade.iterations:
+        own, plain = iteration.variable, iteration.rank.lower()
+        used = [{*e.variables, *e.output_variables} for e in cascade.einsums]
+        if own != plain and any({own, plain} <= found for found in used):
+            ranks.append(Rank(own.upper(), iteration.rank))
+        elif own != plain:
+            names[own] = plain
+    values: dict[str, Expression] = {v: Coordinate(plain) for v, plain in names.items()}
+
+    def change(einsum: Einsum) -> Einsum:
+        moved = tuple(put(output, values) for output in einsum.outputs)
+        return replace(
+            einsum,
+            outputs=tuple(m for m in moved if isinstance(m, Access)),
+            expression=put(einsum.expression, values),
+            actions=tuple(_action(action, names) for action in einsum.actions),
+        )
+
+    einsums = tuple(map(change, cascade.init + cascade.final))
+    return validated(
+        replace(cascade, ranks=tuple(ranks), iterations=(), init=einsums, final=(), tensors=())
+    )
 
 
 class _Unrolling:
