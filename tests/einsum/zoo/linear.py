@@ -152,19 +152,22 @@ def recurrent_query(x: Tensors, n: Shape) -> Tensors:
 
 
 def state_space(x: Tensors, n: Shape) -> Tensors:
-    state, rows = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0]), []
+    state, rows = x["H0"], []
     for t in range(n["N"]):
         entering = torch.outer(x["K"][:, t], x["V"][:, t]) * x["DT"][t]
         state = torch.exp(x["A"] * x["DT"][t]) * state + entering
         rows.append(state.T @ x["Q"][:, t] + x["D"] * x["V"][:, t])
-    return {"O": torch.stack(rows, 1).reshape(n["F"], -1, n["I"])}
+    return {"O": torch.stack(rows, 1).reshape(n["F"], -1, n["I"]), "HN": state}
 
 
 def state_space_in_parallel(x: Tensors, n: Shape) -> Tensors:
     sums = (x["A"] * x["DT"]).cumsum(0)
     weights = (x["Q"].T @ x["K"]) * torch.exp(sums[:, None] - sums).tril()
     out = (x["V"] * x["DT"]) @ weights.T + x["D"] * x["V"]
-    return {"O": out.reshape(n["F"], -1, n["I"])}
+    out = out + (x["H0"].T @ x["Q"]) * torch.exp(sums)
+    left = (x["K"] * torch.exp(sums[-1] - sums)) @ (x["V"] * x["DT"]).T
+    state = torch.exp(sums[-1]) * x["H0"] + left
+    return {"O": out.reshape(n["F"], -1, n["I"]), "HN": state}
 
 
 def steps(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
@@ -172,8 +175,7 @@ def steps(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 
 
 def neural_memory(x: Tensors, n: Shape) -> Tensors:
-    memory = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0])
-    surprise, rows = torch.zeros_like(memory), []
+    memory, surprise, rows = x["MI"], x["SI"], []
     for t in range(n["N"]):
         if t % n["I"] == 0:
             start = memory
@@ -182,12 +184,12 @@ def neural_memory(x: Tensors, n: Shape) -> Tensors:
         surprise = torch.exp(x["LE"][t]) * surprise - x["TH"][t] * gradient
         memory = torch.exp(x["LA"][t]) * memory + surprise
         rows.append(memory.T @ x["Q"][:, t])
-    return {"Y": torch.stack(rows, 1).reshape(n["F"], -1, n["I"])}
+    out = torch.stack(rows, 1).reshape(n["F"], -1, n["I"])
+    return {"Y": out, "MN": memory, "SN": surprise}
 
 
 def neural_memory_in_chunks(x: Tensors, n: Shape) -> Tensors:
-    memory = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0])
-    momentum, rows = torch.zeros_like(memory), []
+    memory, momentum, rows = x["MI"], x["SI"], []
     for start in range(0, n["N"], n["I"]):
         inside = slice(start, start + n["I"])
         q, k, v = (x[name][:, inside] for name in "QKV")
@@ -200,7 +202,7 @@ def neural_memory_in_chunks(x: Tensors, n: Shape) -> Tensors:
         rows.append(out - 2 * error @ ((q.T @ k) * both).T)
         memory = memory * torch.exp(kept[-1]) + momentum * old[-1] - 2 * (k * both[-1]) @ error.T
         momentum = momentum * torch.exp(carried[-1]) - 2 * (k * steps[-1]) @ error.T
-    return {"Y": torch.stack(rows, 1)}
+    return {"Y": torch.stack(rows, 1), "MN": memory, "SN": momentum}
 
 
 def rates(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:

@@ -162,6 +162,15 @@ def mlp_similarity(x: Tensors, n: Shape) -> Tensors:
     return identity_similarity(dict(x) | {"Q": q, "K": k}, n)
 
 
+def identity_unnormalised(x: Tensors, n: Shape) -> Tensors:
+    return {"AV": x["V"] @ (x["Q"].T @ x["K"]).T}
+
+
+def mlp_unnormalised(x: Tensors, n: Shape) -> Tensors:
+    q, k = (x["W2"].T @ torch.relu(x["W1"].T @ x[name]) for name in "QK")
+    return identity_unnormalised(dict(x) | {"Q": q, "K": k}, n)
+
+
 def distributed_heads(x: Tensors, n: Shape) -> Tensors:
     heads = [attend(*qkv) for qkv in zip(x["Q"], x["K"], x["V"], strict=True)]
     return {"Y": torch.cat([wo for wo in x["WO"]]).T @ torch.cat(heads)}
@@ -184,6 +193,10 @@ CASES = (
         tuple(d | {"N": 2, "L": 3} for d in SELF),
     ),
     Case("attention/mlp-similarity", mlp_similarity, tuple(d | {"J": 5, "L": 4} for d in DENSE)),
+    Case("attention/identity-unnormalised", identity_unnormalised, DENSE),
+    Case(
+        "attention/mlp-unnormalised", mlp_unnormalised, tuple(d | {"J": 5, "L": 4} for d in DENSE)
+    ),
     Case(
         "attention/distributed-heads",
         distributed_heads,

@@ -118,6 +118,11 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/gathered-states": (1, 1),
     "attention/recurrent-query": (1, None),
     "attention/state-space": (1, None),
+    "attention/ring-causal": (1, 1),
+    "attention/cosformer-causal": (1, None),
+    "attention/performer-causal": (2, None),  # the stabiliser is over all keys
+    "attention/identity-unnormalised": (1, 1),
+    "attention/mlp-unnormalised": (1, 1),
     "attention/neural-memory": (1, None),
     "mixer/monarch": (1, None),
     "mixer/long-convolution": (2, None),
