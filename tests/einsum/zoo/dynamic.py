@@ -39,7 +39,10 @@ def vertical_slash(x: Tensors, n: Shape) -> Tensors:
         for m in range(place + 1):
             diagonals[place - m] += weights[m]
     keep = torch.zeros(size, size, dtype=torch.bool)
-    keep[:, best(estimate.sum(0), n["T"])] = True
+    columns = estimate.sum(0)
+    columns[: n["S"]] = float("inf")
+    diagonals[: n["W"]] = float("inf")
+    keep[:, best(columns, n["T"])] = True
     apart = torch.arange(size)[:, None] - torch.arange(size)
     for diagonal in best(diagonals, n["U"]).tolist():
         keep |= apart == diagonal
@@ -129,7 +132,7 @@ def routing(x: Tensors, n: Shape) -> Tensors:
         keep = keys[None, :] <= queries[:, None]
         out = attend(x["Q"][:, queries], x["K"][:, keys], x["V"][:, keys], keep)
         total[:, queries] += out
-        hits[queries] += 1
+        hits[queries] += keep.any(1)  # a query whose cluster's keys are all later is not in it
     return {"AV": total / hits.clamp(min=1)}
 
 
@@ -138,21 +141,26 @@ def tree_search(x: Tensors, n: Shape) -> Tensors:
     for first in range(0, n["P"], n["P0"]):
         places = range(first + ahead, first + ahead + n["P0"])
         queries = x["Q"][:, first : first + n["P0"]]
-        nodes = [(t * keys // n["T"], (t + 1) * keys // n["T"]) for t in range(n["T"])]
+        end = max(0, places.stop - n["W"])  # the keys before the window of the block's last query
+        blocks = -(-end // n["B"])
+        nodes = [(t * blocks // n["T"], (t + 1) * blocks // n["T"]) for t in range(n["T"])]
         for _ in range(n["R"]):
             halves = []
-            for start, end in nodes:
-                middle = (start + end) // 2
-                halves += [(start, middle), (middle, end)]
+            for start, last in nodes:
+                middle = (start + last) // 2
+                halves += [(start, middle), (middle, last)]
             scores = torch.full((len(halves),), float("-inf"), dtype=queries.dtype)
-            for k, (start, end) in enumerate(halves):
-                seen = [j for j, place in enumerate(places) if start < end and start <= place]
-                if seen:
-                    scores[k] = (queries[:, seen].T @ x["K"][:, start]).max()
+            for k, (start, last) in enumerate(halves):
+                for j, place in enumerate(places):
+                    inside = slice(start * n["B"], min((start + 1) * n["B"], end, place + 1))
+                    if start < last and inside.start < inside.stop:
+                        score = (queries[:, j] @ x["K"][:, inside]).max()
+                        scores[k] = torch.maximum(scores[k], score)
             nodes = [halves[k] for k in best(scores, n["T"]).tolist()]
         keep = torch.zeros(n["P0"], keys, dtype=torch.bool)
-        for start, end in nodes:
-            keep[:, start : min(end, start + n["B"])] = True
+        for start, last in nodes:
+            if start < last:
+                keep[:, start * n["B"] : (start + 1) * n["B"]] = True
         p, m = torch.tensor(list(places))[:, None], torch.arange(keys)
         keep |= (m < n["S"]) | (p - m < n["W"])
         columns.append(attend(queries, x["K"], x["V"], keep & (m <= p)))
@@ -213,8 +221,9 @@ CASES = (
         "attention/vertical-slash",
         vertical_slash,
         (
-            SELF | {"L": 4, "T": 2, "U": 2, "M0": 3},
-            SELF | {"P": 1, "L": 4, "T": 1, "U": 1, "M0": 1},
+            SELF | {"L": 4, "T": 3, "U": 3, "S": 1, "W": 2, "M0": 3},
+            SELF | {"P": 1, "L": 4, "T": 1, "U": 1, "S": 2, "W": 3, "M0": 1},
+            SELF | {"P": 21, "L": 5, "T": 4, "U": 2, "S": 2, "W": 2, "M0": 7},
         ),
     ),
     Case("attention/product-codes", product_codes, (CODES, CODES | {"P": 1, "M": 7}), codes_drawn),
@@ -236,7 +245,8 @@ CASES = (
             TREE,
             TREE | {"P": 1, "P0": 1, "M": 23, "R": 3, "B": 1},  # runs and halves of two sizes
             TREE | {"P": 24, "S": 2, "W": 1, "R": 4},  # the first queries see a few keys
-            TREE | {"P": 26, "P0": 2, "T": 2, "B": 12},  # and two see none
+            TREE | {"P": 26, "P0": 2, "T": 2, "B": 5},  # and two see none; the last block is cut
+            TREE | {"P": 20, "P0": 5, "M": 37, "B": 3, "R": 1, "W": 2},  # nodes of several blocks
         ),
     ),
     Case(

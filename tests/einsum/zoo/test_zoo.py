@@ -169,7 +169,7 @@ def test_an_estimate_by_columns_and_diagonals_takes_two_passes_online_and_three_
     head = head.replace("output AV", "output VS, SL").replace(", V[F,M]", "")
     online = head.replace("BV[f,m1,m0] = V[f, m1*M0+m0]\n", "")
     assert count_passes(parse(online), "M").passes == 2
-    start, end = online.index("LE[m1,l] ="), online.index("VS[m]")
+    start, end = online.index("LE[m1,l] ="), online.index("CS[m]")
     published = (
         "GE[l] = QE[m,l] :: max(m)\nSE[m,l] = exp(QE[m,l] - GE[l])\n"
         "DE[l] = SE[m,l] :: +(m)\nEST[m,l] = SE[m,l] / DE[l]\n"
