@@ -102,6 +102,7 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/2-pass": (2, 1),
     "attention/1-pass": (1, 1),
     "attention/split-decode": (1, 1),
+    "attention/stream-decode": (1, 1),
     "attention/sigmoid": (1, 1),
     "attention/linear-decay": (1, None),
     "attention/identity-similarity": (1, 1),
