@@ -107,6 +107,19 @@ def bilevel(x: Tensors, n: Shape) -> Tensors:
     return {"AV": attend(x["Q"], x["K"], x["V"], keep)}
 
 
+def bilevel_image(x: Tensors, n: Shape) -> Tensors:
+    rows, columns = n["Y"] // n["Y1"], n["X"] // n["X1"]
+    q, k, v = (x[a].reshape(1, -1, n["Y"], n["X"]) for a in "QKV")
+    q_means, k_means = (torch.nn.functional.avg_pool2d(a, (rows, columns))[0] for a in (q, k))
+    q_means, k_means = q_means.flatten(1), k_means.flatten(1)
+    y, x0 = torch.arange(n["Y"])[:, None], torch.arange(n["X"])
+    region = (y // rows * n["X1"] + x0 // columns).flatten()
+    chosen = torch.stack([best(k_means.T @ mean, n["S"]) for mean in q_means.T])
+    keep = (region[None, :, None] == chosen[region][:, None]).any(-1)
+    near = torch.nn.functional.conv2d(v, x["WC"][:, None], padding=2, groups=n["F"])
+    return {"AV": attend(x["Q"], x["K"], x["V"], keep) + near.reshape(n["F"], -1)}
+
+
 def pooled(x: Tensors, n: Shape) -> Tensors:
     group, keys, values = n["T"], [], []
     for start in range(0, n["M"], group):
@@ -235,6 +248,15 @@ CASES = (
         (
             {"E": 4, "F": 3, "P": 8, "M": 12, "P1": 4, "M1": 4, "S": 2},
             {"E": 4, "F": 3, "P": 1, "M": 7, "P1": 1, "M1": 7, "S": 3},
+        ),
+    ),
+    Case(
+        "attention/bilevel-image",
+        bilevel_image,
+        (
+            {"E": 4, "F": 3, "Y": 4, "X": 6, "Y1": 2, "X1": 3, "S": 2},
+            {"E": 4, "F": 3, "Y": 1, "X": 1, "Y1": 1, "X1": 1, "S": 1},
+            {"E": 4, "F": 3, "Y": 9, "X": 5, "Y1": 3, "X1": 1, "S": 2},
         ),
     ),
     Case("attention/pooled", pooled, (SELF | {"T": 3, "W": 4}, SELF | {"P": 1, "T": 1, "W": 2})),

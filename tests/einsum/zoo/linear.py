@@ -137,9 +137,14 @@ def agent(x: Tensors, n: Shape) -> Tensors:
 
 
 def agent_image(x: Tensors, n: Shape) -> Tensors:
+    queries = x["Q"].reshape(1, n["E"], n["Y"], n["X"])
+    pooled = torch.nn.functional.adaptive_avg_pool2d(queries, (n["AY"], n["AX"]))
+    agents = pooled.reshape(n["E"], -1)
+    values = attend(agents, x["K"], x["V"], bias=x["B1"])
+    out = attend(x["Q"], agents, values, bias=x["B2"])
     image = x["V"].reshape(1, n["F"], n["Y"], n["X"])
     near = torch.nn.functional.conv2d(image, x["WC"][:, None], padding=1, groups=n["F"])
-    return {"AV": agent(x, n)["AV"] + near.reshape(n["F"], -1)}
+    return {"AV": out + near.reshape(n["F"], -1)}
 
 
 def gathered_states(x: Tensors, n: Shape) -> Tensors:
@@ -243,8 +248,9 @@ CASES = (
         "attention/agent-image",
         agent_image,
         (
-            {"E": 4, "F": 3, "Y": 3, "X": 4, "U": 2},
-            {"E": 4, "F": 3, "Y": 1, "X": 1, "U": 1},
+            {"E": 4, "F": 3, "Y": 4, "X": 6, "AY": 2, "AX": 3},
+            {"E": 4, "F": 3, "Y": 1, "X": 1, "AY": 1, "AX": 1},
+            {"E": 4, "F": 3, "Y": 3, "X": 5, "AY": 3, "AX": 1},
         ),
     ),
     Case(

@@ -115,6 +115,8 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/flow": (2, 2),
     "attention/agent": (1, 2),
     "attention/agent-image": (1, 2),
+    "attention/bilevel-image": (1, 1),
+    "attention/memory-gate": (2, 1),
     "attention/elu-unnormalised": (1, 1),
     "attention/gathered-states": (1, 1),
     "attention/recurrent-query": (1, None),
