@@ -183,7 +183,7 @@ CASES = (
         (
             TILES,
             TILES | {"P": 24, "M0": 6, "W": 1, "S": 2},
-            TILES | {"P": 24, "P0": 6, "M0": 2, "W": 1},  # local keys do not reach all queries
+            TILES | {"P": 24, "P0": 6, "M0": 3, "W": 1},  # local keys do not reach all queries
             TILES | {"P": 35, "P0": 7, "M0": 5, "W": 2},  # blocks of queries end inside of keys'
             TILES | {"P": 1, "P0": 1, "M0": 1},
         ),

@@ -216,7 +216,7 @@ def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 CODES = {"S": 4, "I": 2, "F": 3, "P": 6, "M": 10, "C": 3, "T": 4}
 SELF = {"E": 4, "F": 3, "P": 12}
 BLOCKS = {"E": 4, "F": 3, "P": 3, "M": 12, "M0": 3, "T": 2, "N": 2}
-TREE = {"E": 4, "F": 3, "P": 12, "P0": 3, "M": 24, "T": 3, "R": 2, "B": 2, "W": 3, "S": 1}
+TREE = {"E": 4, "F": 3, "P": 12, "P0": 3, "M": 24, "T": 3, "R": 2, "B": 3, "W": 3, "S": 1}
 STEP = {"E": 4, "F": 3, "P": 2, "M": 12}
 
 CASES = (
@@ -236,7 +236,7 @@ CASES = (
         (
             SELF | {"L": 4, "T": 3, "U": 3, "S": 1, "W": 2, "M0": 3},
             SELF | {"P": 1, "L": 4, "T": 1, "U": 1, "S": 2, "W": 3, "M0": 1},
-            SELF | {"P": 21, "L": 5, "T": 4, "U": 2, "S": 2, "W": 2, "M0": 7},
+            SELF | {"P": 21, "L": 5, "T": 5, "U": 2, "S": 2, "W": 2, "M0": 7},
         ),
     ),
     Case("attention/product-codes", product_codes, (CODES, CODES | {"P": 1, "M": 7}), codes_drawn),
