@@ -17,7 +17,7 @@ from einfuse.einsum.sampling import draw_inputs
 from einfuse.einsum.shape import bind
 from einfuse.einsum.zoo import entries, with_parameters
 
-from . import cab, causal, dense, dynamic, linear, modified, sparse
+from . import cab, causal, dense, dynamic, linear, modified, positioned, sparse
 from .case import Arrays, Case, Tensors
 
 CASES: tuple[Case, ...] = (
@@ -28,6 +28,7 @@ CASES: tuple[Case, ...] = (
     *dynamic.CASES,
     *cab.CASES,
     *causal.CASES,
+    *positioned.CASES,
 )
 KINDS = ("normal", "negative", "large")
 BY_SHAPE = [(case, k) for case in CASES for k in range(len(case.shapes))]
