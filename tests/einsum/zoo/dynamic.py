@@ -237,6 +237,7 @@ CASES = (
             SELF | {"L": 4, "T": 3, "U": 3, "S": 1, "W": 2, "M0": 3},
             SELF | {"P": 1, "L": 4, "T": 1, "U": 1, "S": 2, "W": 3, "M0": 1},
             SELF | {"P": 21, "L": 5, "T": 5, "U": 2, "S": 2, "W": 2, "M0": 7},
+            SELF | {"P": 20, "L": 2, "T": 3, "U": 8, "S": 5, "W": 4, "M0": 5},  # equal sums
         ),
     ),
     Case("attention/product-codes", product_codes, (CODES, CODES | {"P": 1, "M": 7}), codes_drawn),
