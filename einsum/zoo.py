@@ -60,7 +60,8 @@ class Entry(BaseModel, frozen=True, extra="forbid"):
 
     ``keys`` and ``queries`` are the ranks that passes are counted over, None where there is no
     such rank. ``implements`` are the names of published algorithms and schedules that compute
-    just this cascade. ``assumption`` says what was assumed where a detail could not be read.
+    just this cascade. ``assumption`` says what was assumed where a detail could not be read;
+    ``simplification`` what the paper or its code is known to compute, and the cascade does not.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Entry(BaseModel, frozen=True, extra="forbid"):
     checked: str
     confidence: Literal["sure", "outline"]
     assumption: str = ""
+    simplification: str = ""
 
 
 class _Zoo(BaseModel, frozen=True, extra="forbid"):

@@ -19,6 +19,18 @@ def test_the_zoo_is_a_table_and_json(einfuse: Command) -> None:
     assert "StreamingLLM" in found["attention/window"]["implements"]
 
 
+def test_what_is_simplified_is_in_the_table(einfuse: Command) -> None:
+    found = json.loads(einfuse("zoo", "--json").stdout)
+    simplified = {facts["name"] for facts in found if facts["simplification"]}
+    assert "attention/estimated-mask" in simplified and "attention/window" not in simplified
+    lines = einfuse("zoo", "--family", "pooled").stdout.splitlines()
+    assert "simplification" in next(line for line in lines if "confidence" in line)
+    rows = {line.split()[0]: line.rstrip() for line in lines if line.startswith(" attention/")}
+    assert {name for name, line in rows.items() if not line.endswith(" -")} == {
+        name for name in rows if name in simplified
+    }
+
+
 def test_a_family_is_json_too(einfuse: Command) -> None:
     found = json.loads(einfuse("zoo", "--family", "pooled", "--json").stdout)
     assert {facts["family"] for facts in found} == {"pooled"} and len(found) > 3

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from einfuse.einsum.zoo import Entry
 
 _WIDTH = 160  # columns of a table that is piped
-_COLUMNS = ("cascade", "family", "phase", "keys", "queries", "parameters", "paper", "confidence")
+_COLUMNS = (
+    "cascade", "family", "phase", "keys", "queries", "parameters", "paper", "confidence",
+    "simplification",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +27,7 @@ def zoo(
     family: Annotated[str, typer.Option(help="only this family, such as dense")] = "",
     json: Annotated[bool, typer.Option("--json", help="print JSON, with every fact")] = False,
 ) -> None:
-    """List the shipped cascades: family, phase, passes, parameters, source, confidence."""
+    """List the shipped cascades: family, passes, parameters, source, what is simplified."""
     from einfuse.einsum.zoo import entries
 
     found = [describe(entry) for entry in entries(family or None)]
@@ -68,7 +71,7 @@ def _print(found: list[dict[str, Any]]) -> None:
         phases = ", ".join(facts["phases"])
         table.add_row(
             facts["name"], facts["family"], phases, keys, queries, parameters or "-",
-            facts["paper"], facts["confidence"],
+            facts["paper"], facts["confidence"], facts["simplification"] or "-",
         )  # fmt: skip
     console.print(table)
     print(f"{len(found)} cascades; keys and queries: passes over them; --json has every fact")

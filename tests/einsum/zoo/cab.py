@@ -22,9 +22,12 @@ def quantised_estimate(x: Tensors, n: Shape) -> Tensors:
     estimate = (q4.T @ k4) * q_scale[:, None] * k_scale + mean_q.T @ keys
     p, m = torch.arange(size)[:, None], torch.arange(size)
     causal = m <= p
-    near = ((m < n["S"]) | (p - m < n["W"])) & causal
+    block = m // n["M0"]
+    ends = -(-(p // n["P0"] + 1) * n["P0"] // n["M0"])  # key blocks up to the end of p's own
+    near = ((block < n["S"]) | (block >= ends - n["W"])) & causal
     reference = (x["Q"].T @ keys).masked_fill(~near, float("-inf")).logsumexp(1, keepdim=True)
-    over = (torch.exp(estimate - reference) >= x["TAU"]) & causal
+    over = (torch.exp(estimate - reference) > x["TAU"]) & causal
+    over &= near.any(1, keepdim=True)  # a row without sinks and local keys keeps no tile
     tiles = over.reshape(n["P1"], n["P0"], n["M1"], n["M0"]).any(3).any(1)
     kept = tiles.repeat_interleave(n["P0"], 0).repeat_interleave(n["M0"], 1) | near
     return {"AV": attend(x["Q"], x["K"], x["V"], kept & causal)}
@@ -179,7 +182,9 @@ CASES = (
         quantised_estimate,
         (
             TILES,
-            TILES | {"P": 24, "M0": 6, "W": 4, "S": 3},
+            TILES | {"P": 24, "M0": 6, "W": 1, "S": 2},
+            TILES | {"P": 24, "P0": 6, "M0": 3, "W": 1},  # local keys do not reach all queries
+            TILES | {"P": 35, "P0": 7, "M0": 5, "W": 2},  # blocks of queries end inside of keys'
             TILES | {"P": 1, "P0": 1, "M0": 1},
         ),
         one_threshold,

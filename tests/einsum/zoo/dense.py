@@ -15,6 +15,11 @@ def dense(x: Tensors, n: Shape) -> Tensors:
     return {"AV": attend(x["Q"], x["K"], x["V"])}
 
 
+def stream_decode(x: Tensors, n: Shape) -> Tensors:
+    heads = zip(x["Q"], x["K"], x["V"], strict=True)
+    return {"AV": torch.stack([attend(*qkv) for qkv in heads])}
+
+
 def sigmoid(x: Tensors, n: Shape) -> Tensors:
     return {"AV": x["V"] @ torch.sigmoid(x["Q"].T @ x["K"] + x["BIAS"]).T}
 
@@ -120,6 +125,15 @@ CASES = (
     Case("attention/2-pass", dense, TILED),
     Case("attention/1-pass", dense, TILED),
     Case("attention/split-decode", dense, TILED),
+    Case(
+        "attention/stream-decode",
+        stream_decode,
+        (
+            {"H": 3, "E": 4, "F": 3, "P": 2, "M": 20, "M0": 4, "W": 4},  # runs of 4 and 3 tiles
+            {"H": 2, "E": 4, "F": 3, "P": 1, "M": 3, "M0": 1, "W": 8},  # workers without a tile
+            {"H": 5, "E": 4, "F": 3, "P": 1, "M": 7, "M0": 7, "W": 2},  # whole heads, and a half
+        ),
+    ),
     Case("attention/sigmoid", sigmoid, DENSE),
     Case("attention/elu-unnormalised", elu_unnormalised, DENSE),
     Case("attention/sigmoid-similarity", sigmoid_similarity, DENSE),

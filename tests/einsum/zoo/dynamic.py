@@ -39,7 +39,10 @@ def vertical_slash(x: Tensors, n: Shape) -> Tensors:
         for m in range(place + 1):
             diagonals[place - m] += weights[m]
     keep = torch.zeros(size, size, dtype=torch.bool)
-    keep[:, best(estimate.sum(0), n["T"])] = True
+    columns = estimate.sum(0)
+    columns[: n["S"]] = float("inf")
+    diagonals[: n["W"]] = float("inf")
+    keep[:, best(columns, n["T"])] = True
     apart = torch.arange(size)[:, None] - torch.arange(size)
     for diagonal in best(diagonals, n["U"]).tolist():
         keep |= apart == diagonal
@@ -104,6 +107,19 @@ def bilevel(x: Tensors, n: Shape) -> Tensors:
     return {"AV": attend(x["Q"], x["K"], x["V"], keep)}
 
 
+def bilevel_image(x: Tensors, n: Shape) -> Tensors:
+    rows, columns = n["Y"] // n["Y1"], n["X"] // n["X1"]
+    q, k, v = (x[a].reshape(1, -1, n["Y"], n["X"]) for a in "QKV")
+    q_means, k_means = (torch.nn.functional.avg_pool2d(a, (rows, columns))[0] for a in (q, k))
+    q_means, k_means = q_means.flatten(1), k_means.flatten(1)
+    y, x0 = torch.arange(n["Y"])[:, None], torch.arange(n["X"])
+    region = (y // rows * n["X1"] + x0 // columns).flatten()
+    chosen = torch.stack([best(k_means.T @ mean, n["S"]) for mean in q_means.T])
+    keep = (region[None, :, None] == chosen[region][:, None]).any(-1)
+    near = torch.nn.functional.conv2d(v, x["WC"][:, None], padding=2, groups=n["F"])
+    return {"AV": attend(x["Q"], x["K"], x["V"], keep) + near.reshape(n["F"], -1)}
+
+
 def pooled(x: Tensors, n: Shape) -> Tensors:
     group, keys, values = n["T"], [], []
     for start in range(0, n["M"], group):
@@ -129,7 +145,7 @@ def routing(x: Tensors, n: Shape) -> Tensors:
         keep = keys[None, :] <= queries[:, None]
         out = attend(x["Q"][:, queries], x["K"][:, keys], x["V"][:, keys], keep)
         total[:, queries] += out
-        hits[queries] += 1
+        hits[queries] += keep.any(1)  # a query whose cluster's keys are all later is not in it
     return {"AV": total / hits.clamp(min=1)}
 
 
@@ -138,21 +154,26 @@ def tree_search(x: Tensors, n: Shape) -> Tensors:
     for first in range(0, n["P"], n["P0"]):
         places = range(first + ahead, first + ahead + n["P0"])
         queries = x["Q"][:, first : first + n["P0"]]
-        nodes = [(t * keys // n["T"], (t + 1) * keys // n["T"]) for t in range(n["T"])]
+        end = max(0, places.stop - n["W"])  # the keys before the window of the block's last query
+        blocks = -(-end // n["B"])
+        nodes = [(t * blocks // n["T"], (t + 1) * blocks // n["T"]) for t in range(n["T"])]
         for _ in range(n["R"]):
             halves = []
-            for start, end in nodes:
-                middle = (start + end) // 2
-                halves += [(start, middle), (middle, end)]
+            for start, last in nodes:
+                middle = (start + last) // 2
+                halves += [(start, middle), (middle, last)]
             scores = torch.full((len(halves),), float("-inf"), dtype=queries.dtype)
-            for k, (start, end) in enumerate(halves):
-                seen = [j for j, place in enumerate(places) if start < end and start <= place]
-                if seen:
-                    scores[k] = (queries[:, seen].T @ x["K"][:, start]).max()
+            for k, (start, last) in enumerate(halves):
+                for j, place in enumerate(places):
+                    inside = slice(start * n["B"], min((start + 1) * n["B"], end, place + 1))
+                    if start < last and inside.start < inside.stop:
+                        score = (queries[:, j] @ x["K"][:, inside]).max()
+                        scores[k] = torch.maximum(scores[k], score)
             nodes = [halves[k] for k in best(scores, n["T"]).tolist()]
         keep = torch.zeros(n["P0"], keys, dtype=torch.bool)
-        for start, end in nodes:
-            keep[:, start : min(end, start + n["B"])] = True
+        for start, last in nodes:
+            if start < last:
+                keep[:, start * n["B"] : (start + 1) * n["B"]] = True
         p, m = torch.tensor(list(places))[:, None], torch.arange(keys)
         keep |= (m < n["S"]) | (p - m < n["W"])
         columns.append(attend(queries, x["K"], x["V"], keep & (m <= p)))
@@ -195,7 +216,7 @@ def codes_drawn(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 CODES = {"S": 4, "I": 2, "F": 3, "P": 6, "M": 10, "C": 3, "T": 4}
 SELF = {"E": 4, "F": 3, "P": 12}
 BLOCKS = {"E": 4, "F": 3, "P": 3, "M": 12, "M0": 3, "T": 2, "N": 2}
-TREE = {"E": 4, "F": 3, "P": 12, "P0": 3, "M": 24, "T": 3, "R": 2, "B": 2, "W": 3, "S": 1}
+TREE = {"E": 4, "F": 3, "P": 12, "P0": 3, "M": 24, "T": 3, "R": 2, "B": 3, "W": 3, "S": 1}
 STEP = {"E": 4, "F": 3, "P": 2, "M": 12}
 
 CASES = (
@@ -213,8 +234,10 @@ CASES = (
         "attention/vertical-slash",
         vertical_slash,
         (
-            SELF | {"L": 4, "T": 2, "U": 2, "M0": 3},
-            SELF | {"P": 1, "L": 4, "T": 1, "U": 1, "M0": 1},
+            SELF | {"L": 4, "T": 3, "U": 3, "S": 1, "W": 2, "M0": 3},
+            SELF | {"P": 1, "L": 4, "T": 1, "U": 1, "S": 2, "W": 3, "M0": 1},
+            SELF | {"P": 21, "L": 5, "T": 5, "U": 2, "S": 2, "W": 2, "M0": 7},
+            SELF | {"P": 20, "L": 2, "T": 3, "U": 8, "S": 5, "W": 4, "M0": 5},  # equal sums
         ),
     ),
     Case("attention/product-codes", product_codes, (CODES, CODES | {"P": 1, "M": 7}), codes_drawn),
@@ -228,6 +251,15 @@ CASES = (
             {"E": 4, "F": 3, "P": 1, "M": 7, "P1": 1, "M1": 7, "S": 3},
         ),
     ),
+    Case(
+        "attention/bilevel-image",
+        bilevel_image,
+        (
+            {"E": 4, "F": 3, "Y": 4, "X": 6, "Y1": 2, "X1": 3, "S": 2},
+            {"E": 4, "F": 3, "Y": 1, "X": 1, "Y1": 1, "X1": 1, "S": 1},
+            {"E": 4, "F": 3, "Y": 9, "X": 5, "Y1": 3, "X1": 1, "S": 2},
+        ),
+    ),
     Case("attention/pooled", pooled, (SELF | {"T": 3, "W": 4}, SELF | {"P": 1, "T": 1, "W": 2})),
     Case(
         "attention/tree-search",
@@ -236,7 +268,8 @@ CASES = (
             TREE,
             TREE | {"P": 1, "P0": 1, "M": 23, "R": 3, "B": 1},  # runs and halves of two sizes
             TREE | {"P": 24, "S": 2, "W": 1, "R": 4},  # the first queries see a few keys
-            TREE | {"P": 26, "P0": 2, "T": 2, "B": 12},  # and two see none
+            TREE | {"P": 26, "P0": 2, "T": 2, "B": 5},  # and two see none; the last block is cut
+            TREE | {"P": 20, "P0": 5, "M": 37, "B": 3, "R": 1, "W": 2},  # nodes of several blocks
         ),
     ),
     Case(

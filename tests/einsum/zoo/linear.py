@@ -137,9 +137,14 @@ def agent(x: Tensors, n: Shape) -> Tensors:
 
 
 def agent_image(x: Tensors, n: Shape) -> Tensors:
+    queries = x["Q"].reshape(1, n["E"], n["Y"], n["X"])
+    pooled = torch.nn.functional.adaptive_avg_pool2d(queries, (n["AY"], n["AX"]))
+    agents = pooled.reshape(n["E"], -1)
+    values = attend(agents, x["K"], x["V"], bias=x["B1"])
+    out = attend(x["Q"], agents, values, bias=x["B2"])
     image = x["V"].reshape(1, n["F"], n["Y"], n["X"])
     near = torch.nn.functional.conv2d(image, x["WC"][:, None], padding=1, groups=n["F"])
-    return {"AV": agent(x, n)["AV"] + near.reshape(n["F"], -1)}
+    return {"AV": out + near.reshape(n["F"], -1)}
 
 
 def gathered_states(x: Tensors, n: Shape) -> Tensors:
@@ -152,19 +157,22 @@ def recurrent_query(x: Tensors, n: Shape) -> Tensors:
 
 
 def state_space(x: Tensors, n: Shape) -> Tensors:
-    state, rows = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0]), []
+    state, rows = x["H0"], []
     for t in range(n["N"]):
         entering = torch.outer(x["K"][:, t], x["V"][:, t]) * x["DT"][t]
         state = torch.exp(x["A"] * x["DT"][t]) * state + entering
         rows.append(state.T @ x["Q"][:, t] + x["D"] * x["V"][:, t])
-    return {"O": torch.stack(rows, 1).reshape(n["F"], -1, n["I"])}
+    return {"O": torch.stack(rows, 1).reshape(n["F"], -1, n["I"]), "HN": state}
 
 
 def state_space_in_parallel(x: Tensors, n: Shape) -> Tensors:
     sums = (x["A"] * x["DT"]).cumsum(0)
     weights = (x["Q"].T @ x["K"]) * torch.exp(sums[:, None] - sums).tril()
     out = (x["V"] * x["DT"]) @ weights.T + x["D"] * x["V"]
-    return {"O": out.reshape(n["F"], -1, n["I"])}
+    out = out + (x["H0"].T @ x["Q"]) * torch.exp(sums)
+    left = (x["K"] * torch.exp(sums[-1] - sums)) @ (x["V"] * x["DT"]).T
+    state = torch.exp(sums[-1]) * x["H0"] + left
+    return {"O": out.reshape(n["F"], -1, n["I"]), "HN": state}
 
 
 def steps(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
@@ -172,8 +180,7 @@ def steps(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
 
 
 def neural_memory(x: Tensors, n: Shape) -> Tensors:
-    memory = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0])
-    surprise, rows = torch.zeros_like(memory), []
+    memory, surprise, rows = x["MI"], x["SI"], []
     for t in range(n["N"]):
         if t % n["I"] == 0:
             start = memory
@@ -182,12 +189,12 @@ def neural_memory(x: Tensors, n: Shape) -> Tensors:
         surprise = torch.exp(x["LE"][t]) * surprise - x["TH"][t] * gradient
         memory = torch.exp(x["LA"][t]) * memory + surprise
         rows.append(memory.T @ x["Q"][:, t])
-    return {"Y": torch.stack(rows, 1).reshape(n["F"], -1, n["I"])}
+    out = torch.stack(rows, 1).reshape(n["F"], -1, n["I"])
+    return {"Y": out, "MN": memory, "SN": surprise}
 
 
 def neural_memory_in_chunks(x: Tensors, n: Shape) -> Tensors:
-    memory = torch.zeros_like(x["K"][:, :1] * x["V"][:, 0])
-    momentum, rows = torch.zeros_like(memory), []
+    memory, momentum, rows = x["MI"], x["SI"], []
     for start in range(0, n["N"], n["I"]):
         inside = slice(start, start + n["I"])
         q, k, v = (x[name][:, inside] for name in "QKV")
@@ -200,7 +207,7 @@ def neural_memory_in_chunks(x: Tensors, n: Shape) -> Tensors:
         rows.append(out - 2 * error @ ((q.T @ k) * both).T)
         memory = memory * torch.exp(kept[-1]) + momentum * old[-1] - 2 * (k * both[-1]) @ error.T
         momentum = momentum * torch.exp(carried[-1]) - 2 * (k * steps[-1]) @ error.T
-    return {"Y": torch.stack(rows, 1)}
+    return {"Y": torch.stack(rows, 1), "MN": memory, "SN": momentum}
 
 
 def rates(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
@@ -241,8 +248,9 @@ CASES = (
         "attention/agent-image",
         agent_image,
         (
-            {"E": 4, "F": 3, "Y": 3, "X": 4, "U": 2},
-            {"E": 4, "F": 3, "Y": 1, "X": 1, "U": 1},
+            {"E": 4, "F": 3, "Y": 4, "X": 6, "AY": 2, "AX": 3},
+            {"E": 4, "F": 3, "Y": 1, "X": 1, "AY": 1, "AX": 1},
+            {"E": 4, "F": 3, "Y": 3, "X": 5, "AY": 3, "AX": 1},
         ),
     ),
     Case(

@@ -157,9 +157,41 @@ def memory_context(x: Tensors, n: Shape) -> Tensors:
     return {"AV": attend(x["Q"], keys, values, keep)}
 
 
+def memory_gate(x: Tensors, n: Shape) -> Tensors:
+    size = n["P"]
+    near = torch.ones(size, size).tril().triu(1 - n["W"])
+    keep = torch.cat([torch.ones(size, n["N"]), near], 1).bool()
+    keys, values = (torch.cat([x[a + "P"], x[a]], 1) for a in "KV")
+    out = attend(x["Q"], keys, values, keep)
+
+    def scaled(data: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return data * torch.rsqrt((data**2).mean(0) + 1e-6) * gain[:, None]
+
+    return {"O": scaled(out, x["GA"]) * torch.sigmoid(scaled(x["MR"], x["GR"]))}
+
+
+def memory_layer(x: Tensors, n: Shape) -> Tensors:
+    q, k, v = (x["W" + a].T @ x["MR"] for a in "QKV")
+    columns = []
+    for p in range(n["M"]):
+        first = min(n["N"], p + 1)
+        seen = [*range(first), *range(max(first, p - n["W"] + 1), p + 1)]
+        columns.append(attend(q[:, p : p + 1], k[:, seen], v[:, seen]))
+    return {"AV": torch.cat(columns, 1)}
+
+
 def mlp_similarity(x: Tensors, n: Shape) -> Tensors:
     q, k = (x["W2"].T @ torch.relu(x["W1"].T @ x[name]) for name in "QK")
     return identity_similarity(dict(x) | {"Q": q, "K": k}, n)
+
+
+def identity_unnormalised(x: Tensors, n: Shape) -> Tensors:
+    return {"AV": x["V"] @ (x["Q"].T @ x["K"]).T}
+
+
+def mlp_unnormalised(x: Tensors, n: Shape) -> Tensors:
+    q, k = (x["W2"].T @ torch.relu(x["W1"].T @ x[name]) for name in "QK")
+    return identity_unnormalised(dict(x) | {"Q": q, "K": k}, n)
 
 
 def distributed_heads(x: Tensors, n: Shape) -> Tensors:
@@ -184,6 +216,27 @@ CASES = (
         tuple(d | {"N": 2, "L": 3} for d in SELF),
     ),
     Case("attention/mlp-similarity", mlp_similarity, tuple(d | {"J": 5, "L": 4} for d in DENSE)),
+    Case(
+        "attention/memory-gate",
+        memory_gate,
+        tuple(d | {"N": 2, "W": 3} for d in SELF),
+    ),
+    Case(
+        "attention/memory-layer",
+        memory_layer,
+        (
+            {"D": 6, "E": 4, "F": 3, "M": 9, "N": 2, "W": 3},
+            {"D": 6, "E": 4, "F": 3, "M": 1, "N": 4, "W": 2},
+            {"D": 6, "E": 4, "F": 3, "M": 7, "N": 1, "W": 9},
+        ),
+        None,
+        ("WQ", "WK"),
+        large=4,
+    ),
+    Case("attention/identity-unnormalised", identity_unnormalised, DENSE),
+    Case(
+        "attention/mlp-unnormalised", mlp_unnormalised, tuple(d | {"J": 5, "L": 4} for d in DENSE)
+    ),
     Case(
         "attention/distributed-heads",
         distributed_heads,

@@ -33,14 +33,20 @@ def shifted_groups(x: Tensors, n: Shape) -> Tensors:
 
 
 def sink_groups(x: Tensors, n: Shape) -> Tensors:
-    size, group = n["P"], n["T"]
-    p, m = torch.arange(size)[:, None], torch.arange(size)
-    masks = []
-    for shifted in x["SH"].tolist():
-        place = (torch.arange(size) - (group // 2 if shifted else 0)) % size
-        same = place[:, None] // group == place // group
-        masks.append(torch.where(m < n["S"], m <= p, same & (place <= place[:, None])))
-    return {"AV": per_head(x, masks)}
+    size, group, heads = n["P"], n["T"], []
+    for h, shifted in enumerate(x["SH"].tolist()):
+        shift = group // 2 if shifted else 0
+        tokens = torch.arange(size).roll(-shift)
+        columns = torch.zeros_like(x["V"][h])
+        for at in range(0, size, group):
+            own = tokens[at : at + group].tolist()
+            for k, token in enumerate(own):
+                sinks = range(min(n["S"], token + 1))
+                seen = [*sinks, *(t for t in own[: k + 1] if t >= n["S"])]
+                keys, values = x["K"][h][:, seen], x["V"][h][:, seen]
+                columns[:, token] = attend(x["Q"][h][:, token : token + 1], keys, values)[:, 0]
+        heads.append(columns)
+    return {"AV": torch.stack(heads)}
 
 
 def odd_heads_shifted(x: Arrays, n: Shape, generator: np.random.Generator) -> Arrays:
@@ -229,6 +235,7 @@ CASES = (
         (
             {"H": 4, "E": 4, "F": 3, "P": 12, "T": 4, "S": 2},
             {"H": 2, "E": 4, "F": 3, "P": 1, "T": 1, "S": 1},
+            {"H": 2, "E": 4, "F": 3, "P": 15, "T": 5, "S": 3},
             {"H": 2, "E": 4, "F": 3, "P": 12, "T": 3, "S": 5},
         ),
         odd_heads_shifted,

@@ -102,6 +102,7 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/2-pass": (2, 1),
     "attention/1-pass": (1, 1),
     "attention/split-decode": (1, 1),
+    "attention/stream-decode": (1, 1),
     "attention/sigmoid": (1, 1),
     "attention/linear-decay": (1, None),
     "attention/identity-similarity": (1, 1),
@@ -114,10 +115,17 @@ PASSES = {  # facts of the papers' analyses: passes over keys, passes over queri
     "attention/flow": (2, 2),
     "attention/agent": (1, 2),
     "attention/agent-image": (1, 2),
+    "attention/bilevel-image": (1, 1),
+    "attention/memory-gate": (2, 1),
     "attention/elu-unnormalised": (1, 1),
     "attention/gathered-states": (1, 1),
     "attention/recurrent-query": (1, None),
     "attention/state-space": (1, None),
+    "attention/ring-causal": (1, 1),
+    "attention/cosformer-causal": (1, None),
+    "attention/performer-causal": (2, None),  # the stabiliser is over all keys
+    "attention/identity-unnormalised": (1, 1),
+    "attention/mlp-unnormalised": (1, 1),
     "attention/neural-memory": (1, None),
     "mixer/monarch": (1, None),
     "mixer/long-convolution": (2, None),
@@ -164,7 +172,7 @@ def test_an_estimate_by_columns_and_diagonals_takes_two_passes_online_and_three_
     head = head.replace("output AV", "output VS, SL").replace(", V[F,M]", "")
     online = head.replace("BV[f,m1,m0] = V[f, m1*M0+m0]\n", "")
     assert count_passes(parse(online), "M").passes == 2
-    start, end = online.index("LE[m1,l] ="), online.index("VS[m]")
+    start, end = online.index("LE[m1,l] ="), online.index("CS[m]")
     published = (
         "GE[l] = QE[m,l] :: max(m)\nSE[m,l] = exp(QE[m,l] - GE[l])\n"
         "DE[l] = SE[m,l] :: +(m)\nEST[m,l] = SE[m,l] / DE[l]\n"

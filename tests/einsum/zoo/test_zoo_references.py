@@ -17,7 +17,7 @@ from einfuse.einsum.sampling import draw_inputs
 from einfuse.einsum.shape import bind
 from einfuse.einsum.zoo import entries, with_parameters
 
-from . import cab, dense, dynamic, linear, modified, sparse
+from . import cab, causal, dense, dynamic, linear, modified, positioned, sparse
 from .case import Arrays, Case, Tensors
 
 CASES: tuple[Case, ...] = (
@@ -27,6 +27,8 @@ CASES: tuple[Case, ...] = (
     *sparse.CASES,
     *dynamic.CASES,
     *cab.CASES,
+    *causal.CASES,
+    *positioned.CASES,
 )
 KINDS = ("normal", "negative", "large")
 BY_SHAPE = [(case, k) for case in CASES for k in range(len(case.shapes))]
@@ -189,6 +191,9 @@ def test_groups_of_query_heads_share_keys(case: Case) -> None:
         ("attention/performer", "P"),
         # and its causal self attention: a token does not see later tokens
         ("attention/causal", "PM"),
+        ("attention/expert-heads-causal", "PM"),
+        ("attention/head-mixture-causal", "PM"),
+        ("attention/latent-causal", "PM"),
         ("attention/bounded-memory-causal", "N"),
         ("attention/linear-causal", "N"),
         ("attention/flow-causal", "N"),
@@ -207,7 +212,7 @@ def test_outputs_do_not_depend_on_later_queries(name: str, rank: str) -> None:
         early[tensor.name] = inputs[tensor.name][cut]
     ((output, before),) = run(cascade, early, shape | dict.fromkeys(rank, 4)).items()
     after = run(cascade, inputs, shape)[output]
-    np.testing.assert_allclose(before, after[:, :4], rtol=1e-12, atol=ATOL)
+    np.testing.assert_allclose(before, after[..., :4], rtol=1e-12, atol=ATOL)
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
