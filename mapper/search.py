@@ -24,6 +24,7 @@ import numpy as np
 from .bounds import bound_group, bound_plan
 from .choices import Interrupted, Tally
 from .constraints import describe
+from .design import Design
 from .emptiness import find_conflict
 from .errors import MappingError
 from .explicit_plan import ExplicitPlan
@@ -34,7 +35,7 @@ from .kept import Pieces
 from .objective import Numbers, Objective, cost_of, join
 from .room import Run, runs_that_fit
 from .runs import Runs
-from .space import MapSpace
+from .space import MapSpace, with_few_tiles
 from .steps import Outcome, Part, Step, Wanted, depth, rounded, take, taker
 from .structure import Plan
 
@@ -47,9 +48,12 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A mapping and its figures, in the objective's order."""
+    """A mapping and its figures, in the objective's order.
 
-    plan: Plan | ExplicitPlan
+    The plan is a design where one of those shipped is the best that is known.
+    """
+
+    plan: Plan | ExplicitPlan | Design
     figures: tuple[float, ...]
 
 
@@ -129,13 +133,14 @@ def find_best(
         raise MappingError(f"expected at least 1 step at once, found {at_once}")
     started = monotonic()
     deadline = None if seconds is None else started + seconds
-    sequential = space.constraints.composition == "sequential"
     report = report or (lambda _: None)
-    search = (
-        ExplicitSearch(space, objective, deadline, report)
-        if sequential
-        else _Search(space, objective, deadline, report, executor, at_once)
-    )
+    search: ExplicitSearch | _Search
+    if space.constraints.composition == "sequential":
+        search = ExplicitSearch(space, objective, deadline, report)
+    else:
+        search = _Search(space, objective, deadline, report, executor, at_once)
+        for design, figures in objective.known(space):
+            search.put(np.array(figures, float), design)
     try:
         search.run()
         finished = True
@@ -226,7 +231,9 @@ class _Search:
         count = len(self.space.einsums)
         sizes = list(self.space.splits())
         self.runs = runs_that_fit(self.pieces, self.find_runs(), sizes)
-        self.seed(sizes[len(sizes) // 2])
+        for some in dict.fromkeys((len(sizes) // 2, 0, len(sizes) - 1)):
+            if not self.front.payloads:
+                self.seed(sizes[some])
         self.sized = [Runs(s, bound_plan(self.pieces, s), count) for s in sizes]
         for number in range(len(self.sized)):
             self.plan(number)
@@ -248,23 +255,31 @@ class _Search:
                     self.end(task, future.result())
 
     def seed(self, sizes: dict[str, int]) -> None:
-        """Find some mapping soon, one of the shortest runs, lest a large space leave nothing."""
-        names, at = self.space.einsums, 0
+        """Find some mapping soon, one of the shortest runs, lest a large space leave nothing.
+
+        First among few tiles; where these leave none (constraints do that), among all.
+        """
+        names = self.space.einsums
         sized = Runs(sizes, np.zeros(self.figures), len(names))
+        few = Pieces(with_few_tiles(self.space, sizes), self.objective, self.expired)
+        at = 0
         while at < len(names):
             run = next((run for run in self.runs if run[0] == at), None)
             if run is None:
                 return
             at = run[1]
-            sized.start(run, Family(names[slice(*run)], sizes, np.zeros((self.figures, 1))))
-            while sized.parts[run] and not sized.fronts[run].payloads:
-                parts = tuple(sized.parts[run])
-                left = self.seconds_left()
-                outcome = take(self.pieces, Step(parts, sized.fronts[run], _TRIES, left))
-                self.tally.add(outcome.tally)
-                sized.end(run, parts, outcome)
-                if not outcome.ended:
-                    raise Interrupted
+            for pieces in (few, self.pieces):
+                sized.start(run, Family(names[slice(*run)], sizes, np.zeros((self.figures, 1))))
+                while sized.parts[run] and not sized.fronts[run].payloads:
+                    parts = tuple(sized.parts[run])
+                    step = Step(parts, sized.fronts[run], _TRIES, self.seconds_left())
+                    outcome = take(pieces, step)
+                    self.tally.add(outcome.tally)
+                    sized.end(run, parts, outcome)
+                    if not outcome.ended:
+                        raise Interrupted
+                if sized.fronts[run].payloads:
+                    break
             if not sized.fronts[run].payloads:
                 return
         self.gather(sized)
@@ -486,12 +501,16 @@ class _Search:
                 partial[end].add(joined[:, stay[index]], groups)
         found = partial[-1]
         for figures, groups in zip(found.points.T, found.payloads, strict=True):
-            if self.may_improve(figures[:, None])[0]:
-                front = Front(self.figures) if self.scored else self.front
-                front.add(figures, Plan(self.space.open_sizes(sized.sizes), groups))
-                self.front = front
-                self.version += 1
-                self.report(f"best so far: {', '.join(f'{value:.6g}' for value in figures)}")
+            self.put(figures, Plan(self.space.open_sizes(sized.sizes), groups))
+
+    def put(self, figures: Numbers, plan: Plan | Design) -> None:
+        """Put a mapping onto the front, if it improves on it."""
+        if self.may_improve(figures[:, None])[0]:
+            front = Front(self.figures) if self.scored else self.front
+            front.add(figures, plan)
+            self.front = front
+            self.version += 1
+            self.report(f"best so far: {', '.join(f'{value:.6g}' for value in figures)}")
 
     def open_sizes(self, sized: Runs) -> str:
         """The sizes of the open splits, for a line of progress."""

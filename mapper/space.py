@@ -29,7 +29,7 @@ Einsum runs at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations, product
 from typing import Any
 
@@ -46,6 +46,8 @@ from .legality import Legality
 from .relations import Relation
 from .structure import Home, Leaf, offsets, waits
 from .tiling import tile_choices
+
+_MEDIUM = 256  # words: about the lanes of a dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,3 +547,19 @@ class MapSpace:
             kept = [rank for rank in (*first, *order) if rank in asked]
             if kept == asked and all(place[a] < place[b] for a, b in alike):
                 yield (*first, *order)
+
+
+def with_few_tiles(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
+    """Return a space at some sizes with three tiles for each rank: all of it, one lane's, a medium.
+
+    Args:
+        space: whatever its constraints say of tiles holds in it too.
+        sizes: the size of every rank.
+    """
+    tiles: dict[str, tuple[int, ...]] = {}
+    for rank, size in sizes.items():
+        every = space.tiles(rank, size)
+        medium = max((t for t in every if t <= _MEDIUM), default=every[-1])
+        tiles[rank] = tuple(dict.fromkeys((every[0], medium, every[-1])))
+    changed = {"tiles": tiles, "repeat": (), "tile_choices": "standard"}
+    return replace(space, constraints=space.constraints.model_copy(update=changed))

@@ -738,7 +738,7 @@ def test_a_search_that_is_interrupted_keeps_its_best_and_the_gap() -> None:
 def test_a_search_without_time_says_so() -> None:
     shape = {"B": 1, "H": 1, "E": 16, "F": 16, "M": 256, "P": 256}
     architecture = load_architecture("fusemax")
-    space = MapSpace(load("attention/1-pass"), architecture, shape)
+    space = MapSpace(load("attention/2-pass"), architecture, shape)
     with pytest.raises(MappingError, match="time was up before a mapping was found"):
         find_best(space, find_objective("energy", architecture), seconds=1e-9)
 
