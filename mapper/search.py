@@ -35,7 +35,7 @@ from .kept import Pieces
 from .objective import Numbers, Objective, cost_of, join
 from .room import Run, runs_that_fit
 from .runs import Runs
-from .space import MapSpace, with_few_tiles
+from .space import MapSpace, with_few_choices
 from .steps import Outcome, Part, Step, Wanted, depth, rounded, take, taker
 from .structure import Plan
 
@@ -257,11 +257,11 @@ class _Search:
     def seed(self, sizes: dict[str, int]) -> None:
         """Find some mapping soon, one of the shortest runs, lest a large space leave nothing.
 
-        First among few tiles; where these leave none (constraints do that), among all.
+        First among few choices; where these leave none (constraints do that), among all.
         """
         names = self.space.einsums
         sized = Runs(sizes, np.zeros(self.figures), len(names))
-        few = Pieces(with_few_tiles(self.space, sizes), self.objective, self.expired)
+        few = Pieces(with_few_choices(self.space, sizes), self.objective, self.expired)
         at = 0
         while at < len(names):
             run = next((run for run in self.runs if run[0] == at), None)

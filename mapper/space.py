@@ -47,7 +47,7 @@ from .relations import Relation
 from .structure import Home, Leaf, offsets, waits
 from .tiling import tile_choices
 
-_MEDIUM = 256  # words: about the lanes of a dimension
+_MEDIUM = 256  # of a rank: about the lanes of a dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,17 +549,17 @@ class MapSpace:
                 yield (*first, *order)
 
 
-def with_few_tiles(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
-    """Return a space at some sizes with three tiles for each rank: all of it, one lane's, a medium.
+def with_few_choices(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
+    """Return a small part of a space: two tiles for each rank, nothing forwarded or repeated.
 
     Args:
-        space: whatever its constraints say of tiles holds in it too.
+        space: what its constraints say otherwise holds there too.
         sizes: the size of every rank.
     """
     tiles: dict[str, tuple[int, ...]] = {}
     for rank, size in sizes.items():
         every = space.tiles(rank, size)
-        medium = max((t for t in every if t <= _MEDIUM), default=every[-1])
-        tiles[rank] = tuple(dict.fromkeys((every[0], medium, every[-1])))
-    changed = {"tiles": tiles, "repeat": (), "tile_choices": "standard"}
+        medium = max((tile for tile in every if tile <= _MEDIUM), default=every[-1])
+        tiles[rank] = tuple(dict.fromkeys((medium, every[-1])))
+    changed = {"tiles": tiles, "repeat": (), "forward": ()}
     return replace(space, constraints=space.constraints.model_copy(update=changed))
