@@ -140,7 +140,8 @@ def _architecture(space: MapSpace) -> str | dict[str, Any]:
         shipped = load_architecture(architecture.name)
     except ArchitectureError:
         shipped = None
-    if shipped is not None and dict(shipped.parameters) == dict(architecture.parameters):
+    alike = shipped is not None and shipped.file == architecture.file
+    if alike and dict(shipped.parameters) == dict(architecture.parameters):
         return architecture.name
     content: dict[str, Any] = architecture.file.model_dump(by_alias=True, exclude_none=True)
     for path, value in architecture.parameters.items():

@@ -13,7 +13,7 @@ in the order in which they were handed out, so that a search does not depend on 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -42,7 +42,7 @@ from .structure import Plan
 _EXPLAINED = 60.0  # seconds at most to tell which constraints empty a space
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures
 _TRIES = 24  # steps in a run in which nothing is found, before others come first
-_GRACE = 1.0  # seconds to wait for steps under way when a search is stopped
+_GRACE = 0.5  # seconds to wait for steps under way when a search is stopped
 Report = Callable[[str], None]
 
 
@@ -106,6 +106,7 @@ def find_best(
     report: Report | None = None,
     executor: Executor | None = None,
     at_once: int = 8,
+    known: Iterable[tuple[Plan | Design, Sequence[float]]] = (),
 ) -> SearchResult:
     """Return the best mapping of a space, or the front if the objective has no single score.
 
@@ -118,6 +119,7 @@ def find_best(
             `einfuse.mapper.processes.worker_processes` makes one that leaves nothing behind.
         at_once: steps that are under way at once with an executor, about four for each process.
             Which of the mappings is found whose costs tie depends on it, but not on the executor.
+        known: mappings of the space and their figures, to start from besides the shipped designs.
 
     Raises:
         MappingError: no mapping is possible, and why; or the executor has lost its processes.
@@ -131,6 +133,11 @@ def find_best(
     """
     if at_once < 1:
         raise MappingError(f"expected at least 1 step at once, found {at_once}")
+    if not space.einsums:
+        raise MappingError(
+            f"{space.cascade.name}: nothing to map: each of its Einsums only copies or renames "
+            "what it reads, and needs no unit; expected one that computes"
+        )
     started = monotonic()
     deadline = None if seconds is None else started + seconds
     report = report or (lambda _: None)
@@ -139,8 +146,8 @@ def find_best(
         search = ExplicitSearch(space, objective, deadline, report)
     else:
         search = _Search(space, objective, deadline, report, executor, at_once)
-        for design, figures in objective.known(space):
-            search.put(np.array(figures, float), design)
+        for plan, figures in (*known, *objective.known(space)):
+            search.put(np.array(figures, float), plan)
     try:
         search.run()
         finished = True
@@ -241,7 +248,7 @@ class _Search:
         try:
             while self.begin(under_way):
                 task, future = under_way[0]
-                outcome = future.result()
+                outcome = self.result_of(future)
                 under_way.popleft()
                 self.end(task, outcome)
                 if not outcome.ended:
@@ -249,10 +256,18 @@ class _Search:
         finally:
             for _, future in under_way:
                 future.cancel()
-            wait([future for _, future in under_way], timeout=_GRACE)
+            wait([future for _, future in under_way], timeout=_GRACE / 2)
             for task, future in under_way:
                 if future.done() and not future.cancelled() and future.exception() is None:
                     self.end(task, future.result())
+
+    def result_of(self, future: Future[Outcome]) -> Outcome:
+        """What came of a step; no longer than there is time (a process may still be starting)."""
+        left = None if self.deadline is None else self.deadline - monotonic() + _GRACE / 2
+        try:
+            return future.result(None if left is None else max(left, 0.0))
+        except TimeoutError:
+            raise Interrupted from None
 
     def seed(self, sizes: dict[str, int]) -> None:
         """Find some mapping soon, one of the shortest runs, lest a large space leave nothing.

@@ -31,7 +31,7 @@ from einfuse.mapper.architecture import (
 from einfuse.mapper.constraints import Constraints
 from einfuse.mapper.design import Design, load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.explanation import find_alternatives
+from einfuse.mapper.explanation import explain_mapping
 from einfuse.mapper.export import to_design, to_yaml
 from einfuse.mapper.mapping import parse_nest, render_nest
 from einfuse.mapper.pipeline import StageFile, parse_stage
@@ -882,9 +882,8 @@ def test_what_constraints_rule_out_is_no_alternative() -> None:
     text = "rank P, K\ninput A[P,K]\noutput Z\nS[p,k] = A[p,k] * A[p,k]\nZ[p,k] = S[p,k] * A[p,k]"
     space = MapSpace(parse(text), load_architecture("fusemax"), {"P": 2, "K": 2}, given)
     result = search(space, "latency")
-    others = find_alternatives(
-        space, to_design(space, result.best.plan), result.score, result.objective, 10
-    )
+    design, figures = to_design(space, result.best.plan), result.best.figures
+    _, others = explain_mapping(space, design, figures, partial(find_objective, "latency"), 60)
     found = {one.decision: one for one in others}
     assert found["S ... Z in one group"].note == "nothing else is possible"
     assert "S on array_2d" not in found
@@ -896,9 +895,8 @@ def test_what_is_explained_is_the_mapping_that_is_given() -> None:
     machine = load_architecture("fusemax").with_settings({"dram.bandwidth_bytes_per_s": 1e15})
     space = MapSpace(parse(text), machine, {"M": 256, "N": 256, "K": 16})
     slow = search(replace(space, constraints=Constraints(units={"Z": ("array_1d",)})), "latency")
-    others = find_alternatives(
-        space, to_design(space, slow.best.plan), slow.score, slow.objective, 10
-    )
+    design, figures = to_design(space, slow.best.plan), slow.best.figures
+    _, others = explain_mapping(space, design, figures, partial(find_objective, "latency"), 60)
     ratios = {one.decision: one.ratio for one in others}
     better = ratios["Z on array_1d"]
     assert better is not None and better.proven == pytest.approx(1 / 256)
