@@ -151,32 +151,6 @@ def _at_tiles(space: MapSpace, tiles: Mapping[str, tuple[int, ...]]) -> MapSpace
     return _under(space, given.model_copy(update={"tiles": {**own, **given.tiles}}))
 
 
-_LEAST_SECONDS)
-
-    worth: list[Worth] = []
-    for path in paths:
-        more = space.architecture.with_settings({path: 2 * space.architecture.parameters[path]})
-        other = replace(space, architecture=more)
-        again = _search(other, objective_of(more), share(f"twice {path}"))
-        ratio = _ratio(again, score)
-        if ratio is not None:  # the mapping itself stays possible
-            ratio = Ratio(min(ratio.least, 1.0), min(ratio.most, 1.0))
-        worth.append(Worth(path, ratio))
-    found: list[Alternative] = []
-    for decision, constraints in decisions:
-        under = None if constraints is None else _under(space, constraints)
-        if under is None:
-            left -= 1
-            found.append(Alternative(decision, None, "nothing else is possible"))
-            continue
-        ratio = _ratio(_search(under, objective, share(f"without {decision}")), score)
-        if ratio is not None:  # nothing in a part of the space is below the bound on all of it
-            ratio = Ratio(min(max(ratio.least, 1 - gap), ratio.most), ratio.most)
-        note = "" if ratio is not None else "no mapping was found without it"
-        found.append(Alternative(decision, ratio, note))
-    return tuple(worth), tuple(found)
-
-
 _LEAST_SECONDS = 0.02
 _RESOURCES = (
     "bytes",

@@ -1,4 +1,4 @@
-"""Progress on standard error: on a terminal one line that changes, elsewhere a line now and then."""
+"""Progress on standard error: a line that changes on a terminal, elsewhere one now and then."""
 
 from __future__ import annotations
 
