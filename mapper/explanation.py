@@ -3,15 +3,16 @@
 Everything is found by searching again: with a resource doubled, or with one of the choices that
 the mapping made forbidden. What the search that made the mapping has proven is used: with more of a
 resource the mapping itself stays possible, without a decision nothing is better than its bound, and
-the best at the mapping's own tiles is found before the best of all. All searches share a time, each
-what is left of it in equal parts. Costs are the score of the objective.
+the best with its groups and tiles comes before the best of all. The searches share a time, each what
+is left of it in equal parts, as long as it is enough for one. Costs are the score of the objective.
 The decisions are read from the mapping as it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -30,7 +31,10 @@ from .space import MapSpace
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The cost of something else over that of the mapping: between two bounds, alike if proven."""
+    """The cost of something else over that of the mapping: between two bounds, alike if proven.
+
+    ``most`` is infinite where nothing was found.
+    """
 
     least: float
     most: float
@@ -100,18 +104,20 @@ def explain_mapping(
         nonlocal left
         report(f"{of}: {left} searches to go")
         left -= 1
-        return max((until - monotonic()) / (left + 1), _LEAST_SECONDS)
+        there = until - monotonic()
+        return max(there / (left + 1), min(there, _LEAST_SECONDS))
 
     near: dict[str, SearchResult | None] = {}
     for decision, other in spaces:
         if other is not None:
-            own = _at_tiles(other, _tiles_of(design))
+            own = _like(other, design)
             near[decision] = own and _search(own, objective, share(f"without {decision}"))
     worth: list[Worth] = []
     for path in paths:
         more = space.architecture.with_settings({path: 2 * space.architecture.parameters[path]})
         bigger, known = replace(space, architecture=more), ((design, figures),)
-        ratio = _ratio(_search(bigger, objective_of(more), share(f"twice {path}"), known), score)
+        again = _search(bigger, objective_of(more), share(f"twice {path}"), known)
+        ratio = _ratio(again, score) or Ratio(0.0, 1.0)  # the mapping itself stays possible
         worth.append(Worth(path, ratio))
     found: list[Alternative] = []
     for decision, other in spaces:
@@ -121,10 +127,10 @@ def explain_mapping(
         first = near[decision]
         every = () if first is None else tuple((one.plan, one.figures) for one in first.solutions)
         again = _search(other, objective, share(f"without {decision}"), every)
-        ratio = _ratio(again, score)
-        if ratio is not None:  # nothing in a part of the space is below the bound on all of it
-            ratio = Ratio(min(max(ratio.least, 1 - gap), ratio.most), ratio.most)
-        note = "" if ratio is not None else "no mapping was found without it"
+        ratio = _ratio(again, score) or Ratio(0.0, inf)
+        # nothing in a part of the space is below the bound on all of it
+        ratio = Ratio(min(max(ratio.least, 1 - gap), ratio.most), ratio.most)
+        note = "" if again is not None else "no mapping was found without it; give it more seconds"
         found.append(Alternative(decision, ratio, note))
     return tuple(worth), tuple(found)
 
@@ -138,20 +144,26 @@ def _tiles_of(design: Design) -> dict[str, tuple[int, ...]]:
             size = 1 if tile is None else int(np.asarray(tile.evaluate({})))
             found.setdefault(node.step.rank, {1}).add(size)
     for rank, size in design.let:
-        found[rank] = {int(np.asarray(size.evaluate({}))), *found.get(rank, ())}
+        found[rank] = {int(np.asarray(size.evaluate({})))}
     return {rank: tuple(sorted(tiles, reverse=True)) for rank, tiles in found.items()}
 
 
-def _at_tiles(space: MapSpace, tiles: Mapping[str, tuple[int, ...]]) -> MapSpace | None:
-    """The part of a space with some tiles; None where it is searched at all tiles only."""
+def _like(space: MapSpace, design: Design) -> MapSpace | None:
+    """The part of a space with a mapping's groups and tiles, as far as the space has these.
+
+    None where it is searched whole only.
+    """
     given = space.constraints
     if given.composition == "sequential":
         return None
-    own = {rank: some for rank, some in tiles.items() if rank in space.cascade.rank_names}
-    return _under(space, given.model_copy(update={"tiles": {**own, **given.tiles}}))
+    own = {r: some for r, some in _tiles_of(design).items() if r in space.cascade.rank_names}
+    groups = (tuple(leaf.einsum for leaf in leaves) for leaves in _groups(design.nest))
+    fuse = tuple(names for names in groups if not any({*pair} <= {*names} for pair in given.split))
+    changed = {"tiles": {**own, **given.tiles}, "fuse": (*given.fuse, *fuse)}
+    return _under(space, given.model_copy(update=changed))
 
 
-_LEAST_SECONDS = 0.02
+_LEAST_SECONDS = 0.3  # in which a search finds something at all
 _RESOURCES = (
     "bytes",
     "lanes",
@@ -255,6 +267,8 @@ def _under(space: MapSpace, constraints: Constraints) -> MapSpace | None:
 def _search(
     space: MapSpace, objective: Objective, seconds: float, known: Iterable[Any] = ()
 ) -> SearchResult | None:
+    if not seconds > 0:
+        return None
     try:
         return find_best(space, objective, seconds=seconds, known=known)
     except EinfuseError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -249,7 +250,7 @@ def _verdict(result: SearchResult) -> str:
 
 def explain(
     mapping: Annotated[Path, typer.Argument(help="A mapping that `einfuse map --out` wrote.")],
-    seconds: Annotated[float, typer.Option(help="For all of the searches behind it.")] = 4.0,
+    seconds: Annotated[float, typer.Option(help="For all of the searches behind it.")] = 3.0,
     json: Json = False,
 ) -> None:
     """Say why a mapping is chosen: loops, what binds, what more would bring, what comes next."""
@@ -329,16 +330,19 @@ def explain(
         print(f"  {other.decision}: {_percent(other.ratio)}{other.note and f' ({other.note})'}")
 
 
-def _numbers(ratio: Ratio | None) -> float | list[float] | None:
+def _numbers(ratio: Ratio | None) -> float | list[float | None] | None:
     """A ratio, or its bounds if it is not proven."""
     if ratio is None:
         return None
-    return [ratio.least, ratio.most] if ratio.proven is None else ratio.proven
+    most = ratio.most if isfinite(ratio.most) else None
+    return [ratio.least, most] if ratio.proven is None else ratio.proven
 
 
 def _percent(ratio: Ratio | None) -> str:
     if ratio is None:
         return "unknown"
+    if not isfinite(ratio.most):
+        return f"at least {100 * ratio.least:.2f} %"
     if ratio.proven is None:
         return f"{100 * ratio.least:.2f} to {100 * ratio.most:.2f} %"
     return f"{100 * ratio.proven:.2f} %"
