@@ -266,6 +266,10 @@ class Architecture:
         einfuse.mapper.errors.ArchitectureError: fusemax: no parameter 'array_1d.lane'; did you \
 mean 'array_1d.lanes'?
         """
+        units = {f"{unit}.pipelined": unit for unit in self.file.units}
+        if switched := {path: settings[path] for path in settings if path in units}:
+            rest = {path: value for path, value in settings.items() if path not in switched}
+            return self._switched({units[p]: v for p, v in switched.items()}).with_settings(rest)
         for path in settings:
             if path not in self.parameters:
                 near = closest(path, self.parameters)
@@ -275,6 +279,18 @@ mean 'array_1d.lanes'?
                 self._checked(path, value)
         merged = {**self.parameters, **settings}
         return replace(self, parameters=MappingProxyType(merged))
+
+    def _switched(self, pipelined: Mapping[str, Any]) -> Architecture:
+        """The architecture whose units overlap the operations of a point, or do not."""
+        units = dict(self.file.units)
+        for unit, value in pipelined.items():
+            if value not in (0, 1):
+                raise ArchitectureError(
+                    f"{self.name}: {unit}.pipelined: expected 1 (it overlaps the operations of a "
+                    f"point) or 0, found {value}"
+                )
+            units[unit] = units[unit].model_copy(update={"pipelined": bool(value)})
+        return replace(self, file=self.file.model_copy(update={"units": units}))
 
     def values(self, scope: Mapping[str, Values] | None = None) -> dict[str, Values | None]:
         """Return every parameter's value, formulas worked out; unknown ones are None.

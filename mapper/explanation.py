@@ -1,31 +1,40 @@
 """Why a mapping is the best: what binds it, what more of each resource is worth, what comes next.
 
 Everything is found by searching again: with a resource doubled, or with one of the choices that
-the mapping made forbidden. Costs are the score of the objective. The decisions are read from the
-mapping as it is written.
+the mapping made forbidden. What the search that made the mapping has proven is used: with more of a
+resource the mapping itself stays possible, without a decision nothing is better than its bound, and
+the best with its groups and tiles comes before the best of all. The searches share a time, each what
+is left of it in equal parts, as long as it is enough for one. Costs are the score of the objective.
+The decisions are read from the mapping as it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
+from time import monotonic
 from typing import Any
 
 import numpy as np
 
 from einfuse.einsum.errors import EinfuseError
 
+from .architecture import Architecture
 from .constraints import Constraints
 from .design import Design
-from .mapping import Branch, Compute, Keep, Nest, computes_of
-from .objective import Objective
+from .mapping import Branch, Compute, Keep, Nest, Temporal, computes_of, walk_nest
+from .objective import Objective, cost_of
 from .search import SearchResult, find_best
 from .space import MapSpace
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """The cost of something else over that of the mapping: between two bounds, alike if proven."""
+    """The cost of something else over that of the mapping: between two bounds, alike if proven.
+
+    ``most`` is infinite where nothing was found.
+    """
 
     least: float
     most: float
@@ -57,34 +66,104 @@ class Worth:
 
 
 ObjectiveOf = Callable[[Any], Objective]
+Report = Callable[[str], None]
 
 
-def find_worth(
-    space: MapSpace, score: float, objective_of: ObjectiveOf, seconds: float
-) -> tuple[Worth, ...]:
-    """Return what twice the room, lanes and bandwidth are worth, each alone.
+def explain_mapping(
+    space: MapSpace,
+    design: Design,
+    figures: Sequence[float],
+    objective_of: ObjectiveOf,
+    seconds: float,
+    gap: float = 1.0,
+    report: Report = lambda _: None,
+) -> tuple[tuple[Worth, ...], tuple[Alternative, ...]]:
+    """Return what twice of each resource is worth, and what the mapping's decisions are.
 
     Args:
         space: that of the mapping.
-        score: what it costs.
+        design: the mapping, as a search writes it.
+        figures: what it costs, in the objective's order.
         objective_of: architecture -> the objective at its prices.
-        seconds: for each search; of one that does not end in time there are bounds.
+        seconds: for all the searches; of those that do not end in time there are bounds.
+        gap: how far, relatively, the mapping may be above the optimum of the space.
+        report: told of each search.
     """
-    architecture = space.architecture
-    found: list[Worth] = []
-    for path, value in architecture.parameters.items():
-        resource = path.rsplit(".", 1)[-1]
-        if resource not in _RESOURCES or value is None or not isinstance(value, int | float):
+    objective = objective_of(space.architecture)
+    score = cost_of(objective, figures)
+    spaces = [
+        (decision, None if constraints is None else _under(space, constraints))
+        for decision, constraints in forbid(space, design)
+    ]
+    paths = list(resources_of(space.architecture))
+    until = monotonic() + seconds
+    left = len(paths) + 2 * sum(other is not None for _, other in spaces)
+
+    def share(of: str) -> float:
+        """The seconds for the next search."""
+        nonlocal left
+        report(f"{of}: {left} searches to go")
+        left -= 1
+        there = until - monotonic()
+        return max(there / (left + 1), min(there, _LEAST_SECONDS))
+
+    near: dict[str, SearchResult | None] = {}
+    for decision, other in spaces:
+        if other is not None:
+            own = _like(other, design)
+            near[decision] = own and _search(own, objective, share(f"without {decision}"))
+    worth: list[Worth] = []
+    for path in paths:
+        more = space.architecture.with_settings({path: 2 * space.architecture.parameters[path]})
+        bigger, known = replace(space, architecture=more), ((design, figures),)
+        again = _search(bigger, objective_of(more), share(f"twice {path}"), known)
+        ratio = _ratio(again, score) or Ratio(0.0, 1.0)  # the mapping itself stays possible
+        worth.append(Worth(path, ratio))
+    found: list[Alternative] = []
+    for decision, other in spaces:
+        if other is None:
+            found.append(Alternative(decision, None, "nothing else is possible"))
             continue
-        more = architecture.with_settings({path: 2 * value})
-        again = _search(replace(space, architecture=more), objective_of(more), seconds)
-        ratio = _ratio(again, score)
-        if ratio is not None:  # the mapping itself stays possible
-            ratio = Ratio(min(ratio.least, 1.0), min(ratio.most, 1.0))
-        found.append(Worth(path, ratio))
-    return tuple(found)
+        first = near[decision]
+        every = () if first is None else tuple((one.plan, one.figures) for one in first.solutions)
+        again = _search(other, objective, share(f"without {decision}"), every)
+        ratio = _ratio(again, score) or Ratio(0.0, inf)
+        # nothing in a part of the space is below the bound on all of it
+        ratio = Ratio(min(max(ratio.least, 1 - gap), ratio.most), ratio.most)
+        note = "" if again is not None else "no mapping was found without it; give it more seconds"
+        found.append(Alternative(decision, ratio, note))
+    return tuple(worth), tuple(found)
 
 
+def _tiles_of(design: Design) -> dict[str, tuple[int, ...]]:
+    """The tiles that a mapping has of each rank, and one of it."""
+    found: dict[str, set[int]] = {}
+    for node in walk_nest(design.nest):
+        if isinstance(node.step, Temporal):
+            tile = node.step.tile
+            size = 1 if tile is None else int(np.asarray(tile.evaluate({})))
+            found.setdefault(node.step.rank, {1}).add(size)
+    for rank, size in design.let:
+        found[rank] = {int(np.asarray(size.evaluate({})))}
+    return {rank: tuple(sorted(tiles, reverse=True)) for rank, tiles in found.items()}
+
+
+def _like(space: MapSpace, design: Design) -> MapSpace | None:
+    """The part of a space with a mapping's groups and tiles, as far as the space has these.
+
+    None where it is searched whole only.
+    """
+    given = space.constraints
+    if given.composition == "sequential":
+        return None
+    own = {r: some for r, some in _tiles_of(design).items() if r in space.cascade.rank_names}
+    groups = (tuple(leaf.einsum for leaf in leaves) for leaves in _groups(design.nest))
+    fuse = tuple(names for names in groups if not any({*pair} <= {*names} for pair in given.split))
+    changed = {"tiles": {**own, **given.tiles}, "fuse": (*given.fuse, *fuse)}
+    return _under(space, given.model_copy(update=changed))
+
+
+_LEAST_SECONDS = 0.3  # in which a search finds something at all
 _RESOURCES = (
     "bytes",
     "lanes",
@@ -96,28 +175,12 @@ _RESOURCES = (
 )
 
 
-def find_alternatives(
-    space: MapSpace, design: Design, score: float, objective: Objective, seconds: float
-) -> tuple[Alternative, ...]:
-    """Return for each decision of a mapping what the best mapping without it costs.
-
-    Args:
-        space: that of the mapping.
-        design: the mapping, as a search writes it.
-        score: what it costs.
-        objective: what was minimised.
-        seconds: for each search; of one that does not end in time there are bounds.
-    """
-    found: list[Alternative] = []
-    for decision, constraints in forbid(space, design):
-        other = None if constraints is None else _under(space, constraints)
-        if other is None:
-            found.append(Alternative(decision, None, "nothing else is possible"))
-            continue
-        ratio = _ratio(_search(other, objective, seconds), score)
-        note = "" if ratio is not None else "no mapping was found without it"
-        found.append(Alternative(decision, ratio, note))
-    return tuple(found)
+def resources_of(architecture: Architecture) -> Iterator[str]:
+    """Yield the parameters that say how much room, how many lanes, how much bandwidth there is."""
+    for path, value in architecture.parameters.items():
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        if path.rsplit(".", 1)[-1] in _RESOURCES and known:
+            yield path
 
 
 def forbid(space: MapSpace, design: Design) -> Iterator[tuple[str, Constraints | None]]:
@@ -201,9 +264,13 @@ def _under(space: MapSpace, constraints: Constraints) -> MapSpace | None:
         return None
 
 
-def _search(space: MapSpace, objective: Objective, seconds: float) -> SearchResult | None:
+def _search(
+    space: MapSpace, objective: Objective, seconds: float, known: Iterable[Any] = ()
+) -> SearchResult | None:
+    if not seconds > 0:
+        return None
     try:
-        return find_best(space, objective, seconds=seconds)
+        return find_best(space, objective, seconds=seconds, known=known)
     except EinfuseError:
         return None
 

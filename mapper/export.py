@@ -7,6 +7,7 @@ written out, so that the file stands alone. A cascade from a file is named by it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from .design import Design
 from .errors import ArchitectureError
 from .explicit_plan import ExplicitPlan, to_lines
 from .formula import Formula, parse_formula
-from .mapping import parse_nest
-from .pipeline import StageFile, parse_stage
+from .mapping import parse_nest, render_nest
+from .pipeline import StageFile, parse_stage, render_stage
 from .space import MapSpace
 from .structure import Plan, to_mapping, to_stages
 
 
 def to_content(
     space: MapSpace,
-    plan: Plan | ExplicitPlan,
+    plan: Plan | ExplicitPlan | Design,
     name: str = "found",
     asked: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -42,16 +43,20 @@ def to_content(
             constraints.
     """
     lines, stages = _tree(space, plan)
+    shipped = isinstance(plan, Design)
     content: dict[str, Any] = {
         "schema": 1,
         "name": name,
-        "description": f"Found by search for {space.cascade.name} on {space.architecture.name}.",
+        "description": (
+            f"The design {plan.name}, in numbers, for" if shipped else "Found by search for"
+        )
+        + f" {space.cascade.name} on {space.architecture.name}.",
         "cascade": _cascade(space),
         "architecture": _architecture(space),
         "batch": list(space.batch or ()),
     }
-    if plan.splits:
-        content["let"] = dict(plan.splits)
+    if splits := open_sizes(plan):
+        content["let"] = splits
     counting = {"retention", "drains", "composition"}
     content |= space.constraints.model_dump(include=counting, exclude_defaults=True)
     content["mapping"] = lines
@@ -66,8 +71,17 @@ def to_content(
     return content
 
 
-def to_design(space: MapSpace, plan: Plan | ExplicitPlan, name: str = "found") -> Design:
+def open_sizes(plan: Plan | ExplicitPlan | Design) -> dict[str, int]:
+    """Return the sizes of the splits that the shape leaves open to a mapping."""
+    if isinstance(plan, Design):
+        return {rank: int(size.evaluate({})) for rank, size in plan.let}
+    return dict(plan.splits)
+
+
+def to_design(space: MapSpace, plan: Plan | ExplicitPlan | Design, name: str = "found") -> Design:
     """Return the design of a mapping, as its file would be read back."""
+    if isinstance(plan, Design):
+        return replace(plan, name=name)
     lines, stages = _tree(space, plan)
     given = space.constraints
     return Design(
@@ -89,7 +103,7 @@ def to_design(space: MapSpace, plan: Plan | ExplicitPlan, name: str = "found") -
 
 def to_yaml(
     space: MapSpace,
-    plan: Plan | ExplicitPlan,
+    plan: Plan | ExplicitPlan | Design,
     name: str = "found",
     asked: Mapping[str, Any] | None = None,
 ) -> str:
@@ -97,8 +111,12 @@ def to_yaml(
     return yaml.safe_dump(to_content(space, plan, name, asked), sort_keys=False, width=96)
 
 
-def _tree(space: MapSpace, plan: Plan | ExplicitPlan) -> tuple[list[Any], list[dict[str, Any]]]:
+def _tree(
+    space: MapSpace, plan: Plan | ExplicitPlan | Design
+) -> tuple[list[Any], list[dict[str, Any]]]:
     """The loop tree of a mapping, and the stages; none where Einsums run one after the other."""
+    if isinstance(plan, Design):
+        return render_nest(plan.nest), [render_stage(stage) for stage in plan.stages]
     if isinstance(plan, ExplicitPlan):
         return to_lines(space, plan), []
     sizes = next(s for s in space.splits() if space.open_sizes(s) == plan.splits)
@@ -122,7 +140,8 @@ def _architecture(space: MapSpace) -> str | dict[str, Any]:
         shipped = load_architecture(architecture.name)
     except ArchitectureError:
         shipped = None
-    if shipped is not None and dict(shipped.parameters) == dict(architecture.parameters):
+    alike = shipped is not None and shipped.file == architecture.file
+    if alike and dict(shipped.parameters) == dict(architecture.parameters):
         return architecture.name
     content: dict[str, Any] = architecture.file.model_dump(by_alias=True, exclude_none=True)
     for path, value in architecture.parameters.items():

@@ -11,14 +11,18 @@ The mapper knows no prices: an objective is injected (see `einfuse.simulator.obj
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .counts import Traffic, Work
 from .formula import Values
+
+if TYPE_CHECKING:
+    from .design import Design
+    from .space import MapSpace
 
 Numbers = NDArray[Any]
 
@@ -74,6 +78,9 @@ class Objective(Protocol):
 
     def score(self, figures: Numbers) -> Numbers | None:
         """Return the number to minimise; None if the whole front is asked for."""
+
+    def known(self, space: MapSpace) -> Iterable[tuple[Design, tuple[float, ...]]]:
+        """Return mappings from elsewhere and their figures, to start from: shipped designs."""
 
 
 def cost_of(objective: Objective, figures: Sequence[float] | Numbers) -> float:

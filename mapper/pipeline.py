@@ -125,6 +125,20 @@ def parse_stage(file: StageFile, where: str) -> Stage:
     return stage
 
 
+def render_stage(stage: Stage) -> dict[str, Any]:
+    """Return the content of a stage's file, which `parse_stage` reads back as the same stage."""
+    phases = [
+        {"stall": {"einsum": phase.einsum, "times": phase.times.text}}
+        if isinstance(phase, Stall)
+        else {unit: list(einsums) for unit, einsums in phase.einsums}
+        for phase in stage.phases
+    ]
+    content: dict[str, Any] = {"name": stage.name, "phases": phases}
+    if stage.offsets:
+        content["offsets"] = dict(stage.offsets)
+    return {**content, "distance": stage.distance.text, "tiles": stage.tiles.text}
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """What the edges make of a stage's offsets."""

@@ -13,6 +13,12 @@ from contextlib import contextmanager
 from .errors import MappingError
 
 
+def usable_cores() -> int:
+    """Return how many processes may run at once here; more of them only wait for each other."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 @contextmanager
 def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Yield an executor of fresh processes; at the end they are stopped, whatever they do.

@@ -13,7 +13,7 @@ in the order in which they were handed out, so that a search does not depend on 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -24,6 +24,7 @@ import numpy as np
 from .bounds import bound_group, bound_plan
 from .choices import Interrupted, Tally
 from .constraints import describe
+from .design import Design
 from .emptiness import find_conflict
 from .errors import MappingError
 from .explicit_plan import ExplicitPlan
@@ -34,22 +35,25 @@ from .kept import Pieces
 from .objective import Numbers, Objective, cost_of, join
 from .room import Run, runs_that_fit
 from .runs import Runs
-from .space import MapSpace
+from .space import MapSpace, with_few_choices
 from .steps import Outcome, Part, Step, Wanted, depth, rounded, take, taker
 from .structure import Plan
 
 _EXPLAINED = 60.0  # seconds at most to tell which constraints empty a space
 _FEW = 4  # tile sizes that are worked out at a time where there are several figures
 _TRIES = 24  # steps in a run in which nothing is found, before others come first
-_GRACE = 1.0  # seconds to wait for steps under way when a search is stopped
+_GRACE = 0.5  # seconds to wait for steps under way when a search is stopped
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A mapping and its figures, in the objective's order."""
+    """A mapping and its figures, in the objective's order.
 
-    plan: Plan | ExplicitPlan
+    The plan is a design where one of those shipped is the best that is known.
+    """
+
+    plan: Plan | ExplicitPlan | Design
     figures: tuple[float, ...]
 
 
@@ -102,6 +106,7 @@ def find_best(
     report: Report | None = None,
     executor: Executor | None = None,
     at_once: int = 8,
+    known: Iterable[tuple[Plan | Design, Sequence[float]]] = (),
 ) -> SearchResult:
     """Return the best mapping of a space, or the front if the objective has no single score.
 
@@ -114,6 +119,7 @@ def find_best(
             `einfuse.mapper.processes.worker_processes` makes one that leaves nothing behind.
         at_once: steps that are under way at once with an executor, about four for each process.
             Which of the mappings is found whose costs tie depends on it, but not on the executor.
+        known: mappings of the space and their figures, to start from besides the shipped designs.
 
     Raises:
         MappingError: no mapping is possible, and why; or the executor has lost its processes.
@@ -127,15 +133,21 @@ def find_best(
     """
     if at_once < 1:
         raise MappingError(f"expected at least 1 step at once, found {at_once}")
+    if not space.einsums:
+        raise MappingError(
+            f"{space.cascade.name}: nothing to map: each of its Einsums only copies or renames "
+            "what it reads, and needs no unit; expected one that computes"
+        )
     started = monotonic()
     deadline = None if seconds is None else started + seconds
-    sequential = space.constraints.composition == "sequential"
     report = report or (lambda _: None)
-    search = (
-        ExplicitSearch(space, objective, deadline, report)
-        if sequential
-        else _Search(space, objective, deadline, report, executor, at_once)
-    )
+    search: ExplicitSearch | _Search
+    if space.constraints.composition == "sequential":
+        search = ExplicitSearch(space, objective, deadline, report)
+    else:
+        search = _Search(space, objective, deadline, report, executor, at_once)
+        for plan, figures in (*known, *objective.known(space)):
+            search.put(np.array(figures, float), plan)
     try:
         search.run()
         finished = True
@@ -226,7 +238,9 @@ class _Search:
         count = len(self.space.einsums)
         sizes = list(self.space.splits())
         self.runs = runs_that_fit(self.pieces, self.find_runs(), sizes)
-        self.seed(sizes[len(sizes) // 2])
+        for some in dict.fromkeys((len(sizes) // 2, 0, len(sizes) - 1)):
+            if not self.front.payloads:
+                self.seed(sizes[some])
         self.sized = [Runs(s, bound_plan(self.pieces, s), count) for s in sizes]
         for number in range(len(self.sized)):
             self.plan(number)
@@ -234,7 +248,7 @@ class _Search:
         try:
             while self.begin(under_way):
                 task, future = under_way[0]
-                outcome = future.result()
+                outcome = self.result_of(future)
                 under_way.popleft()
                 self.end(task, outcome)
                 if not outcome.ended:
@@ -242,29 +256,45 @@ class _Search:
         finally:
             for _, future in under_way:
                 future.cancel()
-            wait([future for _, future in under_way], timeout=_GRACE)
+            wait([future for _, future in under_way], timeout=_GRACE / 2)
             for task, future in under_way:
                 if future.done() and not future.cancelled() and future.exception() is None:
                     self.end(task, future.result())
 
+    def result_of(self, future: Future[Outcome]) -> Outcome:
+        """What came of a step; no longer than there is time (a process may still be starting)."""
+        left = None if self.deadline is None else self.deadline - monotonic() + _GRACE / 2
+        try:
+            return future.result(None if left is None else max(left, 0.0))
+        except TimeoutError:
+            raise Interrupted from None
+
     def seed(self, sizes: dict[str, int]) -> None:
-        """Find some mapping soon, one of the shortest runs, lest a large space leave nothing."""
-        names, at = self.space.einsums, 0
+        """Find some mapping soon, one of the shortest runs, lest a large space leave nothing.
+
+        First among few choices; where these leave none (constraints do that), among all.
+        """
+        names = self.space.einsums
         sized = Runs(sizes, np.zeros(self.figures), len(names))
+        few = Pieces(with_few_choices(self.space, sizes), self.objective, self.expired)
+        at = 0
         while at < len(names):
             run = next((run for run in self.runs if run[0] == at), None)
             if run is None:
                 return
             at = run[1]
-            sized.start(run, Family(names[slice(*run)], sizes, np.zeros((self.figures, 1))))
-            while sized.parts[run] and not sized.fronts[run].payloads:
-                parts = tuple(sized.parts[run])
-                left = self.seconds_left()
-                outcome = take(self.pieces, Step(parts, sized.fronts[run], _TRIES, left))
-                self.tally.add(outcome.tally)
-                sized.end(run, parts, outcome)
-                if not outcome.ended:
-                    raise Interrupted
+            for pieces in (few, self.pieces):
+                sized.start(run, Family(names[slice(*run)], sizes, np.zeros((self.figures, 1))))
+                while sized.parts[run] and not sized.fronts[run].payloads:
+                    parts = tuple(sized.parts[run])
+                    step = Step(parts, sized.fronts[run], _TRIES, self.seconds_left())
+                    outcome = take(pieces, step)
+                    self.tally.add(outcome.tally)
+                    sized.end(run, parts, outcome)
+                    if not outcome.ended:
+                        raise Interrupted
+                if sized.fronts[run].payloads:
+                    break
             if not sized.fronts[run].payloads:
                 return
         self.gather(sized)
@@ -486,12 +516,16 @@ class _Search:
                 partial[end].add(joined[:, stay[index]], groups)
         found = partial[-1]
         for figures, groups in zip(found.points.T, found.payloads, strict=True):
-            if self.may_improve(figures[:, None])[0]:
-                front = Front(self.figures) if self.scored else self.front
-                front.add(figures, Plan(self.space.open_sizes(sized.sizes), groups))
-                self.front = front
-                self.version += 1
-                self.report(f"best so far: {', '.join(f'{value:.6g}' for value in figures)}")
+            self.put(figures, Plan(self.space.open_sizes(sized.sizes), groups))
+
+    def put(self, figures: Numbers, plan: Plan | Design) -> None:
+        """Put a mapping onto the front, if it improves on it."""
+        if self.may_improve(figures[:, None])[0]:
+            front = Front(self.figures) if self.scored else self.front
+            front.add(figures, plan)
+            self.front = front
+            self.version += 1
+            self.report(f"best so far: {', '.join(f'{value:.6g}' for value in figures)}")
 
     def open_sizes(self, sized: Runs) -> str:
         """The sizes of the open splits, for a line of progress."""

@@ -29,7 +29,7 @@ Einsum runs at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations, product
 from typing import Any
 
@@ -46,6 +46,8 @@ from .legality import Legality
 from .relations import Relation
 from .structure import Home, Leaf, offsets, waits
 from .tiling import tile_choices
+
+_MEDIUM = 256  # of a rank: about the lanes of a dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,3 +547,19 @@ class MapSpace:
             kept = [rank for rank in (*first, *order) if rank in asked]
             if kept == asked and all(place[a] < place[b] for a, b in alike):
                 yield (*first, *order)
+
+
+def with_few_choices(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
+    """Return a small part of a space: two tiles for each rank, nothing forwarded or repeated.
+
+    Args:
+        space: what its constraints say otherwise holds there too.
+        sizes: the size of every rank.
+    """
+    tiles: dict[str, tuple[int, ...]] = {}
+    for rank, size in sizes.items():
+        every = space.tiles(rank, size)
+        medium = max((tile for tile in every if tile <= _MEDIUM), default=every[-1])
+        tiles[rank] = tuple(dict.fromkeys((medium, every[-1])))
+    changed = {"tiles": tiles, "repeat": (), "forward": ()}
+    return replace(space, constraints=space.constraints.model_copy(update=changed))

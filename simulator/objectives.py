@@ -8,23 +8,26 @@ what no assignment to units can beat.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
-from einfuse.einsum.errors import closest
+from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.counts import Traffic, Work
+from einfuse.mapper.design import Design
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.formula import Values
 from einfuse.mapper.objective import Numbers, cost_of
+from einfuse.mapper.space import MapSpace
 
 from .accounting import Accounting, find_accounting
 from .components import find_components
 from .evaluation import Evaluation
 from .point import find_cycles
+from .shipped import shipped_mappings
 
 FIGURES = {
     "latency": ("seconds",),
@@ -143,6 +146,14 @@ class CostObjective:
             return np.asarray(figures[0] * figures[1])
         return np.asarray(figures[0]) if len(self.figures) == 1 else None
 
+    def known(self, space: MapSpace) -> Iterator[tuple[Design, tuple[float, ...]]]:
+        """The shipped designs of a space's cascade on its machine, with their figures."""
+        for design, found in shipped_mappings(space, self.accounting):
+            try:
+                yield design, figures_of(found, self)
+            except EinfuseError:
+                continue
+
     def _priced(self, count: Values, path: str) -> Values:
         price = self.values[path]
         if price is None:
@@ -150,8 +161,8 @@ class CostObjective:
         return count * price
 
 
-def score_of(evaluation: Evaluation, objective: CostObjective) -> float:
-    """Return what an evaluated mapping costs: the score of an objective, or its first figure."""
+def figures_of(evaluation: Evaluation, objective: CostObjective) -> tuple[float, ...]:
+    """Return the figures of an evaluated mapping; MappingError where one is unknown."""
     peak = evaluation.peak_bytes.get(objective.memories[1], 0.0)
     known = {
         "seconds": evaluation.seconds,
@@ -159,7 +170,15 @@ def score_of(evaluation: Evaluation, objective: CostObjective) -> float:
         "dram_bytes": evaluation.dram_bytes,
         "peak_bytes": peak,
     }
-    return cost_of(objective, [float(known[figure]) for figure in objective.figures])
+    lacking = [figure for figure in objective.figures if known[figure] is None]
+    if lacking:
+        raise MappingError(f"{evaluation.design}: {lacking[0]} is unknown")
+    return tuple(float(known[figure]) for figure in objective.figures)
+
+
+def score_of(evaluation: Evaluation, objective: CostObjective) -> float:
+    """Return what an evaluated mapping costs: the score of an objective, or its first figure."""
+    return cost_of(objective, figures_of(evaluation, objective))
 
 
 def find_objective(

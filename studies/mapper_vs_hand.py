@@ -53,9 +53,10 @@ class Comparison:
 
     @property
     def forwarded(self) -> frozenset[str]:
-        """The tensors that go from register to register in what was found."""
+        """The tensors that go from register to register in what was found, if that is not known."""
         plan = self.result.best.plan
-        assert isinstance(plan, Plan)
+        if not isinstance(plan, Plan):
+            return frozenset()
         return frozenset[str]().union(*(group.forwarded for group in plan.groups))
 
 
@@ -130,9 +131,10 @@ def comparison_table(
 
 
 def _differences(design: Design, hand: Evaluation, result: SearchResult) -> str:
-    """What the mapping found does otherwise: sizes, groups, units."""
+    """What the mapping found does otherwise: sizes, groups, units; nothing if it is the design."""
     plan = result.best.plan
-    assert isinstance(plan, Plan)
+    if not isinstance(plan, Plan):
+        return "nothing"
     own = {compute.einsum: compute.unit for compute in computes_of(design.nest)}
     let = dict(design.let)
     parts: list[str] = []

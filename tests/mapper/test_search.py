@@ -31,7 +31,7 @@ from einfuse.mapper.architecture import (
 from einfuse.mapper.constraints import Constraints
 from einfuse.mapper.design import Design, load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.explanation import find_alternatives
+from einfuse.mapper.explanation import explain_mapping
 from einfuse.mapper.export import to_design, to_yaml
 from einfuse.mapper.mapping import parse_nest, render_nest
 from einfuse.mapper.pipeline import StageFile, parse_stage
@@ -738,7 +738,7 @@ def test_a_search_that_is_interrupted_keeps_its_best_and_the_gap() -> None:
 def test_a_search_without_time_says_so() -> None:
     shape = {"B": 1, "H": 1, "E": 16, "F": 16, "M": 256, "P": 256}
     architecture = load_architecture("fusemax")
-    space = MapSpace(load("attention/1-pass"), architecture, shape)
+    space = MapSpace(load("attention/2-pass"), architecture, shape)
     with pytest.raises(MappingError, match="time was up before a mapping was found"):
         find_best(space, find_objective("energy", architecture), seconds=1e-9)
 
@@ -882,9 +882,8 @@ def test_what_constraints_rule_out_is_no_alternative() -> None:
     text = "rank P, K\ninput A[P,K]\noutput Z\nS[p,k] = A[p,k] * A[p,k]\nZ[p,k] = S[p,k] * A[p,k]"
     space = MapSpace(parse(text), load_architecture("fusemax"), {"P": 2, "K": 2}, given)
     result = search(space, "latency")
-    others = find_alternatives(
-        space, to_design(space, result.best.plan), result.score, result.objective, 10
-    )
+    design, figures = to_design(space, result.best.plan), result.best.figures
+    _, others = explain_mapping(space, design, figures, partial(find_objective, "latency"), 60)
     found = {one.decision: one for one in others}
     assert found["S ... Z in one group"].note == "nothing else is possible"
     assert "S on array_2d" not in found
@@ -896,9 +895,8 @@ def test_what_is_explained_is_the_mapping_that_is_given() -> None:
     machine = load_architecture("fusemax").with_settings({"dram.bandwidth_bytes_per_s": 1e15})
     space = MapSpace(parse(text), machine, {"M": 256, "N": 256, "K": 16})
     slow = search(replace(space, constraints=Constraints(units={"Z": ("array_1d",)})), "latency")
-    others = find_alternatives(
-        space, to_design(space, slow.best.plan), slow.score, slow.objective, 10
-    )
+    design, figures = to_design(space, slow.best.plan), slow.best.figures
+    _, others = explain_mapping(space, design, figures, partial(find_objective, "latency"), 60)
     ratios = {one.decision: one.ratio for one in others}
     better = ratios["Z on array_1d"]
     assert better is not None and better.proven == pytest.approx(1 / 256)

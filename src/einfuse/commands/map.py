@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
+from math import isfinite
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from einfuse.einsum.errors import EinfuseError
 
 from .arguments import parse_numbers, parse_shape, print_json
+from .progress import progress
 
 if TYPE_CHECKING:
     from einfuse.mapper.explanation import Ratio
@@ -20,6 +22,17 @@ if TYPE_CHECKING:
 
 Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+_LEAST_SECONDS = 0.05
+_MAIN_SHARE = 0.8  # of the time, for the best mapping; what is left goes to trade-offs
+_TRADE_SECONDS = 3.0  # at most for these
+_TRADED = {
+    "latency": ("latency", "energy"),
+    "energy": ("energy", "latency"),
+    "edp": ("latency", "energy"),
+    "traffic": ("traffic", "latency"),
+    "buffer": ("buffer", "latency"),
+}
+_WORDS = {"latency": "time", "energy": "energy", "traffic": "DRAM traffic", "buffer": "buffer"}
 
 
 def map_(
@@ -58,12 +71,17 @@ def map_(
     json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the mapping, a design file.")] = None,
 ) -> None:
-    """Search the best mapping of a cascade on an architecture, with the proof or the gap left."""
+    """Search the best mapping of a cascade on an architecture, with the proof or the gap left.
+
+    The shipped designs of the cascade are where it starts. Beside the best mapping stand the
+    nearest trade-offs that were found: a little slower for less energy, say.
+    """
+    started = monotonic()
     from einfuse.einsum.library import load
     from einfuse.mapper.architecture import load_architecture
     from einfuse.mapper.constraints import Constraints, load_constraints
     from einfuse.mapper.export import to_design, to_yaml
-    from einfuse.mapper.processes import worker_processes
+    from einfuse.mapper.processes import usable_cores, worker_processes
     from einfuse.mapper.search import find_best
     from einfuse.mapper.space import MapSpace
     from einfuse.simulator.model import evaluate
@@ -82,25 +100,45 @@ def map_(
     if pareto:
         names = list(dict.fromkeys(["latency", "energy", *(n for n in names if n != "edp")]))
     asked = find_objective(names, machine, accounting=accounting)
-    search = partial(find_best, space, asked, seconds=seconds, report=_progress())
+    show = progress()
+
+    def left(share: float = 1.0) -> float | None:
+        """The seconds that are left of some share of the time."""
+        if seconds is None:
+            return None
+        return max(share * seconds - (monotonic() - started), _LEAST_SECONDS)
+
+    def costs(plan: Any) -> Evaluation:
+        return evaluate(to_design(space, plan), dict(space.shape), accounting=accounting)
+
+    pair = _TRADED.get(",".join(names))
+    search = partial(find_best, space, asked, report=show)
+    processes = min(processes, usable_cores())
     if processes == 1:
-        result = search()
+        result = search(seconds=left(_MAIN_SHARE if pair else 1.0))
     else:
         with worker_processes(processes) as executor:
-            result = search(executor=executor, at_once=4 * processes)
-    found = [
-        (one, evaluate(to_design(space, one.plan), dict(space.shape), accounting=accounting))
-        for one in result.solutions
-    ]
-    record = {"objective": ",".join(names), "accounting": accounting}
+            share = left(_MAIN_SHARE if pair else 1.0)
+            result = search(seconds=share, executor=executor, at_once=4 * processes)
+    found = [(one, costs(one.plan)) for one in result.solutions]
+    traded = []
+    if pair and given.composition != "sequential":
+        until = left()
+        extra = _TRADE_SECONDS if until is None else min(until, _TRADE_SECONDS)
+        traded = _trade_offs(result, found[0][1], pair, accounting, extra)
+    show("")
+    record = {"objective": ",".join(names), "accounting": accounting, "gap": result.gap}
     if out is not None:
         _write(out, to_yaml(space, result.best.plan, out.stem, record))
     if json:
-        print_json(_to_json(result, found))
+        print_json({**_to_json(result, found), "trade_offs": [one for one, _ in traded]})
         return
+    print("\n".join(_tree(_nest(result, result.best.plan))))
     print(found[0][1])
     if result.is_front:
         print(_front(result))
+    if traded:
+        print("nearest trade-offs: " + "; ".join(text for _, text in traded))
     print(_verdict(result))
     if out is not None:
         print(f"written to {out}")
@@ -122,23 +160,52 @@ def _write(path: Path, text: str) -> None:
         raise EinfuseError(f"--out: {path}: {error.strerror}") from None
 
 
-def _progress() -> Any:
-    """Lines of progress on a terminal only."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda line: print(f"\r\x1b[K{line[:90]}", end="", file=sys.stderr, flush=True)
+def _trade_offs(
+    result: SearchResult, own: Evaluation, pair: tuple[str, str], accounting: str, seconds: float
+) -> list[tuple[dict[str, Any], str]]:
+    """The nearest trade-offs, as records and as words; what there is no price for is left out."""
+    from einfuse.mapper.search import find_best
+    from einfuse.mapper.trade_offs import nearest_trade_offs
+    from einfuse.simulator.objectives import figures_of, find_objective
+
+    space = result.space
+    try:
+        both = find_objective(pair, space.architecture, accounting=accounting)
+        best = figures_of(own, both)
+        known = ((result.best.plan, best),)
+        front = find_best(space, both, seconds=seconds, known=known).solutions
+    except EinfuseError:
+        return []
+    points = [(one.plan, one.figures) for one in front]
+    told = []
+    for asked, other in ((0, 1), (1, 0)) if result.objective.name == "edp" else ((0, 1),):
+        for one in nearest_trade_offs(points, best, asked, other):
+            figures = dict(zip(both.figures, one.figures, strict=True))
+            words = f"{100 * one.more:.2g} % more {_WORDS[pair[asked]]}"
+            told.append(
+                (
+                    {**figures, "mapping": _nest(result, one.plan)},
+                    f"{words} for {100 * one.less:.2g} % less {_WORDS[pair[other]]}",
+                )
+            )
+    return told
 
 
-def _to_json(result: SearchResult, found: list[tuple[Solution, Evaluation]]) -> dict[str, Any]:
+def _nest(result: SearchResult, plan: Any) -> list[Any]:
     from einfuse.mapper.export import to_design
     from einfuse.mapper.mapping import render_nest
 
+    return render_nest(to_design(result.space, plan).nest)
+
+
+def _to_json(result: SearchResult, found: list[tuple[Solution, Evaluation]]) -> dict[str, Any]:
+    from einfuse.mapper.export import open_sizes
+
     def one(solution: Solution, evaluation: Evaluation) -> dict[str, Any]:
-        nest = render_nest(to_design(result.space, solution.plan).nest)
         return {
             **evaluation.to_json(),
-            "splits": dict(solution.plan.splits),
-            "mapping": nest,
+            "splits": open_sizes(solution.plan),
+            "mapping": _nest(result, solution.plan),
         }
 
     return {
@@ -160,7 +227,12 @@ def _front(result: SearchResult) -> str:
 
 
 def _verdict(result: SearchResult) -> str:
-    if result.optimal:
+    from einfuse.mapper.design import Design
+
+    plan = result.best.plan
+    if result.optimal and isinstance(plan, Design) and not result.is_front:
+        proof = f"the design {plan.name}: no mapping in this space is better"
+    elif result.optimal:
         proof = "optimal in this space"
     elif result.is_front:
         proof = (
@@ -168,7 +240,8 @@ def _verdict(result: SearchResult) -> str:
             f"{100 * result.gap:.3g} % than one found"
         )
     else:
-        proof = f"stopped early: at most {100 * result.gap:.3g} % above the optimum"
+        which = f"the design {plan.name}, " if isinstance(plan, Design) else ""
+        proof = f"stopped early: {which}at most {100 * result.gap:.3g} % above the optimum"
     return (
         f"{proof}; {result.candidates} mappings costed in full, {result.structures} structures, "
         f"{result.seconds:.2f} s"
@@ -177,18 +250,18 @@ def _verdict(result: SearchResult) -> str:
 
 def explain(
     mapping: Annotated[Path, typer.Argument(help="A mapping that `einfuse map --out` wrote.")],
-    seconds: Annotated[float, typer.Option(help="For each of the searches behind it.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="For all of the searches behind it.")] = 3.0,
     json: Json = False,
 ) -> None:
     """Say why a mapping is chosen: loops, what binds, what more would bring, what comes next."""
     from einfuse.mapper.constraints import parse_constraints
     from einfuse.mapper.design import DesignFile, load_design
-    from einfuse.mapper.explanation import find_alternatives, find_worth
+    from einfuse.mapper.explanation import explain_mapping
     from einfuse.mapper.extension import read_yaml
     from einfuse.mapper.mapping import render_nest
     from einfuse.mapper.space import MapSpace
     from einfuse.simulator.model import evaluate
-    from einfuse.simulator.objectives import find_objective, score_of
+    from einfuse.simulator.objectives import figures_of, find_objective
     from einfuse.simulator.reuse import find_reuse
 
     if not seconds > 0:
@@ -211,11 +284,18 @@ def explain(
     objective = find_objective(str(asked["objective"]), machine, accounting=accounting)
     evaluation = evaluate(design, dict(space.shape), accounting=accounting)
     reuse = find_reuse(design, dict(space.shape))
-    score = score_of(evaluation, objective)
-    worth = find_worth(
-        space, score, lambda m: find_objective(objective.name, m, accounting=accounting), seconds
+    gap = asked.get("gap")
+    show = progress()
+    worth, others = explain_mapping(
+        space,
+        design,
+        figures_of(evaluation, objective),
+        lambda m: find_objective(objective.name, m, accounting=accounting),
+        seconds,
+        gap=gap if isinstance(gap, float) and 0 <= gap <= 1 else 1.0,
+        report=show,
     )
-    others = find_alternatives(space, design, score, objective, seconds)
+    show("")
     if json:
         print_json(
             {
@@ -238,6 +318,10 @@ def explain(
     for level, often in reuse.items():
         each = ", ".join(f"{tensor} {times:.4g}" for tensor, times in often.items())
         print(f"{level} is read, for each word that comes there: {each}")
+    print(
+        "\nHere 100 % is what this mapping costs. A range is the least and the most that it may "
+        "be, where the search for it did not end in its time."
+    )
     print(f"\ntwice of a resource changes {objective.name} to")
     for one in worth:
         print(f"  {one.resource}: {_percent(one.ratio)}")
@@ -246,16 +330,19 @@ def explain(
         print(f"  {other.decision}: {_percent(other.ratio)}{other.note and f' ({other.note})'}")
 
 
-def _numbers(ratio: Ratio | None) -> float | list[float] | None:
+def _numbers(ratio: Ratio | None) -> float | list[float | None] | None:
     """A ratio, or its bounds if it is not proven."""
     if ratio is None:
         return None
-    return [ratio.least, ratio.most] if ratio.proven is None else ratio.proven
+    most = ratio.most if isfinite(ratio.most) else None
+    return [ratio.least, most] if ratio.proven is None else ratio.proven
 
 
 def _percent(ratio: Ratio | None) -> str:
     if ratio is None:
         return "unknown"
+    if not isfinite(ratio.most):
+        return f"at least {100 * ratio.least:.2f} %"
     if ratio.proven is None:
         return f"{100 * ratio.least:.2f} to {100 * ratio.most:.2f} %"
     return f"{100 * ratio.proven:.2f} %"
