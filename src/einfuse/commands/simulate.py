@@ -20,6 +20,10 @@ def simulate(
         list[str] | None,
         typer.Option("--set", help="An architecture parameter by its path: array_1d.lanes=512."),
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Charge it too: leakage, interconnect, multicast, ports; a,b or again."),
+    ] = None,
     overhead: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,16 +62,18 @@ def simulate(
 
     found = load_design(design)
     sizes, numbers = parse_shape(shape), parse_numbers(settings or [])
+    more = parse_names(include or [], "--include")
     charged = find_overheads(parse_names(overhead or [], "--overhead"))
     if plot is not None:
         drawn = run(
-            found, sizes, overheads=charged, set=numbers, repair=not strict,
+            found, sizes, overheads=charged, include=more, set=numbers, repair=not strict,
             recording=Recording(1, EPOCHS),
         )  # fmt: skip
         figure = draw_waterfall(drawn)
         _write(plot, "plot", lambda path: figure.savefig(path, dpi=160))
     result = run(
-        found, sizes, overheads=charged, set=numbers, repair=not strict, skip=trace is None,
+        found, sizes, overheads=charged, include=more, set=numbers, repair=not strict,
+        skip=trace is None,
         recording=None if trace is None else Recording(sample, limit=trace_limit),
     )  # fmt: skip
     if trace is not None:
