@@ -25,8 +25,8 @@ from .lanes import Lanes, Seen, walk_lanes
 from .point import Point
 from .steps import Piece, Pieces, Steps, walk_steps
 
-LARGEST_STEPS = 2_000_000
-"""The most steps of loops, times lanes, that are walked."""
+LARGEST_STEPS = 1e11
+"""The most steps of loops, times lanes, that are walked: twenty minutes of one core."""
 
 
 @dataclass(slots=True, eq=False)

@@ -341,6 +341,14 @@ def test_a_task_left_out_is_noticed() -> None:
 
 def test_shapes_too_large_or_uneven_are_refused() -> None:
     with pytest.raises(MappingError, match="every point is worked on"):
-        simulate_functional(load_design("fusemax"), {**SHAPE, "M": 4096, "P": 4096})
+        simulate_functional(load_design("fusemax"), {**SHAPE, "M": 2**17, "P": 2**17})
+    with pytest.raises(MappingError, match="more than 300000 tasks"):
+        simulate_functional(load_design("fusemax"), {**SHAPE, "M": 2048, "P": 2048}, set=TINY)
+    with pytest.raises(MappingError, match=r"about 4\.[0-9]+e\+04 GB of .* GB of memory"):
+        simulate_functional(
+            load_design("flat"),
+            {"B": 10**4, "H": 1, "M": 256, "P": 256, "E": 1, "F": 1},
+            set={"buffer.bytes": 1e9},
+        )
     with pytest.raises(MappingError, match="M of 18 does not split into M1 x M0 of 5 x 4"):
         simulate_functional(load_design("fusemax"), {**SHAPE, "M": 18}, set=TINY)

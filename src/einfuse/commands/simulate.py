@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.progress import track
 
 from .arguments import parse_names, parse_numbers, parse_shape, print_json
 
@@ -37,7 +39,7 @@ def simulate(
     functional: Annotated[
         bool,
         typer.Option(
-            "--functional", help="Let the tasks carry numbers: small shapes; the largest error."
+            "--functional", help="Let the tasks carry numbers: the largest error, what is alive."
         ),
     ] = False,
     trace: Annotated[
@@ -84,7 +86,11 @@ def simulate(
         text = encoder.dumps(render_trace(result))
         _write(trace, "trace", lambda path: path.write_text(text, encoding="utf-8"))
     carried = (
-        simulate_functional(found, sizes, set=numbers, repair=not strict) if functional else None
+        simulate_functional(
+            found, sizes, set=numbers, repair=not strict, follow=partial(track, what="tasks")
+        )
+        if functional
+        else None
     )
     if json:
         print_json({**result.to_json(), **(carried.to_json() if carried else {})})
