@@ -53,7 +53,11 @@ class Carried:
     version: int = 0
 
     def write(
-        self, places: _Places, data: NDArray[Any], present: NDArray[np.bool_], points: int
+        self,
+        places: _Places,
+        data: NDArray[Any],
+        present: NDArray[np.bool_],
+        points: int | NDArray[np.int64],
     ) -> None:
         """Put numbers where so many points more have folded into them."""
         self.data[places], self.present[places] = data, present
@@ -79,7 +83,7 @@ def _blank(shape: Sequence[int]) -> Carried:
     )
 
 
-def _add(array: NDArray[np.int64], places: _Places, points: int) -> None:
+def _add(array: NDArray[np.int64], places: _Places, points: int | NDArray[np.int64]) -> None:
     if all(isinstance(place, slice) for place in places):
         array[places] += points
     else:
@@ -107,14 +111,20 @@ class Tensors:
             t.name: _blank(tensor_shape(cascade, t.name, sizes)) for t in cascade.tensors
         }
         self.tensors |= {name: _given(array) for name, array in inputs.items()}
-        self.views = {e.name: e for e in cascade.einsums if is_view(e)}
+        made = [e.name for e in cascade.einsums]
+        self.views = {e.name: e for e in cascade.einsums if is_view(e) and made.count(e.name) == 1}
         self.viewed: dict[str, Carried] = {}
+        self.copies = [e for e in cascade.einsums if is_view(e) and e.name not in self.views]
+        self.copying: set[int] = set()
+        self.copied: dict[int, int] = {}  # copy -> the versions of what it reads, summed
         self.steps: dict[str, tuple[Einsum, ...]] = {}
         self.worked: dict[str, NDArray[np.bool_]] = {}
         in_loop = {id(einsum) for einsum in cascade.loop}
         self.looped = {e.name for e in cascade.einsums if id(e) in in_loop}
         for einsum in cascade.einsums:
-            if einsum.name in self.views:
+            if is_view(einsum):
+                if einsum.name not in self.views:
+                    self._declare(einsum)
                 continue
             if is_constant(einsum.expression):
                 self._declare(einsum)
@@ -137,12 +147,13 @@ class Tensors:
         ahead = self._reads_ahead(einsum, box)
         if ahead is not None:
             return ahead
-        here = self.worked[name][tuple(slice(*span) for span in box.values())]
+        spans = tuple(slice(*span) for span in box.values())
+        here = self.worked[name][spans]
         if here.all():
             return None  # worked on before: what is computed again is the same
         if here.any():
             raise MappingError(f"{name} comes to a region of which it has worked on a part")
-        here[...] = True
+        self.worked[name][spans] = True
         fixed_names = self.iterative & set(box) if name in self.looped else set()
         order = sorted(fixed_names)
         for at in np.ndindex(*(box[v][1] - box[v][0] for v in order)):
@@ -266,14 +277,57 @@ class Tensors:
     # Reads.
 
     def _tensor(self, name: str) -> Carried:
-        """A tensor; a view is worked out from the one behind it."""
+        """A tensor; a view is worked out from the one behind it.
+
+        A part of a tensor that is a copy of another, such as its first generation, comes as soon
+        as that is made.
+        """
         view = self.views.get(name)
         if view is None:
+            for number, copy in enumerate(self.copies):
+                if copy.name == name:
+                    while self._copies_more(number, copy):
+                        pass
             return self.tensors[name]
         source = self._tensor(view.operands[0].tensor)
         if name not in self.viewed or self.viewed[name].version != source.version:
             self.viewed[name] = self._view(view, source)
         return self.viewed[name]
+
+    def _copies_more(self, number: int, copy: Einsum) -> bool:
+        """Copy what is made by now; whether there was any."""
+        if number in self.copying:  # it reads an earlier part of its own tensor
+            return False
+        self.copying.add(number)
+        versions = sum(self._tensor(access.tensor).version for access in copy.operands)
+        new = self.copied.get(number) != versions and self._copy(copy)
+        self.copied[number] = versions
+        self.copying.remove(number)
+        return new
+
+    def _copy(self, copy: Einsum) -> bool:
+        box, target = self._whole(copy), self.tensors[copy.name]
+        variables, extents, _ = self._written(copy, box)
+        places = self._places(copy.output, variables, extents, box)
+        space = Space(tuple(variables), tuple(extents), {}, self.sizes)
+        access = copy.operands[0]
+        source = self._tensor(access.tensor)
+        new = ~target.made[places]
+        for operand in copy.operands:
+            new = new & (self._read(operand, space, self._tensor(operand.tensor).made) > 0)
+        if not new.any():
+            return False
+        there = self._inside(access, space)
+        data = np.where(there, self._read(access, space, source.data), source.empty)
+        present = there & (self._read(access, space, source.present) > 0)
+        target.write(
+            places,
+            np.where(new, data, target.data[places]),
+            np.where(new, present, target.present[places]),
+            new * 1,
+        )
+        target.empty = source.empty
+        return True
 
     def _view(self, view: Einsum, source: Carried) -> Carried:
         box, name = self._whole(view), view.name
