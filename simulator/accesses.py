@@ -8,10 +8,11 @@ share it in a memory, and have a copy each in their registers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from math import prod
+
+import numpy as np
 
 from einfuse.mapper.chain import Chain
 from einfuse.mapper.counts import REGISTERS, Traffic
@@ -20,11 +21,12 @@ from einfuse.mapper.facts import Operand
 from einfuse.mapper.loops import Loop, moving_loops
 from einfuse.mapper.mapping import Compute, Keep, Nest, computes_of
 
+from .lanes import Lanes, Seen, walk_lanes
 from .point import Point
 from .steps import Piece, Pieces, Steps, walk_steps
 
-LARGEST_STEPS = 2_000_000
-"""The most steps of loops, times lanes, that are walked."""
+LARGEST_STEPS = 1e11
+"""The most steps of loops, times lanes, that are walked: twenty minutes of one core."""
 
 
 @dataclass(slots=True, eq=False)
@@ -119,83 +121,59 @@ class Tally:
     def _compute(self, step: Compute) -> None:
         """What the points of an Einsum read and write in the registers of their lanes."""
         chain, einsum = self.chains[step.einsum], self.facts.einsums[step.einsum]
-        lanes: set[tuple[Steps, ...]] = set()
-        summed: list[set[object]] = [set() for _ in einsum.outputs]
-        reads, writes, again = 0, 0, [0] * len(einsum.outputs)
-        for _, pieces in self._visits(chain.loops):
-            here = [dict(zip(pieces, lane, strict=True)) for lane in product(*pieces.values())]
-            own = [tuple(piece.lane for piece in lane.values()) for lane in here]
-            lanes |= set(own)
-            reads += len(here)
-            writes += len(here)
-            for number, output in enumerate(einsum.outputs):
-                ranks = sorted(output.ranks - set(step.accumulating))
-                for place, lane in zip(own, here, strict=True):
-                    element = (place, tuple(lane[rank].steps for rank in ranks))
-                    again[number] += element in summed[number]
-                    summed[number].add(element)
-        self.lanes[step.einsum] = len(lanes)
+        ranks = {loop.rank for loop in chain.loops}
+        lanes = Seen(chain.loops, (), ranks)
+        written = [output.ranks - set(step.accumulating) for output in einsum.outputs]
+        summed = [Seen(chain.loops, own & ranks, ranks - own) for own in written]
+        points, active, new = 0, 0, [0] * len(einsum.outputs)
+        for found in self._lanes(chain.loops, [True] * len(chain.loops), ranks):
+            points += prod(len(found[rank].piece) for rank in ranks)
+            active += int(lanes.see(found).sum())
+            for number, seen in enumerate(summed):
+                new[number] += int(seen.see(found).sum())
+        self.lanes[step.einsum] = active
         for operand in einsum.operands:
-            self._add(step.einsum, operand.tensor, REGISTERS, reads=reads)
+            self._add(step.einsum, operand.tensor, REGISTERS, reads=points)
         for number, output in enumerate(einsum.outputs):
-            self._add(step.einsum, output.tensor, REGISTERS, again[number], writes)
+            self._add(step.einsum, output.tensor, REGISTERS, points - new[number], points)
 
     def _move(self, home: Place, parent: Place) -> None:
-        """What goes between a home and the one above it, visit by visit."""
+        """What goes between a home and the one above it: all that is there, visit by visit.
+
+        What is written here goes up, and comes back where it was here before: it is read above
+        where it had arrived before, and filled here where it had been sent from here.
+        """
         users = home.writers or home.readers
         if not users or (home.forwarded and not home.writers):
             return
-        einsum, ranks = users[0][0], home.ranks
         inside = home.level == REGISTERS
-        stay = 1 - self._share(home)
-        held: object = None
-        blocks: dict[object, int] = {}
-        copies: dict[object, int] = {}
-        arrived: set[object] = set()  # at the home above
-        sent: set[object] = set()  # from here
-        fills = up_reads = up_writes = 0
-
-        def drain() -> None:
-            nonlocal up_reads, up_writes
-            up_reads += sum(words for block, words in blocks.items() if block in arrived)
-            up_writes += sum(blocks.values())
-            arrived.update(blocks)
-            sent.update(copies)
-
-        for key, pieces in self.visit(home):
-            if self.retention == "trailing" and key == held:
+        ranks = {loop.rank for loop in home.loops} | set(home.ranks)
+        others = ranks - set(home.ranks)
+        written = bool(home.writers)
+        arrived = Seen(home.loops, home.ranks if written else (), ())  # at the home above
+        sent = Seen(home.loops, home.ranks, others) if inside and written else None  # from here
+        fills = up_reads = up_writes = 0.0
+        for found in self._lanes(home.loops, self._moving(home), ranks):
+            words = float(prod(int(found[rank].extent.sum()) for rank in home.ranks))
+            up = words * prod(len(np.unique(found[rank].step)) for rank in others)
+            copies = words * prod(len(found[rank].lane) for rank in others) if inside else up
+            if not written:
+                fills += copies
+                up_reads += up
                 continue
-            if home.writers and held is not None:
-                drain()
-            held = key
-            blocks = {
-                tuple(piece.steps for piece in block): prod(piece.extent for piece in block)
-                for block in product(*(pieces[rank] for rank in ranks))
-            }
-            copies = dict(blocks)
-            if inside:
-                copies = {}
-                for lane in product(*pieces.values()):
-                    at = dict(zip(pieces, lane, strict=True))
-                    block = tuple(at[rank].steps for rank in ranks)
-                    copies[tuple(piece.lane for piece in lane), block] = blocks[block]
-            if home.writers:
-                fills += sum(words for copy, words in copies.items() if copy in sent)
-            else:
-                fills += sum(copies.values())
-                up_reads += sum(blocks.values())
-        if home.writers:
-            drain()
-        self._add(einsum, home.tensor, home.level, writes=fills)
-        self._access(parent, einsum, stay * up_reads, stay * up_writes)
+            again = up - arrived.words(arrived.see(found), found)
+            up_reads += again
+            up_writes += up
+            fills += again if sent is None else copies - sent.words(sent.see(found), found)
+        stay = 1 - self._share(home)
+        self._add(users[0][0], home.tensor, home.level, writes=fills)
+        self._access(parent, users[0][0], stay * up_reads, stay * up_writes)
 
     def visit(self, home: Place) -> Iterator[tuple[object, Pieces]]:
         """Yield what tells the tiles of a home apart, and the pieces of it, at every visit."""
         moving = [
             moves
-            for loop, moves in zip(
-                home.loops, moving_loops(home.loops, home.ranks, self.retention), strict=True
-            )
+            for loop, moves in zip(home.loops, self._moving(home), strict=True)
             if not loop.parallel
         ]
         for path, pieces in self._visits(home.loops):
@@ -206,6 +184,15 @@ class Tally:
 
     def _visits(self, loops: Sequence[Loop]) -> Iterator[tuple[Steps, Pieces]]:
         return walk_steps(loops, self.whole, self.exact)
+
+    def _moving(self, home: Place) -> list[bool]:
+        return [bool(moves) for moves in moving_loops(home.loops, home.ranks, self.retention)]
+
+    def _lanes(
+        self, loops: Sequence[Loop], moving: Sequence[bool], ranks: Collection[str]
+    ) -> Iterator[Mapping[str, Lanes]]:
+        sizes = {rank: int(self.point.sizes[rank]) for rank in ranks}
+        return walk_lanes(loops, moving, sizes, self.exact)
 
     def _share(self, home: Place) -> float:
         spill = home.keep.spill if home.keep is not None else None

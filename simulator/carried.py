@@ -32,26 +32,45 @@ from einfuse.mapper.errors import MappingError
 Box = Mapping[str, tuple[int, int]]
 """Of each rank variable, the first coordinate and the one after the last."""
 
+_Places = tuple[slice | NDArray[np.int64], ...]
+
 
 @dataclass(slots=True)
 class Carried:
-    """A tensor; ``due`` is how many points fold into each element, ``done`` how many have."""
+    """A tensor: its numbers, where they are present, and which are made.
+
+    ``due`` is how many points fold into each element, ``done`` how many have; ``full`` says that
+    none is absent, and ``version`` counts how often it was written.
+    """
 
     data: NDArray[np.float64]
     present: NDArray[np.bool_]
     due: NDArray[np.int64]
     done: NDArray[np.int64]
+    made: NDArray[np.bool_]
     empty: float = 0.0
+    full: bool = True
+    version: int = 0
 
-    @property
-    def made(self) -> NDArray[np.bool_]:
-        """Which elements are made."""
-        return (self.done >= self.due) & (self.due > 0)
+    def write(
+        self,
+        places: _Places,
+        data: NDArray[Any],
+        present: NDArray[np.bool_],
+        points: int | NDArray[np.int64],
+    ) -> None:
+        """Put numbers where so many points more have folded into them."""
+        self.data[places], self.present[places] = data, present
+        if not (self.full and present.all()):
+            self.full = bool(self.present.all())
+        _add(self.done, places, points)
+        done, due = self.done[places], self.due[places]
+        self.made[places] = (done >= due) & (due > 0)
+        self.version += 1
 
     def as_value(self) -> Value:
         """The numbers, as the evaluation of an Einsum reads them."""
-        present = None if self.present.all() else self.present
-        return Value(self.data, present, self.empty, clean=present is None)
+        return Value(self.data, None if self.full else self.present, self.empty, clean=self.full)
 
 
 def _blank(shape: Sequence[int]) -> Carried:
@@ -60,12 +79,20 @@ def _blank(shape: Sequence[int]) -> Carried:
         np.ones(shape, bool),
         np.zeros(shape, np.int64),
         np.zeros(shape, np.int64),
+        np.zeros(shape, bool),
     )
 
 
+def _add(array: NDArray[np.int64], places: _Places, points: int | NDArray[np.int64]) -> None:
+    if all(isinstance(place, slice) for place in places):
+        array[places] += points
+    else:
+        np.add.at(array, places, points)  # places may come more than once
+
+
 def _given(array: NDArray[Any]) -> Carried:
-    ones = np.ones(array.shape, np.int64)
-    return Carried(np.asarray(array), np.ones(array.shape, bool), ones, ones)
+    ones, all_of_it = np.ones(array.shape, np.int64), np.ones(array.shape, bool)
+    return Carried(np.asarray(array), all_of_it, ones, ones, all_of_it)
 
 
 class Tensors:
@@ -84,13 +111,20 @@ class Tensors:
             t.name: _blank(tensor_shape(cascade, t.name, sizes)) for t in cascade.tensors
         }
         self.tensors |= {name: _given(array) for name, array in inputs.items()}
-        self.views = {e.name: e for e in cascade.einsums if is_view(e)}
+        made = [e.name for e in cascade.einsums]
+        self.views = {e.name: e for e in cascade.einsums if is_view(e) and made.count(e.name) == 1}
+        self.viewed: dict[str, Carried] = {}
+        self.copies = [e for e in cascade.einsums if is_view(e) and e.name not in self.views]
+        self.copying: set[int] = set()
+        self.copied: dict[int, int] = {}  # copy -> the versions of what it reads, summed
         self.steps: dict[str, tuple[Einsum, ...]] = {}
         self.worked: dict[str, NDArray[np.bool_]] = {}
         in_loop = {id(einsum) for einsum in cascade.loop}
         self.looped = {e.name for e in cascade.einsums if id(e) in in_loop}
         for einsum in cascade.einsums:
-            if einsum.name in self.views:
+            if is_view(einsum):
+                if einsum.name not in self.views:
+                    self._declare(einsum)
                 continue
             if is_constant(einsum.expression):
                 self._declare(einsum)
@@ -113,12 +147,13 @@ class Tensors:
         ahead = self._reads_ahead(einsum, box)
         if ahead is not None:
             return ahead
-        here = self.worked[name][tuple(slice(*span) for span in box.values())]
+        spans = tuple(slice(*span) for span in box.values())
+        here = self.worked[name][spans]
         if here.all():
             return None  # worked on before: what is computed again is the same
         if here.any():
             raise MappingError(f"{name} comes to a region of which it has worked on a part")
-        here[...] = True
+        self.worked[name][spans] = True
         fixed_names = self.iterative & set(box) if name in self.looped else set()
         order = sorted(fixed_names)
         for at in np.ndindex(*(box[v][1] - box[v][0] for v in order)):
@@ -185,8 +220,11 @@ class Tensors:
         return variables, extents, int(np.prod([box[v][1] - box[v][0] for v in folded], dtype=int))
 
     def _places(self, output: Access, variables: Sequence[str], extents: Sequence[int], box: Box
-    ) -> tuple[NDArray[np.int64], ...]:  # fmt: skip
+    ) -> _Places:  # fmt: skip
         """The coordinates that an output writes, over the variables on the left."""
+        if tuple(index.expression for index in output.indices) == tuple(map(Coordinate, variables)):
+            starts = [box[v][0] if v in box else 0 for v in variables]
+            return tuple(slice(k, k + n) for k, n in zip(starts, extents, strict=True))
         space = Space(tuple(variables), tuple(extents), {}, self.sizes)
         shift = _shifts({v: box[v] for v in variables if v in box})
 
@@ -206,7 +244,7 @@ class Tensors:
         variables, extents, points = self._written(einsum, box)
         for output in einsum.outputs:
             places = self._places(output, variables, extents, box)
-            np.add.at(self.tensors[output.tensor].due, places, points)
+            _add(self.tensors[output.tensor].due, places, points)
 
     def _step(self, einsum: Einsum, box: Box, fixed: Mapping[str, int]) -> None:
         """Evaluate an Einsum in a box, and fold what it gives into its tensors."""
@@ -233,19 +271,66 @@ class Tensors:
                 both = np.asarray(monoid(last.operator).combine(before, data))
                 data = np.where(there & present, both, np.where(present, data, before))
                 present = there | present
-            tensor.data[places], tensor.present[places] = data, present
+            tensor.write(places, data, present, points)
             tensor.empty = value.empty
-            np.add.at(tensor.done, places, points)
 
     # Reads.
 
     def _tensor(self, name: str) -> Carried:
-        """A tensor; a view is worked out from the one behind it."""
+        """A tensor; a view is worked out from the one behind it.
+
+        A part of a tensor that is a copy of another, such as its first generation, comes as soon
+        as that is made.
+        """
         view = self.views.get(name)
         if view is None:
+            for number, copy in enumerate(self.copies):
+                if copy.name == name:
+                    while self._copies_more(number, copy):
+                        pass
             return self.tensors[name]
-        box = self._whole(view)
         source = self._tensor(view.operands[0].tensor)
+        if name not in self.viewed or self.viewed[name].version != source.version:
+            self.viewed[name] = self._view(view, source)
+        return self.viewed[name]
+
+    def _copies_more(self, number: int, copy: Einsum) -> bool:
+        """Copy what is made by now; whether there was any."""
+        if number in self.copying:  # it reads an earlier part of its own tensor
+            return False
+        self.copying.add(number)
+        versions = sum(self._tensor(access.tensor).version for access in copy.operands)
+        new = self.copied.get(number) != versions and self._copy(copy)
+        self.copied[number] = versions
+        self.copying.remove(number)
+        return new
+
+    def _copy(self, copy: Einsum) -> bool:
+        box, target = self._whole(copy), self.tensors[copy.name]
+        variables, extents, _ = self._written(copy, box)
+        places = self._places(copy.output, variables, extents, box)
+        space = Space(tuple(variables), tuple(extents), {}, self.sizes)
+        access = copy.operands[0]
+        source = self._tensor(access.tensor)
+        new = ~target.made[places]
+        for operand in copy.operands:
+            new = new & (self._read(operand, space, self._tensor(operand.tensor).made) > 0)
+        if not new.any():
+            return False
+        there = self._inside(access, space)
+        data = np.where(there, self._read(access, space, source.data), source.empty)
+        present = there & (self._read(access, space, source.present) > 0)
+        target.write(
+            places,
+            np.where(new, data, target.data[places]),
+            np.where(new, present, target.present[places]),
+            new * 1,
+        )
+        target.empty = source.empty
+        return True
+
+    def _view(self, view: Einsum, source: Carried) -> Carried:
+        box, name = self._whole(view), view.name
         found = _blank(tensor_shape(self.cascade, name, self.sizes))
         variables, extents, _ = self._written(view, box)
         places = self._places(view.output, variables, extents, box)
@@ -254,9 +339,9 @@ class Tensors:
         there = self._inside(access, space)
         found.data[places] = np.where(there, self._read(access, space, source.data), source.empty)
         found.present[places] = there & (self._read(access, space, source.present) > 0)
-        found.done[places] = self._read(access, space, source.made)
-        found.due[...] = 1
-        found.empty = source.empty
+        found.made[places] = self._read(access, space, source.made) > 0
+        found.empty, found.full = source.empty, bool(found.present.all())
+        found.version = source.version
         return found
 
     def _read(self, access: Access, space: Space, array: NDArray[Any]) -> NDArray[Any]:
@@ -273,7 +358,7 @@ class Tensors:
     def _look(self, access: Access, space: Space, array: NDArray[Any]) -> tuple[Any, Any]:
         def fetch(asked: Access, space: Space) -> Operand:
             if asked is access:
-                return Operand(Value(array * 1.0), access.indices, array.shape, last=False)
+                return Operand(Value(array), access.indices, array.shape, last=False)
             return self._fetch(asked, space)
 
         return read_number(access, space, self.arithmetic, fetch)

@@ -7,16 +7,20 @@ cascade executed directly (`einfuse.einsum.execute.run`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from einfuse.einsum.backend import available_main_memory_bytes
 from einfuse.einsum.errors import EinfuseError
 from einfuse.einsum.execute import run
 from einfuse.einsum.sampling import draw_inputs
+from einfuse.einsum.shape import tensor_shape
 from einfuse.mapper.counts import REGISTERS, Traffic
 from einfuse.mapper.design import Design
 from einfuse.mapper.errors import ArchitectureError, MappingError
@@ -28,6 +32,12 @@ from .residency import Residency
 from .rooms import find_peaks
 from .simulation import Prepared, prepare
 from .tasks import TileTask, order_tasks
+
+LARGEST_TASKS = 300_000
+_ELEMENT_BYTES = 64  # of numbers, of how much of each is made, and of when it is touched
+
+Follow = Callable[[Sequence[TileTask]], Iterable[TileTask]]
+"""What tasks are taken from, one by one, such as a bar that shows how far they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +102,18 @@ def simulate_functional(
     set: Mapping[str, Any] | None = None,
     repair: bool = True,
     seed: int = 0,
+    follow: Follow = iter,
 ) -> Functional:
     """Run the tasks of a design at a shape on random numbers.
 
     Args:
         design: a cascade, an architecture and a mapping rule.
-        shape: rank -> size; batch ranks included. Every point is worked on: keep it small.
+        shape: rank -> size; batch ranks included. Every point is worked on: in large tiles some
+            1e8 in a second, and a millisecond a tile.
         set: architecture parameter by its path -> value.
         repair: where an offset breaks a dependency, wait; else that is an error.
         seed: of the inputs.
+        follow: hands out the tasks, and may show how far they are.
 
     Raises:
         MappingError: the task and the tensor that make the mapping illegal, or a shape too large.
@@ -114,13 +127,21 @@ def simulate_functional(
     prepared = prepare(design, shape, set=set, repair=repair)
     try:
         _check_shape(prepared)
-        return run_tasks(prepared, list(order_tasks(prepared, repair=repair)), seed=seed)
+        tasks = list(islice(order_tasks(prepared, repair=repair), LARGEST_TASKS + 1))
+        if len(tasks) > LARGEST_TASKS:
+            raise MappingError(
+                f"more than {LARGEST_TASKS} tasks take too long: choose a smaller shape, or larger "
+                "tiles"
+            )
+        return run_tasks(prepared, tasks, seed=seed, follow=follow)
     except EinfuseError as error:
         kind = type(error) if isinstance(error, ArchitectureError | MappingError) else MappingError
         raise kind(f"{design.name}: {error}") from None
 
 
-def run_tasks(prepared: Prepared, tasks: Sequence[TileTask], *, seed: int = 0) -> Functional:
+def run_tasks(
+    prepared: Prepared, tasks: Sequence[TileTask], *, seed: int = 0, follow: Follow = iter
+) -> Functional:
     """Run tasks in their order, each on every point of the batch in its region.
 
     Raises:
@@ -139,7 +160,7 @@ def run_tasks(prepared: Prepared, tasks: Sequence[TileTask], *, seed: int = 0) -
     residency = Residency(point, prepared.chains)
     with np.errstate(all="ignore"):
         runs = {at: Tensors(cascade, given, own) for at, given in inputs.items()}
-        for task in tasks:
+        for task in follow(tasks):
             residency.touch(task)
             spans = [task.region[rank] for rank in batch]
             for offset in np.ndindex(*(end - first for first, end in spans)):
@@ -185,7 +206,7 @@ def _difference(found: NDArray[np.float64], expected: NDArray[np.float64]) -> fl
 
 
 def _check_shape(prepared: Prepared) -> None:
-    sizes = prepared.point.sizes
+    point, sizes = prepared.point, prepared.point.sizes
     for split in prepared.point.design.cascade.splits:
         whole, outer, inner = (int(sizes[r]) for r in (split.whole, split.outer, split.inner))
         if whole != outer * inner:
@@ -194,3 +215,13 @@ def _check_shape(prepared: Prepared) -> None:
                 f"{outer} x {inner}: numbers need tiles that come out even"
             )
     check_steps(prepared.chains)
+    shape = {rank: int(size) for rank, size in sizes.items()}
+    cascade = point.design.cascade
+    words = sum(prod(tensor_shape(cascade, t.name, shape)) for t in cascade.tensors)
+    needed = _ELEMENT_BYTES * words * prod(shape[rank] for rank in point.design.batch)
+    available = available_main_memory_bytes()
+    if available is not None and needed > available:
+        raise MappingError(
+            f"every tensor is kept whole with what is made of it, about {needed / 1e9:.3g} GB of "
+            f"{available / 1e9:.3g} GB of memory: choose a smaller shape"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class Program:
                 found |= {edge.tiles, edge.block}
         chain = [1]
         for period in sorted(found):
-            chain.append(int(np.lcm(chain[-1], period)))
+            chain.append(lcm(chain[-1], period))
         return tuple(dict.fromkeys(p for p in chain if p <= self.tiles))
 
     @property
@@ -156,11 +157,18 @@ _DEMAND = np.dtype([("port", np.int64), ("cycles", np.float64)])
 
 
 def make_program(
-    schedule: Schedule, point: Point, chains: Mapping[str, Chain], overheads: Overheads
+    schedule: Schedule,
+    point: Point,
+    chains: Mapping[str, Chain],
+    overheads: Overheads,
+    with_ports: bool = False,
 ) -> Program:
-    """Return the program of a schedule on the point's architecture."""
+    """Return the program of a schedule on the point's architecture.
+
+    With ports, memories deliver no more than theirs do (see `einfuse.simulator.options`).
+    """
     units = tuple(point.architecture.units)
-    times = _Times(schedule, point, chains)
+    times = _Times(schedule, point, chains, with_ports)
     ports = times.ports if overheads.fetches else ()
     fetches = list(times.fetches()) if overheads.fetches else []
     tasks = [
@@ -261,8 +269,11 @@ class _Fetch:
 class _Times:
     """The time that a schedule's accesses take at the memories."""
 
-    def __init__(self, schedule: Schedule, point: Point, chains: Mapping[str, Chain]) -> None:
+    def __init__(
+        self, schedule: Schedule, point: Point, chains: Mapping[str, Chain], with_ports: bool
+    ) -> None:
         self.schedule, self.point, self.chains = schedule, point, chains
+        self.with_ports = with_ports
         self.ports = tuple(level for level in point.architecture.memories if self._limits(level))
 
     def _limits(self, level: str) -> dict[str, float]:
@@ -274,7 +285,13 @@ class _Times:
                 "write_bandwidth_bytes_per_s",
             )
         }
-        return {name: float(value) for name, value in limits.items() if value is not None}
+        found = {name: float(value) for name, value in limits.items() if value is not None}
+        ports = self.point.values[f"{level}.ports"]
+        if self.with_ports and ports is not None:
+            own = self.point.values[f"{level}.port_hz"]
+            cycles = float(self.point.number("clock_hz") if own is None else own)
+            found["ports"] = float(ports * self.point.number(f"{level}.access_bytes")) * cycles
+        return found
 
     def cycles(self, level: str, reads: float, writes: float) -> float:
         """The cycles that words read and written take at a level."""
@@ -283,6 +300,7 @@ class _Times:
             "bandwidth_bytes_per_s": reads + writes,
             "read_bandwidth_bytes_per_s": reads,
             "write_bandwidth_bytes_per_s": writes,
+            "ports": reads + writes,
         }
         scale = float(self.point.number("word_bytes")) * float(self.point.number("clock_hz"))
         return max(moved[name] * scale / limit for name, limit in limits.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.mapping import Keep, select, walk_nest
 from einfuse.mapper.schedule import Schedule, find_schedules
 
+from .accounting import find_accounting
+from .costs import find_energy, total
 from .evaluation import Evaluation
 from .events import Events, Recording, simulate_program
 from .latency import iterations_of, memory_seconds, stages_of
@@ -25,6 +27,8 @@ from .model import evaluate
 from .overheads import NONE, Overheads
 from .point import Point, add_up, find_point
 from .program import BANDWIDTH, CAUSES, Program, make_program
+
+MOST_EPOCHS = 1 << 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,11 @@ class Simulation:
         peak_bytes: level -> most bytes alive.
         dram_bytes: bytes read and written at the outermost memory.
         tasks: tile tasks of the run; ``simulated`` of them were stepped through one by one.
-        analytic: what the analytic model says under ``pipelined`` composition.
+        energy_pj: of the run, with leakage over the simulated time where that is charged; None
+            where a figure is unknown.
+        evaluated: what `einfuse.simulator.model.evaluate` says of the design.
+        analytic: the same under ``pipelined`` composition, if the design's is the ``published``
+            one, which leaves out the epochs that fill and empty a pipeline.
         runs: the programs with their events, in their order.
         einsums: in the order of the cascade.
         memories: (level, start, cycles) of each stage's accesses, unless they take time tile by
@@ -64,8 +72,10 @@ class Simulation:
     busy_cycles: Mapping[str, float]
     peak_bytes: Mapping[str, float]
     dram_bytes: float
+    energy_pj: float | None
     tasks: int
     simulated: int
+    evaluated: Evaluation
     analytic: Evaluation
     clock_hz: float
     runs: tuple[Run, ...]
@@ -75,12 +85,18 @@ class Simulation:
 
     def __str__(self) -> str:
         """A small table with units."""
-        more = self.cycles / float(self.analytic.cycles) - 1
+        evaluated, analytic = float(self.evaluated.cycles), float(self.analytic.cycles)
+        said = f"{evaluated:.6g} of evaluate"
+        if evaluated != analytic:
+            said += f" {analytic - evaluated:+.6g} to fill and empty the pipeline"
+        charged = ", ".join(self.overheads.names)
         lines = [
-            f"{self.design}, overheads: {', '.join(self.overheads.names) or 'none'}",
-            f"  cycles    {self.cycles:.6g} ({100 * more:+.2f} % of the analytic model's "
-            f"{float(self.analytic.cycles):.6g})",
+            f"{self.design}, overheads: {charged or 'none'}",
+            f"  cycles    {self.cycles:.6g} = {said}"
+            + (f" {self.cycles - analytic:+.6g} of overheads" if charged else ""),
+            f"            {100 * (self.cycles / evaluated - 1):+.2f} % of evaluate",
             f"  time      {self.seconds:.6g} s",
+            f"  energy    {'unknown' if self.energy_pj is None else f'{self.energy_pj:.6g} pJ'}",
             f"  tasks     {self.tasks}, {self.simulated} of them stepped through",
         ]
         for unit, causes in self.stalls.items():
@@ -97,7 +113,7 @@ class Simulation:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for ``json.dumps``."""
-        analytic = self.analytic.to_json()
+        evaluated, analytic = self.evaluated.to_json(), self.analytic.to_json()
         names = ("cycles", "seconds", "utilization", "peak_bytes", "dram_bytes")
         return {
             "design": self.design,
@@ -112,8 +128,10 @@ class Simulation:
             "busy_cycles": {unit: _plain(cycles) for unit, cycles in self.busy_cycles.items()},
             "peak_bytes": {level: _plain(held) for level, held in self.peak_bytes.items()},
             "dram_bytes": _plain(self.dram_bytes),
+            "energy_pj": self.energy_pj,
             "tasks": self.tasks,
             "simulated_tasks": self.simulated,
+            "evaluated": {name: evaluated[name] for name in names},
             "analytic": {name: analytic[name] for name in names},
         }
 
@@ -197,11 +215,23 @@ def _check_size(design: Design, prepared: Prepared, recording: Recording) -> Non
         )
 
 
+def _check_tiles(design: Design, prepared: Prepared) -> None:
+    """Refuse more epochs than times in floating point can tell apart."""
+    for schedule in (one for own in prepared.schedules for one in own):
+        if schedule.epochs * schedule.interval > MOST_EPOCHS:
+            raise MappingError(
+                f"{design.name}: stage {schedule.name} has {schedule.epochs:.3g} epochs of tiles, "
+                f"more than the {MOST_EPOCHS:.3g} that can be told apart: choose a smaller shape, "
+                "or evaluate the design"
+            )
+
+
 def simulate(
     design: Design,
     shape: Mapping[str, int],
     *,
     overheads: Overheads = NONE,
+    include: Iterable[str] = (),
     set: Mapping[str, Any] | None = None,
     repair: bool = True,
     skip: bool = True,
@@ -213,6 +243,8 @@ def simulate(
         design: a cascade, an architecture and a mapping rule.
         shape: rank -> size; batch ranks included.
         overheads: what is charged beyond the analytic model.
+        include: what `evaluate` charges too with it: leakage and the like in energy, ``ports`` in
+            the time of memories.
         set: architecture parameter by its path -> value.
         repair: where an offset breaks a dependency, wait as the analytic model does; else such a
             schedule is a deadlock.
@@ -232,9 +264,15 @@ def simulate(
     """
     prepared = prepare(design, shape, set=set, repair=repair)
     point = prepared.point
+    accounting = find_accounting("physical", include)
+    with_ports = "ports" in accounting.include
+    _check_tiles(design, prepared)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the caller hears what the simulation has to say
-        analytic = evaluate(replace(design, composition="pipelined"), shape, set=set)
+        evaluated = analytic = evaluate(design, shape, include=include, set=set)
+        if design.composition == "published":
+            pipelined = replace(design, composition="pipelined")
+            analytic = evaluate(pipelined, shape, include=include, set=set)
     if recording is not None:
         _check_size(design, prepared, recording)
     clock = float(point.number("clock_hz"))
@@ -248,7 +286,7 @@ def simulate(
         start = cycles
         compute = 0.0
         for schedule in schedules:
-            program = make_program(schedule, point, prepared.chains, overheads)
+            program = make_program(schedule, point, prepared.chains, overheads, with_ports)
             events = simulate_program(program, skip=skip, recording=recording)
             runs.append(Run(program, events, start + compute))
             compute += events.cycles
@@ -258,7 +296,7 @@ def simulate(
                     stalls[unit][cause] += float(lost)
         longest = compute
         for level in point.architecture.memories:
-            taken = memory_seconds(point, level, {*stage.einsums})
+            taken = memory_seconds(point, level, {*stage.einsums}, with_ports)
             if taken is not None:
                 longest = max(longest, float(taken * clock))
                 if not overheads.fetches:
@@ -266,6 +304,7 @@ def simulate(
         for unit in units:
             stalls[unit][CAUSES[BANDWIDTH]] += longest - compute
         cycles = cycles + longest
+    energy = total(find_energy(point, accounting, cycles / clock).components)
     traffic = point.counts.traffic.items()
     outer = point.architecture.memories[0]
     moved = add_up(t.reads + t.writes for (_, _, level), t in traffic if level == outer)
@@ -288,8 +327,10 @@ def simulate(
         busy_cycles=busy,
         peak_bytes={level: float(np.asarray(held)) for level, held in point.peak_bytes.items()},
         dram_bytes=float(point.number("word_bytes") * moved),
+        energy_pj=None if energy is None else float(energy),
         tasks=sum(run.events.tasks for run in runs),
         simulated=sum(run.events.simulated for run in runs),
+        evaluated=evaluated,
         analytic=analytic,
         clock_hz=clock,
         runs=tuple(runs),

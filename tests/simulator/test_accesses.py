@@ -63,7 +63,7 @@ def test_a_drawn_nest_moves_what_is_counted(case: Case) -> None:
 
 
 def test_shapes_with_too_many_steps_are_refused() -> None:
-    shape = {"B": 1, "H": 1, "M": 4096, "P": 4096, "E": 64, "F": 64}
+    shape = {"B": 1, "H": 1, "M": 2**17, "P": 2**17, "E": 64, "F": 64}
     prepared = prepare(load_design("fusemax"), shape)
     with pytest.raises(MappingError, match="choose a smaller shape"):
         tally(prepared.point, prepared.chains, prepared.point.design.nest)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.progress import track
 
 from .arguments import parse_names, parse_numbers, parse_shape, print_json
 
@@ -19,6 +21,10 @@ def simulate(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="An architecture parameter by its path: array_1d.lanes=512."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Charge it too: leakage, interconnect, multicast, ports; a,b or again."),
     ] = None,
     overhead: Annotated[
         list[str] | None,
@@ -33,7 +39,7 @@ def simulate(
     functional: Annotated[
         bool,
         typer.Option(
-            "--functional", help="Let the tasks carry numbers: small shapes; the largest error."
+            "--functional", help="Let the tasks carry numbers: the largest error, what is alive."
         ),
     ] = False,
     trace: Annotated[
@@ -58,16 +64,18 @@ def simulate(
 
     found = load_design(design)
     sizes, numbers = parse_shape(shape), parse_numbers(settings or [])
+    more = parse_names(include or [], "--include")
     charged = find_overheads(parse_names(overhead or [], "--overhead"))
     if plot is not None:
         drawn = run(
-            found, sizes, overheads=charged, set=numbers, repair=not strict,
+            found, sizes, overheads=charged, include=more, set=numbers, repair=not strict,
             recording=Recording(1, EPOCHS),
         )  # fmt: skip
         figure = draw_waterfall(drawn)
         _write(plot, "plot", lambda path: figure.savefig(path, dpi=160))
     result = run(
-        found, sizes, overheads=charged, set=numbers, repair=not strict, skip=trace is None,
+        found, sizes, overheads=charged, include=more, set=numbers, repair=not strict,
+        skip=trace is None,
         recording=None if trace is None else Recording(sample, limit=trace_limit),
     )  # fmt: skip
     if trace is not None:
@@ -78,7 +86,11 @@ def simulate(
         text = encoder.dumps(render_trace(result))
         _write(trace, "trace", lambda path: path.write_text(text, encoding="utf-8"))
     carried = (
-        simulate_functional(found, sizes, set=numbers, repair=not strict) if functional else None
+        simulate_functional(
+            found, sizes, set=numbers, repair=not strict, follow=partial(track, what="tasks")
+        )
+        if functional
+        else None
     )
     if json:
         print_json({**result.to_json(), **(carried.to_json() if carried else {})})
