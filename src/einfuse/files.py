@@ -19,6 +19,8 @@ from einfuse.einsum.errors import EinfuseError
 if TYPE_CHECKING:
     import pandas as pd
 
+_MARK = "written-by.txt"
+
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let ``write`` fill a file that takes its place in one step, when it is complete.
@@ -77,16 +79,30 @@ def require_writable(path: Path) -> None:
             raise EinfuseError(f"{path}: cannot be written: no permission; choose another file")
 
 
-def require_folder(path: Path) -> None:
+def require_folder(path: Path, owner: str = "") -> None:
     """Make a folder to write to, before any time is spent on what goes there.
 
+    ``owner`` is what will `sign_folder`: the files of two studies would mix in one folder.
+
     Raises:
-        EinfuseError: it cannot be made, or nothing can be written in it.
+        EinfuseError: it cannot be made, nothing can be written in it, or another's files are there.
     """
     with _explained(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        mark = path / _MARK
+        if owner and mark.is_file():
+            found = mark.read_text(encoding="utf-8", errors="replace").strip()
+            if found != owner:
+                raise EinfuseError(
+                    f"{path}: holds what '{found}' wrote ({_MARK} says so); choose another folder"
+                )
+
+
+def sign_folder(path: Path, owner: str) -> None:
+    """Say in a folder what its files are from."""
+    write_text(path / _MARK, owner + "\n")
 
 
 @contextmanager
@@ -161,9 +177,8 @@ def _require_place(path: Path, place: Path, found: os.stat_result | None) -> Non
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise EinfuseError(f"{path}: cannot be written: it is a folder; name a file in it")
     if not place.parent.is_dir():
-        raise EinfuseError(
-            f"{path}: cannot be written: there is no folder {place.parent}; make it first"
-        )
+        folder = place.parent if path.is_symlink() else path.parent
+        raise EinfuseError(f"{path}: cannot be written: there is no folder {folder}; make it first")
     if found is not None and not os.access(place, os.W_OK):
         raise EinfuseError(f"{path}: cannot be written: it is read-only; choose another file")
 

@@ -4,6 +4,7 @@ Commands print as they like. Inside `standard_streams` a character that the term
 lacks becomes a plain one, and a stream that cannot be written to or read from is an `EinfuseError`
 with a sentence.
 """
+# ruff: noqa: RUF001, RUF002 (the characters that look like plain ones are the subject)
 
 from __future__ import annotations
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,12 +58,17 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Run a cascade, on inputs from a file or drawn at random, and summarise its outputs."""
+    import numpy as np
+
     from einfuse.einsum.execute import bound_sizes
     from einfuse.einsum.execute import run as execute
     from einfuse.einsum.zoo import naming_parameters
+    from einfuse.files import require_writable, write_whole
 
     if dtype and dtype not in _DTYPES:
         raise EinfuseError(f"unknown dtype '{dtype}'; there is {', '.join(_DTYPES)}")
+    if output is not None:
+        require_writable(output)
     sizes = parse_shape(shape)
     given = None if inputs is None else _read(inputs)
     shipped = load_cascade(cascade)
@@ -84,7 +88,7 @@ def run(
         bound = bound_sizes(loaded, shapes, sizes)
         report["check"] = _checked(loaded, bound, fed, results, seed, backend)
     if output is not None:
-        _write(output, outputs)
+        write_whole(output, partial(np.savez, **outputs))
     if json:
         print_json(report)
     else:
@@ -249,38 +253,6 @@ def _compared(found: Any, truth: Any) -> dict[str, Any]:
         "relative": error / scale if scale else error,
         "not_finite_differ": int((~both & ~same).sum()),
     }
-
-
-def _write(path: Path, outputs: Arrays) -> None:
-    """Write an .npz in one step: a reader sees the old file or the new one."""
-    import numpy as np
-
-    if path.is_dir():
-        raise EinfuseError(f"{path}: cannot be written: it is a folder; name a file in it")
-    try:
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-        )
-    except OSError as error:
-        raise EinfuseError(f"{path}: cannot be written: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **outputs)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EinfuseError(f"{path}: cannot be written: {error.strerror}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _print(report: Mapping[str, Any]) -> None:
