@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
@@ -49,7 +50,9 @@ def _run(arguments: Sequence[str] | None) -> None:
         _say(f"{error.filename}: {error.strerror}")
         code = 2
     if code:
-        sys.stdout.flush()
+        with suppress(EinfuseError):  # it was said
+            sys.stdout.flush()
+        forsake_output()
         raise SystemExit(code)
 
 

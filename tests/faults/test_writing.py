@@ -1,4 +1,4 @@
-"""One writer: what it does to links, devices, pipes, permissions, and what it says of bad places."""
+"""One writer: what it does to links, devices, pipes, permissions; what it says of bad places."""
 
 from __future__ import annotations
 
