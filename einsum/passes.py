@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from .cascade import Cascade
-from .errors import EinfuseError
+from .errors import EinfuseError, expect
 from .footprint import footprint_along
 from .interval import guarding_maxima
 from .lineage import Dependence, trace
@@ -165,6 +165,7 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
     >>> [(barrier.producer, barrier.consumer) for barrier in report.barriers]
     [('S', 'Y')]
     """
+    expect(cascade, Cascade, "cascade", "a cascade (of einfuse.load_cascade or einfuse.parse)")
     check_own_ranges(cascade)
     if rank is None:
         rank = choose_rank(cascade)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.einsum.errors import EinfuseError, closest, expect
 
 from .errors import ArchitectureError, MappingError
 from .extension import extended, read_yaml
@@ -418,6 +418,7 @@ def load_architecture(name: str | Path) -> Architecture:
     >>> load_architecture("fusemax").units
     ('array_2d', 'array_1d')
     """
+    expect(name, (str, Path), "architecture", "a name or a path")
     path = _find_file(name)
     return parse_architecture(read_yaml(path), str(path))
 

@@ -68,6 +68,12 @@ class Homes(Spec):
 class Constraints(Spec):
     """The constraints on a map space; without any of them everything is open."""
 
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise MappingError(explain(error, "constraints")) from None
+
     units: dict[str, tuple[str, ...]] = {}
     keep: dict[str, tuple[str, ...]] = {}
     exchange: tuple[str, ...] | None = None

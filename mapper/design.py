@@ -472,8 +472,10 @@ def _read_table(name: str, table: TableFile, folder: Path | None) -> Table:
         }
     except OSError as error:
         raise MappingError(f"tables.{name}: {path}: {error.strerror}") from None
-    except (TypeError, ValueError) as error:
-        raise MappingError(f"tables.{name}: {path}: expected numbers, found {error}") from None
+    except (TypeError, ValueError, csv.Error):  # which may be no table at all: show nothing of it
+        raise MappingError(
+            f"tables.{name}: {path}: expected a CSV table with a line of names, then numbers alone"
+        ) from None
     for column in table.match:
         if column not in columns:
             near = closest(column, columns)

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from einfuse.einsum.errors import expect
 from einfuse.einsum.library import load, names
 from einfuse.einsum.printer import render
 
@@ -68,6 +69,7 @@ def to_content(
 
 def to_design(space: MapSpace, plan: Plan | ExplicitPlan, name: str = "found") -> Design:
     """Return the design of a mapping, as its file would be read back."""
+    expect(space, MapSpace, "space", "an einfuse.MapSpace")
     lines, stages = _tree(space, plan)
     given = space.constraints
     return Design(

@@ -71,7 +71,9 @@ def explain(error: ValidationError, where: str) -> str:
         while not known and len(parts) > 1 and _is_kind(parts[-1]):
             parts.pop()  # of a choice of kinds: which of them was tried
         path = ".".join(parts)
-        lines.setdefault(path, f"{where}: {path or 'file'}: {_said(fault)}")
+        if not path and not known:
+            path = "file"
+        lines.setdefault(path, f"{where}: {path and path + ': '}{_said(fault)}")
     return "\n".join(dict.fromkeys(lines.values()))
 
 

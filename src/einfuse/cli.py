@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         forsake_output()
         sys.exit(1)
+    sys.exit(0)
 
 
 def _run(arguments: Sequence[str] | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ Arrays = dict[str, Any]
 
 _BATCH = ("B", "H")  # ranks that the notation leaves out
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+_DAMAGED = (zlib.error, zipfile.BadZipFile)
 _TINY = 4  # largest size of a rank in the point-by-point check
 _AGREES = 1e-9
 
@@ -144,10 +147,15 @@ def _read(path: Path) -> Arrays:
                 raise EinfuseError(
                     f"{path}: expected an .npz with an array for each input, found one .npy array"
                 )
+            _require_room(path, loaded)
             return {name: loaded[name] for name in loaded.files}
     except EinfuseError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+    except MemoryError:
+        raise EinfuseError(f"{path}: its arrays do not fit into memory") from None
+    except OSError as error:
+        raise EinfuseError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, LookupError, NotImplementedError, *_DAMAGED) as error:
         if "pickle" in str(error).lower() or "object" in str(error).lower():
             raise EinfuseError(
                 f"{path}: not an .npz of numbers (it is no zip file, or holds pickled objects, "
@@ -156,9 +164,36 @@ def _read(path: Path) -> Arrays:
         raise EinfuseError(f"{path}: not a readable .npz: {error}") from None
 
 
+def _require_room(path: Path, loaded: Any) -> None:
+    """Refuse an .npz whose headers claim more than is in it, or than memory holds."""
+    import numpy as np
+
+    from einfuse.einsum.backend import available_main_memory_bytes
+
+    claimed = 0
+    for entry in loaded.zip.infolist():
+        with loaded.zip.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            read = np.lib.format.read_array_header_2_0 if version > (1, 0) else read
+            shape, _, dtype = read(file)
+        item_bytes = math.prod(shape) * dtype.itemsize
+        if item_bytes > entry.file_size:
+            raise EinfuseError(
+                f"{path}: {entry.filename} claims {item_bytes:,} bytes and holds "
+                f"{entry.file_size:,}: the file is damaged"
+            )
+        claimed += item_bytes
+    free = available_main_memory_bytes()
+    if free is not None and claimed > free:
+        raise EinfuseError(f"{path}: holds {claimed:,} bytes, of which {free:,} fit into memory")
+
+
 def _converted(arrays: Arrays, backend: str, device: str, dtype: str) -> Arrays:
     """Return the arrays for a backend, floating ones in the dtype that is asked for."""
     if backend != "torch":
+        if device != "cpu":
+            raise EinfuseError(f"--device {device}: needs --backend torch; NumPy runs on the cpu")
         if dtype == "bfloat16":
             raise EinfuseError("bfloat16 needs --backend torch: NumPy has no such dtype")
         if not dtype:
