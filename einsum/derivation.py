@@ -26,7 +26,7 @@ from .cascade import Cascade, Rank
 from .dataflow import Dataflow, Kind
 from .deadline import LateError, check_time, time_limit
 from .deferral import cancel, defer, deferral_hazards, redefined
-from .errors import EinfuseError
+from .errors import EinfuseError, expect
 from .localisation import localise
 from .movement import move_of, movement_hazards
 from .operations import count_operations, total_operations
@@ -36,8 +36,8 @@ from .printer import render
 from .reassociation import reassociate
 from .rewrite import NotDerivableError, factor_out, interchange, normalise
 from .safety import overflows
-from .shape import bind_known
 from .selection import select_first
+from .shape import bind_known
 from .stages import cuts
 from .streaming import stream
 from .tiling import size_of, tile, tile_size
@@ -137,6 +137,9 @@ def derive(
     >>> sorted({(d.passes, d.sweeps) for d in found if d.stable})
     [(1, 1), (1, 2), (2, 2)]
     """
+    expect(cascade, Cascade, "cascade", "a cascade (of einfuse.load_cascade or einfuse.parse)")
+    expect({} if sizes is None else sizes, Mapping, "sizes", "rank -> size, a mapping")
+    expect(0 if seconds is None else seconds, (int, float), "seconds", "a number")
     search = _Search(_with_sizes(cascade, sizes or {}), rank, dict(sizes or {}))
     return search.run(seconds)
 

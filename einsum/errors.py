@@ -89,7 +89,18 @@ def _render(message: str, span: Span | None, text: str, source: str) -> str:
     return f"{where}\n    {line[shown]}\n    {caret}"
 
 
-def closest(name: str, known: Iterable[str]) -> str:
+def expect(value: object, kind: type | tuple[type, ...], name: str, what: str) -> None:
+    """Refuse an argument of another kind than a function takes.
+
+    >>> expect(3, str, "name", "a text")
+    Traceback (most recent call last):
+    einfuse.einsum.errors.EinfuseError: name: expected a text, found int
+    """
+    if not isinstance(value, kind):
+        raise EinfuseError(f"{name}: expected {what}, found {type(value).__name__}")
+
+
+def closest(name: object, known: Iterable[str]) -> str:
     """Return ``; did you mean 'exp'?`` or the list of what there is, to end an error with.
 
     >>> closest("expp", ["exp", "log"])
@@ -97,7 +108,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     >>> closest("zzz", ["exp", "log"])
     '; there is exp, log'
     """
-    known = sorted(known)
+    known, name = sorted(known), str(name)
     by_case = {k.casefold(): k for k in known}
 
     def likeness(candidate: str) -> float:

@@ -75,15 +75,9 @@ class Ranks:
 
 def load_yaml(text: str, source: str) -> dict[str, Any]:
     """Return the mapping that a YAML text is; EinfuseError with line and column if it is none."""
-    import yaml
+    from .yaml_text import parse_yaml
 
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise EinfuseError(f"{source}{where}: not YAML: {problem}") from None
+    document = parse_yaml(text, source)
     if not isinstance(document, dict):
         kind = type(document).__name__
         raise EinfuseError(f"{source}: expected a mapping of keys to values, found {kind}")

@@ -18,7 +18,7 @@ from .absence import Arithmetic, Value
 from .backend import Array, Backend, backend_of
 from .cascade import Cascade, Tensor
 from .equation import Einsum
-from .errors import EinfuseError
+from .errors import EinfuseError, expect
 from .evaluation import Operand, evaluate, read_number
 from .expression import Access, Coordinate, Index, walk
 from .functions import closest
@@ -66,6 +66,9 @@ def run(
     >>> run(cascade, {"A": np.array([[1.0, 5.0], [3.0, 2.0]])})["Y"]
     array([3., 5.])
     """
+    expect(cascade, Cascade, "cascade", "a cascade (of einfuse.load_cascade or einfuse.parse)")
+    expect(inputs, Mapping, "inputs", "name -> array, a mapping")
+    expect({} if shape is None else shape, Mapping, "shape", "rank -> size, a mapping")
     library = backend_of(backend, inputs)
     arrays = _imported(cascade, inputs, library)
     sizes = bound_sizes(cascade, {n: tuple(a.shape) for n, a in arrays.items()}, shape or {})

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,8 @@ class NumpyBackend:
         return array.astype(dtype, copy=False)
 
     def integers(self, array: Array) -> Array:
+        if array.dtype.kind != "i" and array.dtype.itemsize == 8:
+            _require_range(_largest(array), 2.0**53 if array.dtype.kind == "f" else 2.0**63)
         return array.astype(np.int64, copy=False)
 
     def arange(self, count: int) -> Array:
@@ -119,6 +122,9 @@ class NumpyBackend:
         return array
 
     def binary(self, operator: str, left: Operand, right: Operand, out: Array | None) -> Array:
+        if operator in ("+", "-", "*") and _is_whole(left) and _is_whole(right):
+            one, other = _largest(left), _largest(right)
+            _require_range(one * other if operator == "*" else one + other)
         return np.asarray(self._BINARY[operator](left, right, out=out))
 
     def call(self, function: Function, arguments: Sequence[Operand], out: Array | None) -> Array:
@@ -127,6 +133,12 @@ class NumpyBackend:
         return np.asarray(function.numpy(*arguments))
 
     def fold(self, monoid: Monoid, array: Array, axes: tuple[int, ...]) -> Array:
+        if _is_whole(array) and monoid.operation in ("add", "multiply"):
+            count = math.prod(array.shape[axis] for axis in axes)
+            largest = _largest(array)
+            grown = count * math.log2(max(1.0, largest))
+            sums = monoid.operation == "add"
+            _require_range(largest * count if sums else 2.0 ** min(grown, 64.0))
         return np.expand_dims(np.asarray(monoid.fold(array, axes)), axes)
 
     def any(self, truth: Array, axes: tuple[int, ...]) -> Array:
@@ -141,6 +153,8 @@ class NumpyBackend:
         return np.take_along_axis(array, coordinates, axis)
 
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
+        if _is_whole(array):
+            _require_range(_largest(array) * math.prod(array.shape[axis] for axis in axes))
         wide = np.float32 if array.dtype == np.float16 else array.dtype
         total = np.asarray(array.sum(axis=axes, keepdims=True, dtype=wide))
         return total.astype(array.dtype, copy=False)
@@ -149,6 +163,8 @@ class NumpyBackend:
         return array.astype(np.float64)
 
     def matmul(self, left: Array, right: Array) -> Array:
+        if _is_whole(left) and _is_whole(right):
+            _require_range(_largest(left) * _largest(right) * left.shape[-1])
         if left.dtype == np.float16:  # BLAS has no half precision
             return np.matmul(left.astype(np.float32), right.astype(np.float32)).astype(np.float16)
         return np.matmul(_for_blas(left), _for_blas(right))
@@ -175,3 +191,25 @@ def _for_blas(array: Array) -> Array:
     plain = columns == item and rows >= item * array.shape[-1] and rows % item == 0
     turned = rows == item and columns >= item * array.shape[-2] and columns % item == 0
     return array if plain or turned else np.ascontiguousarray(array)
+
+
+def _is_whole(operand: Operand) -> bool:
+    return isinstance(operand, int) or (
+        isinstance(operand, np.ndarray | np.generic) and operand.dtype.kind in "iu"
+    )
+
+
+def _largest(operand: Operand) -> float:
+    """The largest absolute value."""
+    if not isinstance(operand, np.ndarray):
+        return abs(float(operand))
+    if not operand.size:
+        return 0.0
+    return max(abs(float(operand.min())), abs(float(operand.max())))
+
+
+def _require_range(largest: float, limit: float = 2.0**63) -> None:
+    if largest >= limit:
+        raise EinfuseError(
+            "whole numbers may grow beyond 64 bits: give the inputs as float64, or smaller ones"
+        )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .cascade import Cascade, Iteration, Rank, Split, Tensor
 from .equation import Action, Einsum, Populate, Reduce
-from .errors import CascadeError
+from .errors import CascadeError, expect
 from .expression import (
     Access,
     Binary,
@@ -65,6 +65,7 @@ def parse(text: str, name: str = "cascade", source: str = "<cascade>") -> Cascad
     >>> cascade.inputs, cascade.tensor("Y").ranks
     (('A',), ('P',))
     """
+    expect(text, str, "text", "a text")
     from lark import UnexpectedInput
 
     _check_size(text, source)

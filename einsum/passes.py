@@ -16,7 +16,7 @@ from fractions import Fraction
 
 from .cascade import Cascade
 from .coordinates import same_coordinates
-from .errors import EinfuseError
+from .errors import EinfuseError, expect
 from .expression import accesses
 from .footprint import footprint_along
 from .interval import guarding_maxima
@@ -167,6 +167,7 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
     >>> [(barrier.producer, barrier.consumer) for barrier in report.barriers]
     [('S', 'Y')]
     """
+    expect(cascade, Cascade, "cascade", "a cascade (of einfuse.load_cascade or einfuse.parse)")
     check_own_ranges(cascade)
     if rank is None:
         rank = choose_rank(cascade)

@@ -6,6 +6,7 @@ import math
 
 from .cascade import Cascade, Rank, Tensor
 from .equation import Action, Einsum, Reduce
+from .errors import expect
 from .expression import (
     Access,
     Binary,
@@ -32,6 +33,7 @@ def render(cascade: Cascade) -> str:
     output Y
     Y[] = A[m] * A[m]
     """
+    expect(cascade, Cascade, "cascade", "a cascade (of einfuse.load_cascade or einfuse.parse)")
     lines: list[str] = []
     if cascade.ranks:
         lines.append("rank " + ", ".join(map(_rank, cascade.ranks)))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import yaml
 
+from einfuse.files import require_writable, write_text
+
 from .device import Device
 from .errors import KernelError
 from .timing import Stopwatch, stopwatch_of, time_interleaved
@@ -126,24 +128,16 @@ def describe_architecture(device: Device, ceilings: Ceilings) -> dict[str, Any]:
 
 
 def write_architecture(path: Path, device: Device, ceilings: Ceilings) -> None:
-    """Write the architecture file of a device; KernelError if the path cannot be written."""
+    """Write the architecture file of a device; EinfuseError if the path cannot be written."""
     text = yaml.safe_dump(describe_architecture(device, ceilings), sort_keys=False, width=100)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise KernelError(f"{path}: cannot write: {error.strerror}") from None
+    write_text(path, text)
 
 
 def require_writable_yaml(path: Path) -> None:
     """Refuse a path that cannot be written before any time is spent."""
     if path.suffix not in (".yaml", ".yml"):
         raise KernelError(f"{path}: expected a file name ending in .yaml")
-    if path.is_dir() or not path.parent.is_dir():
-        raise KernelError(f"{path}: expected a file in a folder that exists")
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise KernelError(f"{path}: not writable: {error.strerror}") from None
+    require_writable(path)
 
 
 def _fastest_s(call: Callable[[int], object], stopwatch: Stopwatch, seconds: float) -> float:

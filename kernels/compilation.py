@@ -6,16 +6,19 @@ is what the launch would run on such a GPU; only the driver is never asked for a
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from einfuse.einsum.errors import EinfuseError
+from einfuse.files import require_folder, write_text
 
 from .architecture import is_interpreting
 from .distribution import Distribution, read_distributions
@@ -57,7 +60,7 @@ def compile_launch(launch: Launch, architecture: str, cache: Path | None = None)
     if cache is None:
         return _compile(source, target, options, architecture)
     path = cache / f"{_digest(source, architecture, options)}.json"
-    if path.exists():
+    with suppress(OSError, ValueError, LookupError, TypeError):  # not there, or damaged
         return _from_data(json.loads(path.read_text(encoding="utf-8")))
     compiled = _compile(source, target, options, architecture)
     _store(path, asdict(compiled))
@@ -124,7 +127,7 @@ def _compile(source: Any, target: Any, options: Any, architecture: str) -> Compi
     )
 
 
-@contextlib.contextmanager
+@contextmanager
 def _captured_stderr() -> Iterator[Callable[[], str]]:
     """Keep what the compiler, which is no Python, prints; yields what reads it."""
     with tempfile.TemporaryFile() as file:
@@ -192,7 +195,7 @@ def _distribution(data: Mapping[str, Any]) -> Distribution:
 
 
 def _store(path: Path, data: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(data), encoding="utf-8")
-    temporary.replace(path)
+    """Keep a result; where the cache cannot be written, it is compiled again next time."""
+    with suppress(EinfuseError):
+        require_folder(path.parent)
+        write_text(path, json.dumps(data))

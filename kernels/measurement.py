@@ -11,13 +11,13 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.files import require_writable as require_place
+from einfuse.files import write_text
 
 Value = str | int | float | bool | None
 
@@ -104,7 +104,7 @@ def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
     kind = _format(path)
     rows = [measurement.to_row() for measurement in measurements]
     text = _csv_of(rows) if kind == ".csv" else "".join(f"{json.dumps(row)}\n" for row in rows)
-    _replace(path, text)
+    write_text(path, text)
 
 
 def append_measurement(path: Path, measurement: Measurement) -> None:
@@ -116,34 +116,14 @@ def require_writable(path: Path) -> None:
     """Refuse a file that cannot be written before any time is spent on measuring for it."""
     _format(path)
     if path.exists() and not path.is_file():
-        raise EinfuseError(f"{path}: expected a file to write measurements to, found a directory")
-    if not path.parent.is_dir():
-        raise EinfuseError(f"{path}: its folder does not exist; make it first")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise EinfuseError(f"{path}: not writable; choose another --out")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise EinfuseError(f"{path}: not writable ({error.strerror}); choose another") from None
+        raise EinfuseError(f"{path}: expected a file to write measurements to, and to resume from")
+    require_place(path)
 
 
 def _format(path: Path) -> str:
     if path.suffix not in (".csv", ".jsonl"):
         raise EinfuseError(f"{path}: expected a file name ending in .csv or .jsonl")
     return path.suffix
-
-
-def _replace(path: Path, text: str) -> None:
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as file:
-            file.write(text)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise EinfuseError(f"{path}: cannot write: {error.strerror}") from None
 
 
 def _csv_of(rows: Iterable[Mapping[str, Value]]) -> str:

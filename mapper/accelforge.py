@@ -34,6 +34,7 @@ import yaml
 
 from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.einsum.template import render_template
+from einfuse.einsum.yaml_text import parse_yaml
 
 from .architecture import Architecture
 from .counts import REGISTERS
@@ -99,7 +100,10 @@ def read_mapping(
     ['for M in 1', 'compute Y on MAC']
     """
     try:
-        nodes = _nodes(_load(render_template(text, settings or {}, source), source), source)
+        nodes = _nodes(
+            parse_yaml(render_template(text, settings or {}, source), source, loader=_Loader),
+            source,
+        )
         reader = _Reader(facts, architecture, {**NAMES, **(names or {})})
         lines = reader.design(nodes)
     except MappingError as error:
@@ -427,16 +431,6 @@ def _tagged(loader: _Loader, kind: str, node: yaml.Node) -> dict[str, Any]:
 
 
 _Loader.add_multi_constructor("!", _tagged)
-
-
-def _load(text: str, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise EinfuseError(f"{source}{where}: not YAML: {problem}") from None
 
 
 def _nodes(document: Any, source: str) -> tuple[_Node, ...]:

@@ -19,23 +19,20 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.einsum.errors import EinfuseError, closest, expect
 
 from .errors import ArchitectureError, MappingError
 from .extension import extended, read_yaml
 from .formula import Formula, Scope, Values, parse_formula
+from .spec import Spec, explain
 
 Number = float | int | str  # a string is a formula
 DATA = Path(__file__).with_name("data")
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Operation(_Spec):
+class Operation(Spec):
     """What one operation costs on one lane (processing element) of a unit."""
 
     slots: Number = Field(1, description="issue slots (cycles of the lane) per operation")
@@ -44,7 +41,7 @@ class Operation(_Spec):
     source: str = ""
 
 
-class Registers(_Spec):
+class Registers(Spec):
     """The register file of one lane."""
 
     depth: Number = Field(description="entries, for energy and area")
@@ -55,7 +52,7 @@ class Registers(_Spec):
     source: str = ""
 
 
-class Memory(_Spec):
+class Memory(Spec):
     """A memory level."""
 
     bytes: Number | None = Field(None, description="capacity; null: unlimited")
@@ -79,7 +76,7 @@ class Memory(_Spec):
 Shared = Literal["any", "operands", "outputs", "none"]
 
 
-class Unit(_Spec):
+class Unit(Spec):
     """A compute unit: a 2D array (rows x columns) or a vector unit (lanes).
 
     Instances are a further dimension: copies of the unit, each under its own copy of the memories
@@ -115,7 +112,7 @@ class Unit(_Spec):
         return self
 
 
-class Processors(_Spec):
+class Processors(Spec):
     """What a GPU is made of: equal processors that take thread blocks.
 
     The units and the memories ``shared`` and ``register_file`` of the file are those of one
@@ -142,7 +139,7 @@ class Processors(_Spec):
     sources: dict[str, str] = {}
 
 
-class Component(_Spec):
+class Component(Spec):
     """A component that a cost model prices; further keys are its sizes, numbers or formulas."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -158,7 +155,7 @@ class Component(_Spec):
         return tuple(self.__pydantic_extra__)
 
 
-class ArchitectureFile(_Spec):
+class ArchitectureFile(Spec):
     """The schema of an architecture file."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -418,20 +415,6 @@ def _number_or_formula(value: Any) -> Any:
         return parse_formula(value)
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """Say in words what pydantic found wrong, one line for each fault."""
-    lines: list[str] = []
-    for fault in error.errors():
-        path = ".".join(str(part) for part in fault["loc"])
-        whole = fault["type"] == "missing" or not path
-        found = "" if whole else f", found {fault['input']!r}"
-        if len(found) > 80:
-            found = ""
-        said = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{where}: {path or 'file'}: {said}{found}")
-    return "\n".join(dict.fromkeys(lines))
-
-
 def find_file(name: str | Path, folder: str, kind: str, error: type[EinfuseError]) -> Path:
     """Return the file of a shipped name or a path; the error lists the closest names."""
     path = Path(name)
@@ -451,6 +434,7 @@ def load_architecture(name: str | Path) -> Architecture:
     >>> load_architecture("fusemax").units
     ('array_2d', 'array_1d')
     """
+    expect(name, (str, Path), "architecture", "a name or a path")
     path = _find_file(name)
     return parse_architecture(read_yaml(path), str(path))
 

@@ -42,36 +42,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     NonNegativeInt,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from .architecture import explain, find_file
+from .architecture import find_file
 from .errors import MappingError
 from .extension import read_yaml
+from .spec import Spec, explain
 
 TileChoices = Literal["standard", "divisors", "powers", "ragged"]
 ROLES = ("input", "weight", "output")
 """What a tensor may be to an Einsum."""
 
 
-class Homes(BaseModel):
+class Homes(Spec):
     """Tensors, or roles of tensors, that have to live at a level, and those that may."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     must: tuple[str, ...] = ()
     may: tuple[str, ...] = ()
 
 
-class Constraints(BaseModel):
+class Constraints(Spec):
     """The constraints on a map space; without any of them everything is open."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise MappingError(explain(error, "constraints")) from None
 
     units: dict[str, tuple[str, ...]] = {}
     keep: dict[str, tuple[str, ...]] = {}

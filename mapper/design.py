@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.errors import EinfuseError, closest
@@ -26,7 +26,6 @@ from einfuse.einsum.parser import parse
 
 from .architecture import (
     Architecture,
-    explain,
     find_file,
     load_architecture,
     parse_architecture,
@@ -38,34 +37,31 @@ from .kernel import Constant, Schedule, check_kernel, schedule_of
 from .kernel_file import KernelFile, read_kernel
 from .mapping import Nest, parse_nest
 from .pipeline import Stage, StageFile, parse_stage
+from .spec import Spec, explain
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Column(_Spec):
+class Column(Spec):
     """How a column of a table selects a row."""
 
     value: str | float
     how: Literal["exact", "nearest", "at_least"] = "exact"
 
 
-class TableFile(_Spec):
+class TableFile(Spec):
     """A table whose row is chosen by the shape or the architecture."""
 
     file: str
     match: dict[str, Column] = Field(min_length=1)
 
 
-class Requirement(_Spec):
+class Requirement(Spec):
     """A condition that a shape must meet, and what to say where it does not."""
 
     that: str
     otherwise: str
 
 
-class Growth(_Spec):
+class Growth(Spec):
     """Multiply a parameter until a condition on the time of each resource holds."""
 
     parameter: str
@@ -74,14 +70,14 @@ class Growth(_Spec):
     times: int = Field(24, gt=0)
 
 
-class Omissions(_Spec):
+class Omissions(Spec):
     """What a published run did not charge; other accountings charge it."""
 
     energy: tuple[str, ...] = ()
     area: tuple[str, ...] = ()
 
 
-class DesignFile(_Spec):
+class DesignFile(Spec):
     """The schema of a design file."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -476,8 +472,10 @@ def _read_table(name: str, table: TableFile, folder: Path | None) -> Table:
         }
     except OSError as error:
         raise MappingError(f"tables.{name}: {path}: {error.strerror}") from None
-    except (TypeError, ValueError) as error:
-        raise MappingError(f"tables.{name}: {path}: expected numbers, found {error}") from None
+    except (TypeError, ValueError, csv.Error):  # which may be no table at all: show nothing of it
+        raise MappingError(
+            f"tables.{name}: {path}: expected a CSV table with a line of names, then numbers alone"
+        ) from None
     for column in table.match:
         if column not in columns:
             near = closest(column, columns)

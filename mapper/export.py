@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from einfuse.einsum.errors import expect
 from einfuse.einsum.library import load, names
 from einfuse.einsum.printer import render
 
@@ -80,6 +81,7 @@ def open_sizes(plan: Plan | ExplicitPlan | Design) -> dict[str, int]:
 
 def to_design(space: MapSpace, plan: Plan | ExplicitPlan | Design, name: str = "found") -> Design:
     """Return the design of a mapping, as its file would be read back."""
+    expect(space, MapSpace, "space", "an einfuse.MapSpace")
     if isinstance(plan, Design):
         return replace(plan, name=name)
     lines, stages = _tree(space, plan)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from einfuse.einsum.yaml_text import parse_yaml
 
 from .errors import ArchitectureError
 
@@ -58,13 +58,8 @@ def _over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """Read a YAML file safely; ArchitectureError says what is wrong with it, and where."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ArchitectureError(f"{path}{place}: {problem}") from None
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path), error=ArchitectureError)
     except UnicodeDecodeError:
         raise ArchitectureError(f"{path}: not a text file in UTF-8") from None
-    except RecursionError:
-        raise ArchitectureError(f"{path}: nested too deeply") from None
+    except OSError as error:
+        raise ArchitectureError(f"{path}: cannot be read: {error.strerror}") from None

@@ -21,6 +21,8 @@ from einfuse.einsum.errors import closest
 
 from .errors import MappingError
 
+_LONGEST = 20_000  # characters of a formula
+_CHAIN = 50  # operators in a row that are compiled as a chain
 Values = Any  # a number, a truth value, or a NumPy array of either
 
 
@@ -126,14 +128,20 @@ class Scope(Mapping[str, Values]):
 def parse_formula(text: str | int | float) -> Formula:
     """Parse a formula; MappingError with the place if it is none."""
     source = str(text)
+    if len(source) > _LONGEST:
+        raise MappingError(
+            f"formula '{source[:40]} ...': expected at most {_LONGEST:,} characters, "
+            f"found {len(source):,}"
+        )
     try:
-        tree = parser().parse(source, start="formula")
+        return formula_of(parser().parse(source, start="formula"), source)
+    except RecursionError:
+        raise MappingError(f"formula '{source[:40]} ...': nested too deeply") from None
     except lark.exceptions.UnexpectedInput as error:
         raise MappingError(
             f"formula '{source}': expected a number, a name, a function or an operator, "
             f"found {unexpected(error, source)}"
         ) from None
-    return formula_of(tree, source)
 
 
 def formula_of(tree: lark.Tree[lark.Token], text: str | None = None) -> Formula:
@@ -273,6 +281,8 @@ def _compile(node: Any, text: str) -> Callable[[Mapping[str, Values]], Values]:
             return _compile_name(str(children[0]), text)
         case "call":
             return _compile_call(str(children[0]), children[1:], text)
+        case "binary" | "either" | "both" if _links(node) > _CHAIN:
+            return _compile_chain(node, text)
         case "binary" | "compare":
             left, right = _compile(children[0], text), _compile(children[2], text)
             if children[1] in ("/", "%"):
@@ -290,6 +300,41 @@ def _compile(node: Any, text: str) -> Callable[[Mapping[str, Values]], Values]:
             left, right = _compile(children[0], text), _compile(children[1], text)
             join = np.logical_or if either_or_both == "either" else np.logical_and
             return lambda names: join(left(names), right(names))
+
+
+def _links(node: Any) -> int:
+    """Return how many operators follow each other: ``a + b + c`` has two."""
+    count = 0
+    while node.data in ("binary", "either", "both"):
+        node, count = node.children[0], count + 1
+    return count
+
+
+def _compile_chain(node: Any, text: str) -> Callable[[Mapping[str, Values]], Values]:
+    """Return the function of a long chain of operators, from left to right, without recursion."""
+    steps: list[tuple[Callable[[Any, Any], Any], Callable[[Mapping[str, Values]], Values]]] = []
+    while node.data in ("binary", "either", "both"):
+        sign = str(node.children[1]) if node.data == "binary" else node.data
+        steps.append((_meaning(sign, text), _compile(node.children[-1], text)))
+        node = node.children[0]
+    first = _compile(node, text)
+    steps.reverse()
+
+    def evaluate(names: Mapping[str, Values]) -> Values:
+        value = first(names)
+        for meaning, operand in steps:
+            value = meaning(value, operand(names))
+        return value
+
+    return evaluate
+
+
+def _meaning(sign: str, text: str) -> Callable[[Any, Any], Any]:
+    if sign in ("/", "%"):
+        divide = _divide if sign == "/" else _remainder
+        return lambda left, right: divide(left, right, text)
+    known = {"either": np.logical_or, "both": np.logical_and}
+    return known[sign] if sign in known else _OPERATORS[sign]
 
 
 def _compile_name(name: str, text: str) -> Callable[[Mapping[str, Values]], Values]:

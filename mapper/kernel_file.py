@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from .architecture import explain
 from .errors import MappingError
+from .spec import Spec, explain
 
 Text = str | float | int
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ConstantFile(_Spec):
+class ConstantFile(Spec):
     """A constant of the model that a fit may move."""
 
     default: float
@@ -31,7 +27,7 @@ class ConstantFile(_Spec):
         return self
 
 
-class GridFile(_Spec):
+class GridFile(Spec):
     """What a block owns: a tile of ``size``, for each of ``copies``, of which ``split`` share one.
 
     ``workers`` spreads all tiles evenly over so many blocks instead (stream-K).
@@ -45,7 +41,7 @@ class GridFile(_Spec):
     order: Literal["in-order", "longest-first", "static"] = "in-order"
 
 
-class LoopFile(_Spec):
+class LoopFile(Spec):
     """What a block walks over, and which part of it the block's tile sees."""
 
     size: Text
@@ -54,14 +50,14 @@ class LoopFile(_Spec):
     density: Text = 1
 
 
-class StreamFile(_Spec):
+class StreamFile(Spec):
     """A tensor that every block of a copy reads, tile by tile."""
 
     tile: Text
     whole: Text
 
 
-class LaunchFile(_Spec):
+class LaunchFile(Spec):
     """The schema of a launch; without a grid it is a flat pass, of whole sizes."""
 
     name: str
@@ -94,7 +90,7 @@ class LaunchFile(_Spec):
     block_cycles: Text = 0
 
 
-class KernelFile(_Spec):
+class KernelFile(Spec):
     """The schema of a kernel design's file."""
 
     schema_version: Literal[1] = Field(alias="schema")

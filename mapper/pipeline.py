@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from .errors import MappingError
 from .facts import Facts
 from .formula import Formula, Values, parse_formula
+from .spec import Spec
 
 _ONE = parse_formula(1)
 
 
-class StageFile(BaseModel):
+class StageFile(Spec):
     """The schema of a stage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = ""
     phases: tuple[dict[str, Any], ...] = Field(min_length=1)

@@ -21,6 +21,8 @@ from time import monotonic
 
 import numpy as np
 
+from einfuse.einsum.errors import expect
+
 from .bounds import bound_group, bound_plan
 from .choices import Interrupted, Tally
 from .constraints import describe
@@ -131,6 +133,10 @@ def find_best(
     Spaces, objectives and results go to other processes and back, so that many searches are an
     executor's map: ``ProcessPoolExecutor().map(partial(find_best, objective=objective), spaces)``.
     """
+    expect(space, MapSpace, "space", "an einfuse.MapSpace")
+    if not hasattr(objective, "columns"):
+        raise MappingError("objective: expected what einfuse.find_objective returns")
+    expect(0 if seconds is None else seconds, (int, float), "seconds", "a number")
     if at_once < 1:
         raise MappingError(f"expected at least 1 step at once, found {at_once}")
     if not space.einsums:

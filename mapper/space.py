@@ -34,7 +34,7 @@ from itertools import combinations, permutations, product
 from typing import Any
 
 from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.errors import CascadeError, closest
+from einfuse.einsum.errors import CascadeError, closest, expect
 from einfuse.einsum.shape import bind, bind_known
 
 from .architecture import INSTANCES, Architecture
@@ -112,6 +112,11 @@ class MapSpace:
     _roles: dict[tuple[str, ...], Roles] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        expect(self.cascade, Cascade, "cascade", "a cascade (of einfuse.load_cascade)")
+        made = "what einfuse.load_architecture returns"
+        expect(self.architecture, Architecture, "architecture", made)
+        expect(self.shape, Mapping, "shape", "rank -> size, a mapping")
+        expect(self.constraints, Constraints, "constraints", "einfuse.Constraints")
         put = object.__setattr__
         put(self, "_roles", {})
         known = self.cascade.rank_names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -14,6 +15,7 @@ from einfuse.mapper.errors import MappingError
 from .evaluation import EinsumResult, Evaluation, LevelTraffic
 
 Points = tuple[int, ...]
+_WRAPS = 2.0**62  # products of sizes from here on are counted in floating point
 
 
 def broadcast_inputs(
@@ -39,13 +41,22 @@ def broadcast_inputs(
     except ValueError:
         sizes = ", ".join(f"{k} {np.shape(v)}" for (_, k), v in arrays.items() if np.ndim(v))
         raise MappingError(f"arrays of sizes and settings do not broadcast: {sizes}") from None
-    spread = dict(zip(arrays, together, strict=True))
+    wide = [_wide(array) for array in together]
+    if math.prod(float(array.max(initial=1)) for array in wide[: len(shape)]) >= _WRAPS:
+        wide = [array.astype(np.float64) for array in wide]
+    spread = dict(zip(arrays, wide, strict=True))
     points = next(iter(spread.values())).shape
     return (
         points,
         {k: spread["", k].ravel() for k in shape},
         {k: spread["s", k].ravel() for k in settings},
     )
+
+
+def _wide(array: Any) -> Any:
+    """Return numbers of few bits in 64: products of sizes do not wrap round."""
+    kinds = {"i": np.int64, "u": np.int64, "f": np.float64}
+    return array.astype(kinds[array.dtype.kind]) if array.dtype.kind in kinds else array
 
 
 def _scalar(value: Any) -> Any:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from einfuse.einsum.errors import EinfuseError, closest
-from einfuse.mapper.design import Design, KernelDesign
+from einfuse.einsum.errors import EinfuseError, closest, expect
+from einfuse.mapper.design import Design, KernelDesign, load_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.formula import Values, parse_formula
 from einfuse.mapper.mapping import walk_nest
@@ -36,7 +37,7 @@ class DesignWarning(UserWarning):
 
 
 def evaluate(
-    design: Design,
+    design: Design | str | Path,
     shape: Mapping[str, Any],
     *,
     accounting: str = "physical",
@@ -46,7 +47,7 @@ def evaluate(
     """Return what a design costs at a shape.
 
     Args:
-        design: a cascade, an architecture and a mapping rule (see `load_design`).
+        design: a cascade, an architecture and a mapping rule (see `load_design`), or its name.
         shape: rank -> size, whole numbers or arrays of them; batch ranks included.
         accounting: "published", "published-all-registers" or "physical".
         include: what "physical" charges too: "leakage", "interconnect", "multicast", "ports" (see
@@ -67,6 +68,13 @@ def evaluate(
     >>> round(evaluate(load_design("fusemax"), shape).seconds, 6)
     0.0297
     """
+    if isinstance(design, str | Path):
+        design = load_design(design)
+    expect(design, (Design, KernelDesign), "design", "a design, or the name of one")
+    expect(shape, Mapping, "shape", "rank -> size, a mapping")
+    expect({} if set is None else set, Mapping, "set", "path -> value, a mapping")
+    expect(accounting, str, "accounting", "a name")
+    expect(include, (str, list, tuple, frozenset), "include", "names, a list")
     chosen = find_accounting(accounting, include)
     settings = dict(set or {})
     if isinstance(design, KernelDesign):

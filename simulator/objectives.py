@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.einsum.errors import EinfuseError, closest, expect
 from einfuse.mapper.architecture import Architecture
 from einfuse.mapper.counts import Traffic, Work
 from einfuse.mapper.design import Design
@@ -199,7 +199,9 @@ def find_objective(
     >>> find_objective("latency,energy", load_architecture("fusemax")).figures
     ('seconds', 'energy_pj')
     """
-    wanted = [n.strip() for n in (names.split(",") if isinstance(names, str) else names)]
+    expect(names, (str, list, tuple), "names", "a name, or several")
+    expect(architecture, Architecture, "architecture", "what einfuse.load_architecture returns")
+    wanted = [str(n).strip() for n in (names.split(",") if isinstance(names, str) else names)]
     for name in wanted:
         if name not in FIGURES:
             raise MappingError(f"no objective '{name}'{closest(name, FIGURES)}")

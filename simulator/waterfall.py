@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from einfuse.figures import blank_figure
+
 from .program import FETCH
 from .simulation import Simulation
 from .trace import Span, spans
@@ -35,19 +37,16 @@ def draw_waterfall(simulation: Simulation) -> Figure:
     >>> [label.get_text().split(chr(10))[0] for label in figure.axes[0].get_yticklabels()]
     ['array_2d', 'array_1d']
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.patches import Patch
-    from matplotlib.ticker import FuncFormatter
-
     whole = len(simulation.runs) > 1
     found = list(_work(simulation)) if whole else list(spans(simulation))
     rows = _rows(simulation, found)
     colours = _colours(simulation, found)
     end = simulation.cycles if whole else max((span.end for span in found), default=1.0)
-    figure, axes = pyplot.subplots(figsize=(12, 1.9 + 0.75 * len(rows)), layout="constrained")
+    figure = blank_figure(12, 1.9 + 0.75 * len(rows))
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import FuncFormatter
+
+    axes = figure.subplots()
     for number, row in enumerate(rows):
         own = [span for span in found if span.resource == row]
         lanes = 1 + max(span.lane for span in own)
@@ -107,9 +106,9 @@ def _rows(simulation: Simulation, found: Sequence[Span]) -> list[str]:
 
 def _colours(simulation: Simulation, found: Sequence[Span]) -> dict[str, Any]:
     """A colour for each Einsum, the same in every design of a cascade; what is fetched is grey."""
-    from matplotlib import pyplot
+    from matplotlib import colormaps
 
-    table = pyplot.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    table = colormaps["tab20"].colors  # type: ignore[attr-defined]
     strong_first = [*table[0::2], *table[1::2]]
     names = dict.fromkeys(span.name for span in found)
     fetched = {t.name for run in simulation.runs for t in run.program.tasks if t.unit == FETCH}

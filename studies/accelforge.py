@@ -19,6 +19,7 @@ import pandas as pd
 
 from einfuse.einsum.errors import EinfuseError, closest
 from einfuse.einsum.library import load
+from einfuse.files import write_table, write_text
 from einfuse.mapper.accelforge import read_mapping
 from einfuse.mapper.architecture import load_architecture
 from einfuse.mapper.counts import REGISTERS
@@ -34,7 +35,6 @@ from einfuse.simulator.point import find_point
 from .accelforge_cases import CASES, DATA, Case
 from .accelforge_peer import evaluate_there, is_installed, search_there, versions
 from .accelforge_record import drawn_cases
-from .files import write_table, write_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.files import write_table, write_text
 from einfuse.mapper.design import Design, load_design
 from einfuse.mapper.pipeline import Phase
 from einfuse.simulator.overheads import Overheads, find_overheads
 from einfuse.simulator.program import CAUSES
 from einfuse.simulator.simulation import Simulation, prepare, simulate
 
-from .files import write_table, write_text
 from .plot import PALETTE, new_figure, save_figure
 
 if TYPE_CHECKING:

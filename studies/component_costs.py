@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from einfuse.files import undisturbed, write_table, write_text
 from einfuse.mapper.design import load_design
 from einfuse.simulator.accounting import OPTIONS
 from einfuse.simulator.cost_model import find_cost_model
@@ -21,7 +22,6 @@ from einfuse.simulator.evaluation import Evaluation
 from einfuse.simulator.model import evaluate
 
 from .component_costs_report import report
-from .files import undisturbed, write_table, write_text
 from .fusemax import Workloads, select_workloads
 from .plot import PALETTE, new_figure, save_figure
 

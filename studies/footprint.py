@@ -16,8 +16,8 @@ from einfuse.einsum.errors import EinfuseError
 from einfuse.einsum.footprint import footprint
 from einfuse.einsum.library import load
 from einfuse.einsum.traffic import traffic_bound_bytes
+from einfuse.files import write_table, write_text
 
-from .files import write_table, write_text
 from .plot import PALETTE, new_figure, save_figure
 
 if TYPE_CHECKING:

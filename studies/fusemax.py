@@ -20,12 +20,12 @@ import yaml
 from rich.console import Console
 
 from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.files import require_folder, undisturbed, write_table, write_text
 from einfuse.mapper.design import load_design
 from einfuse.simulator.evaluation import Evaluation
 from einfuse.simulator.model import evaluate
 
 from . import fusemax_figures as figures
-from .files import undisturbed, write_table, write_text
 from .fusemax_report import report
 
 ACCOUNTINGS = ("published", "published-all-registers", "physical")
@@ -275,6 +275,8 @@ def run(
             "figure-11-layer-energy": _ratios(layer, "relative_energy"),
             "figure-12-design-space": space,
         }
+        for name in ("tables", "figures"):
+            require_folder(out / name)
         for name, table in tables.items():
             write_table(out / "tables" / f"{name}.csv", table)
         folder, labels = out / "figures", {n: d["label"] for n, d in paper()["designs"].items()}

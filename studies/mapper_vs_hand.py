@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from einfuse.files import write_table, write_text
 from einfuse.mapper.constraints import Constraints
 from einfuse.mapper.design import Design, load_design
 from einfuse.mapper.export import to_design
@@ -27,7 +28,6 @@ from einfuse.simulator.evaluation import Evaluation
 from einfuse.simulator.model import evaluate
 from einfuse.simulator.objectives import find_objective
 
-from .files import require_folder, write_table, write_text
 from .fusemax import paper, select_workloads
 from .plot import PALETTE, new_figure, save_figure
 
@@ -196,7 +196,6 @@ def run(
     The least products are sought at the middle one of the lengths.
     """
     chosen = select_workloads(models, lengths).lengths
-    require_folder(out)
     table = comparison_table(models, lengths)
     middle = [chosen[len(chosen) // 2]]
     products = comparison_table(models, middle, "edp", product_seconds)

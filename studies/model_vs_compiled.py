@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.files import write_table, write_text
 from einfuse.kernels.lowering import lowering_table
 from einfuse.kernels.packages import require_packages
-
-from .files import write_table, write_text
 
 if TYPE_CHECKING:
     from einfuse.kernels.compile_check import Check

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.errors import EinfuseError
 from einfuse.einsum.lineage import trace
 from einfuse.einsum.passes import PassReport
+from einfuse.figures import require_figure, write_figure
 
 from .plot import PALETTE, new_figure
 
@@ -30,12 +30,7 @@ def draw_passes(cascade: Cascade, report: PassReport, path: Path) -> None:
     Raises:
         EinfuseError: the suffix is no format of figures, or the folder does not exist.
     """
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise EinfuseError(f"--plot: expected a file ending in .png, .svg or .pdf, found '{path}'")
-    if not path.parent.is_dir():
-        raise EinfuseError(f"--plot: the folder '{path.parent}' does not exist")
-    from matplotlib import pyplot
-
+    require_figure(path)
     graph = build_graph(cascade, report)
     places = _layers(graph)
     width = _COLUMN_INCHES * (1 + max(x for x, _ in places.values()))
@@ -44,8 +39,7 @@ def draw_passes(cascade: Cascade, report: PassReport, path: Path) -> None:
     )
     figure, axes = new_figure(1, 1, max(6.0, width), max(3.0, height + 0.8))
     _draw(graph, places, axes[0][0], report)
-    figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-    pyplot.close(figure)
+    write_figure(path, figure, dpi=200)
 
 
 def build_graph(cascade: Cascade, report: PassReport) -> nx.DiGraph:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import write_whole
+from einfuse.figures import blank_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette (Color Universal Design, 2008).
 PALETTE = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
 
+_DPI = 200
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -29,7 +29,6 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "einfuse",
     "svg.fonttype": "path",
     "figure.dpi": 100,
-    "savefig.dpi": 200,
 }
 
 
@@ -40,27 +39,14 @@ def new_figure(
 
     The axes share their scales: x all of them, y those of a row; unless ``share`` is false.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    parameters: Any = matplotlib.rcParams
-    parameters.update(_STYLE)
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(width, height), sharex=share, sharey="row" if share else False,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    figure = blank_figure(width, height, _STYLE)
+    axes = figure.subplots(
+        rows, columns, sharex=share, sharey="row" if share else False, squeeze=False
+    )
     return figure, axes
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``name.png`` and ``name.svg``, whole, and close the figure."""
-    from matplotlib import pyplot
-
+    """Write ``name.png`` and ``name.svg``, whole."""
     for kind in ("png", "svg"):
-        metadata = {"Date": None} if kind == "svg" else None  # the same bytes every time
-        write_whole(
-            folder / f"{name}.{kind}", partial(figure.savefig, format=kind, metadata=metadata)
-        )
-    pyplot.close(figure)
+        write_figure(folder / f"{name}.{kind}", figure, dpi=_DPI)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.files import require_folder, sign_folder
 
 STUDIES = {
     "accelforge": "einfuse.studies.accelforge",
@@ -34,6 +35,8 @@ def run_study(
     """
     if name not in STUDIES:
         raise EinfuseError(f"no study '{name}'{closest(name, STUDIES)}")
+    require_folder(out, f"study {name}")
     module = importlib.import_module(STUDIES[name])
     path: Path = module.run(out, models=models, lengths=lengths)
+    sign_folder(out, f"study {name}")
     return path

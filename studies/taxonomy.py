@@ -19,8 +19,8 @@ from einfuse.einsum.footprint import Footprint, footprint
 from einfuse.einsum.library import load
 from einfuse.einsum.shape import bind_known, representatives
 from einfuse.einsum.zoo import Entry, entries, families, passes_over
+from einfuse.files import write_table, write_text
 
-from .files import write_table, write_text
 from .growth import CONSTANT, Order, order_between
 from .kept import kept_operations
 from .plot import save_figure

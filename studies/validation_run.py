@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.files import require_folder, sign_folder, write_table, write_text
 
-from .files import require_folder, write_table, write_text
 from .plot import save_figure
 from .validation import PUBLISHED, Verdict, error_summary, judge, to_json
 from .validation_cases import Case, find_cases
@@ -55,7 +55,7 @@ def validate_gpus(
     """
     if fit is not None and constants is not None:
         raise EinfuseError("--fit: writes new constants; leave --constants out")
-    require_folder(out)
+    require_folder(out, "validate")
     rows = read_rows(data or PUBLISHED)
     if fit is not None:
         table = fit_cases(_cases(rows))
@@ -81,6 +81,7 @@ def validate_gpus(
         save_figure(draw_scatter(verdicts), out, "scatter")
     more = [*_instructions(out, compiled), *cpu_section(read_committed())]
     origin = "the shipped published measurements" if data is None else f"`{data.name}`"
+    sign_folder(out, "validate")
     write_text(out / "report.md", report(found, left_out, table, origin, more))
     return json, _summary(verdicts, len(found), out)
 
@@ -99,7 +100,7 @@ def measure_this_gpu(out: Path, seconds: float = 480.0) -> Path:
     from einfuse.kernels.measuring import measure_suite
     from einfuse.kernels.suites import list_cases
 
-    require_folder(out)
+    require_folder(out, "validate")
     path = out / "measurements.csv"
     outcomes = measure_suite(
         list_cases("cuda", "core"), device, path, "einfuse validate --device cuda", seconds
@@ -119,10 +120,11 @@ def validate_this_cpu(out: Path) -> tuple[JsonRows, str]:
     Raises:
         MissingPackageError: torch is not there.
     """
-    require_folder(out)
+    require_folder(out, "validate")
     found = validate_cpu()
     json = [row.to_row(found.machine) for row in found.rows]
     write_table(out / "results.csv", pd.DataFrame(json))
+    sign_folder(out, "validate")
     write_text(out / "report.md", cpu_report(found))
     errors = error_summary(row.error for row in found.rows if not row.fitted)
     return json, (

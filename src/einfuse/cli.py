@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
 from einfuse.commands import MODULES, load
 from einfuse.einsum.errors import EinfuseError
+from einfuse.printing import forsake_output, standard_streams
 
 app = typer.Typer(
     help="Attention algorithms as Einsum cascades: mapped, simulated, measured.",
@@ -24,13 +26,37 @@ for _module in MODULES:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (on the process's own arguments if none are given)."""
     try:
-        app(None if arguments is None else list(arguments))
-    except EinfuseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        with standard_streams():
+            _run(arguments)
+    except EinfuseError as error:  # of the streams themselves
+        _say(error)
+        forsake_output()
         sys.exit(2)
     except BrokenPipeError:
-        sys.stderr.close()
+        forsake_output()
         sys.exit(1)
+    sys.exit(0)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    code: object = 0
+    try:
+        app(None if arguments is None else list(arguments))
+    except SystemExit as end:
+        code = end.code
+    except EinfuseError as error:
+        _say(error)
+        code = 2
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        _say(f"{error.filename}: {error.strerror}")
+        code = 2
+    if code:
+        with suppress(EinfuseError):  # it was said
+            sys.stdout.flush()
+        forsake_output()
+        raise SystemExit(code)
+
+
+def _say(error: object) -> None:
+    if sys.stderr is not None:
+        print(f"error: {error}", file=sys.stderr)

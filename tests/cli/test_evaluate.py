@@ -50,7 +50,7 @@ def test_the_table_shows_units(einfuse: Command) -> None:
         ),
         (("--design", "fusemax", "--shape", SHAPE, "--set", "array_1d.lanes=x"), "needs a number"),
         (("--design", "fusemax", "--shape", SHAPE, "--set", "clock_hz=0"), "above 0"),
-        (("--design", "fusemax", "--shape", SHAPE, "--set", "clock_hz=nan"), "above 0"),
+        (("--design", "fusemax", "--shape", SHAPE, "--set", "clock_hz=nan"), "finite number"),
         (("--design", "fusemax", "--shape", SHAPE, "--set", "buffer.bytes=4096"), "no tile"),
         (("--design", "fusemax", "--shape", SHAPE, "--accounting", "paper"), "no accounting"),
         (("--design", "none.yaml", "--shape", SHAPE), "no such design file"),

@@ -58,7 +58,7 @@ def test_a_gpu_that_is_not_there_is_said(einfuse: Command, tmp_path: Path, comma
     ("arguments", "words"),
     [
         (("--out", "{}/rows.txt"), "ending in .csv or .jsonl"),
-        (("--out", "{}/no/rows.csv"), "folder does not exist"),
+        (("--out", "{}/no/rows.csv"), "there is no folder"),
         (("--out", "{}/rows.csv", "--suite", "cora"), "did you mean 'core'"),
         (("--out", "{}/other.csv"), "expected the columns of a measurement file"),
     ],

@@ -112,7 +112,10 @@ def test_plot_writes_a_picture(einfuse: Callable[..., Any], tmp_path: Path, suff
         (("attention/3-pass", "--shape", "M=4K"), "ranks E, F, P without a size"),
         (("attention/3-pass", "--shape", "Z=4"), "has no rank 'Z'"),
         (("attention/3-pass", "--plot", "x.docx"), "ending in .png, .svg or .pdf"),
-        (("attention/3-pass", "--plot", "nowhere/x.png"), "folder 'nowhere' does not exist"),
+        (
+            ("attention/3-pass", "--plot", "nowhere/x.png"),
+            "cannot be written: there is no folder nowhere; make it first",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -81,10 +81,16 @@ def test_the_plot_is_a_picture(einfuse: Any, tmp_path: Path, design: str) -> Non
         (["--overhead", "drain,gravity"], "no overhead 'gravity'"),
         (["--set", "array_3d.lanes=2"], "no parameter 'array_3d.lanes'"),
         (["--set", "dram.bandwidth_bytes_per_s=nan"], "expected a number above 0, found nan"),
-        (["--plot", "out.nothing"], "cannot write the plot"),
-        (["--plot", "/nowhere/out.png"], "/nowhere/out.png: cannot write the plot"),
-        (["--plot", "/tmp"], "/tmp: cannot write the plot"),
-        (["--trace", "/nowhere/out.json"], "cannot write the trace"),
+        (["--plot", "out.nothing"], "expected a figure's name, ending in .png, .svg or .pdf"),
+        (
+            ["--plot", "/nowhere/out.png"],
+            "/nowhere/out.png: cannot be written: there is no folder /nowhere",
+        ),
+        (["--plot", "/tmp"], "/tmp: cannot be written: it is a folder"),
+        (
+            ["--trace", "/nowhere/out.json"],
+            "/nowhere/out.json: cannot be written: there is no folder",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(einfuse: Any, more: list[str], words: str) -> None:

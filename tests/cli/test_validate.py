@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_made_is_said(einfuse: Command, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     done = einfuse("validate", "--out", str(tmp_path / "file" / "out"))
     assert done.returncode == 2
-    assert "cannot write here" in done.stderr
+    assert "cannot be written" in done.stderr
 
 
 def test_every_row_is_printed_with_its_prediction_or_why_not(

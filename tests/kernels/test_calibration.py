@@ -60,7 +60,7 @@ def test_this_machine_has_ceilings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("a.txt", r"ending in \.yaml"), ("no/a.yaml", "a folder that exists")]
+    ("name", "words"), [("a.txt", r"ending in \.yaml"), ("no/a.yaml", "there is no folder")]
 )
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(KernelError, match=words):

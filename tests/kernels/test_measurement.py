@@ -155,7 +155,7 @@ def test_sizes_must_be_positive() -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("rows.txt", "ending in .csv or .jsonl"), ("no/rows.csv", "folder does not exist")],
+    [("rows.txt", "ending in .csv or .jsonl"), ("no/rows.csv", "there is no folder")],
 )
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(EinfuseError, match=words):

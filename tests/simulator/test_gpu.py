@@ -282,7 +282,7 @@ def test_a_kernel_is_not_simulated_tile_by_tile() -> None:
     ("change", "said"),
     [
         ({"options": {"causal": 0, "density": 1}}, "needs the options causal and window"),
-        ({"launches": 3}, "launches: Input should be a valid tuple"),
+        ({"launches": 3}, "launches: expected a list"),
         ({"tiles": {"tile": [{"query": 64}, {"key": 64}]}}, "rows of the same columns"),
         ({"tiles": {"tile": [{"query": "64 +", "key": 64, "warps": 4}]}}, "found the end"),
         ({"runs": "flash-attention-2"}, "expected a list of designs"),

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from einfuse.einsum.errors import EinfuseError
+from einfuse.files import undisturbed, write_text
 from einfuse.studies import fusemax, run_study
-from einfuse.studies.files import undisturbed, write_text
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     class StopError(Exception):
         pass
 
-    def stop(_: Path) -> None:
+    def stop(_: object) -> None:
         raise StopError
 
-    from einfuse.studies.files import write_whole
+    from einfuse.files import write_whole
 
     with pytest.raises(StopError):
         write_whole(tmp_path / "a.md", stop)
@@ -116,17 +116,31 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EinfuseError, match="cannot write here"):
+    with pytest.raises(EinfuseError, match="cannot be written"):
         write_text(tmp_path / "file" / "a.md", "text")
 
 
 def test_ctrl_c_waits_for_what_is_being_written() -> None:
     done: list[str] = []
-    with pytest.raises(KeyboardInterrupt), undisturbed():
-        signal.raise_signal(signal.SIGINT)
-        done.append("written")
-    assert done == ["written"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            done.append("written")
+        assert done == ["written"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_ignored_ctrl_c_stays_ignored_while_something_is_written() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_part_of_the_study_claims_no_deviation(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,33 +18,45 @@ from einfuse.einsum.errors import EinfuseError
 if TYPE_CHECKING:
     from einfuse.einsum.cascade import Cascade
 
-_SIZE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*([0-9]+)([KkMm]?)\s*")
+_SIZE = re.compile(
+    r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"
+    r"([0-9]{1,30}(?:\.[0-9]{1,30})?(?:[eE]\+?[0-9]{1,2})?)([KkMmGgTt]?)\s*",
+    re.ASCII,
+)
+_MOST = 2**62  # counts of it still go into 64 bits
 Parameters = Annotated[
     list[str] | None,
     typer.Option("--set", help="parameters of the algorithm, such as window=512,sinks=4"),
 ]
 
-_UNIT = {"": 1, "K": 1024, "M": 1024**2}
+_SHOWN = 60
+_UNIT = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 def parse_shape(text: str) -> dict[str, int]:
-    """Return the rank sizes of ``B=64,M=4K`` (K = 1024, M = 1024^2).
+    """Return the rank sizes of ``B=64,M=4K`` (K = 1024, M = 1024^2, G = 1024^3, T = 1024^4).
 
-    >>> parse_shape("B=64,M=4K")
-    {'B': 64, 'M': 4096}
+    >>> parse_shape("B=64,M=4K,P=1e12")
+    {'B': 64, 'M': 4096, 'P': 1000000000000}
     """
     shape: dict[str, int] = {}
     for part in filter(str.strip, text.split(",")):
         match = _SIZE.fullmatch(part)
         if match is None:
-            raise EinfuseError(f"--shape: expected RANK=SIZE with a whole size, found '{part}'")
+            raise EinfuseError(
+                "--shape: expected RANK=SIZE with a whole size such as 4096, 4K or 1e6, found "
+                f"'{part if len(part) < _SHOWN else part[:_SHOWN] + ' ...'}'"
+            )
         rank, digits, unit = match.groups()
         if rank in shape:
             raise EinfuseError(f"--shape: rank {rank} is given twice")
-        size = int(digits) * _UNIT[unit.upper()]
-        if size == 0:
-            raise EinfuseError(f"--shape: rank {rank} needs a size of at least 1, found {part}")
-        shape[rank] = size
+        size = Fraction(digits) * _UNIT[unit.upper()]
+        if size.denominator != 1 or not 1 <= size <= _MOST:
+            raise EinfuseError(
+                f"--shape: rank {rank} needs a whole size of at least 1 and at most 2^62, "
+                f"found {part}"
+            )
+        shape[rank] = int(size)
     return shape
 
 
@@ -98,7 +112,11 @@ def parse_numbers(texts: Sequence[str], option: str = "--set") -> dict[str, floa
         try:
             numbers[path] = float(text)
         except ValueError:
-            raise EinfuseError(f"{option}: {path} needs a number, found '{text}'") from None
+            raise EinfuseError(
+                f"{option}: {path} needs a number such as 512 or 1e9, found '{text}'"
+            ) from None
+        if not math.isfinite(numbers[path]):
+            raise EinfuseError(f"{option}: {path} needs a finite number, found '{text[:_SHOWN]}'")
     return numbers
 
 

@@ -78,6 +78,7 @@ def map_(
     """
     started = monotonic()
     from einfuse.einsum.library import load
+    from einfuse.files import require_writable, write_text
     from einfuse.mapper.architecture import load_architecture
     from einfuse.mapper.constraints import Constraints, load_constraints
     from einfuse.mapper.export import to_design, to_yaml
@@ -91,8 +92,8 @@ def map_(
         raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")
     if processes < 1:
         raise EinfuseError(f"--processes: expected at least 1, found {processes}")
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):  # known before the search
-        raise EinfuseError(f"--out: {out}: expected a file in a folder that exists")
+    if out is not None:
+        require_writable(out)
     machine = load_architecture(architecture).with_settings(parse_numbers(settings or []))
     given = Constraints() if constraints is None else load_constraints(constraints)
     space = MapSpace(load(cascade), machine, parse_shape(shape), given)
@@ -129,7 +130,7 @@ def map_(
     show("")
     record = {"objective": ",".join(names), "accounting": accounting, "gap": result.gap}
     if out is not None:
-        _write(out, to_yaml(space, result.best.plan, out.stem, record))
+        write_text(out, to_yaml(space, result.best.plan, out.stem, record))
     if json:
         print_json({**_to_json(result, found), "trade_offs": [one for one, _ in traded]})
         return
@@ -142,22 +143,6 @@ def map_(
     print(_verdict(result))
     if out is not None:
         print(f"written to {out}")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; to a pipe or a device, as it comes."""
-    from einfuse.studies.files import write_whole
-
-    def write(place: Path) -> None:
-        place.write_text(text, encoding="utf-8")
-
-    try:
-        if path.exists() and not path.is_file():
-            write(path)
-        else:
-            write_whole(path, write)
-    except OSError as error:
-        raise EinfuseError(f"--out: {path}: {error.strerror}") from None
 
 
 def _trade_offs(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ Arrays = dict[str, Any]
 
 _BATCH = ("B", "H")  # ranks that the notation leaves out
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+_DAMAGED = (zlib.error, zipfile.BadZipFile)
 _TINY = 4  # largest size of a rank in the point-by-point check
 _AGREES = 1e-9
 
@@ -59,12 +61,17 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Run a cascade, on inputs from a file or drawn at random, and summarise its outputs."""
+    import numpy as np
+
     from einfuse.einsum.execute import bound_sizes
     from einfuse.einsum.execute import run as execute
     from einfuse.einsum.zoo import naming_parameters
+    from einfuse.files import require_writable, write_whole
 
     if dtype and dtype not in _DTYPES:
         raise EinfuseError(f"unknown dtype '{dtype}'; there is {', '.join(_DTYPES)}")
+    if output is not None:
+        require_writable(output)
     sizes = parse_shape(shape)
     given = None if inputs is None else _read(inputs)
     shipped = load_cascade(cascade)
@@ -84,7 +91,7 @@ def run(
         bound = bound_sizes(loaded, shapes, sizes)
         report["check"] = _checked(loaded, bound, fed, results, seed, backend)
     if output is not None:
-        _write(output, outputs)
+        write_whole(output, partial(np.savez, **outputs))
     if json:
         print_json(report)
     else:
@@ -140,10 +147,15 @@ def _read(path: Path) -> Arrays:
                 raise EinfuseError(
                     f"{path}: expected an .npz with an array for each input, found one .npy array"
                 )
+            _require_room(path, loaded)
             return {name: loaded[name] for name in loaded.files}
     except EinfuseError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+    except MemoryError:
+        raise EinfuseError(f"{path}: its arrays do not fit into memory") from None
+    except OSError as error:
+        raise EinfuseError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, LookupError, NotImplementedError, *_DAMAGED) as error:
         if "pickle" in str(error).lower() or "object" in str(error).lower():
             raise EinfuseError(
                 f"{path}: not an .npz of numbers (it is no zip file, or holds pickled objects, "
@@ -152,9 +164,36 @@ def _read(path: Path) -> Arrays:
         raise EinfuseError(f"{path}: not a readable .npz: {error}") from None
 
 
+def _require_room(path: Path, loaded: Any) -> None:
+    """Refuse an .npz whose headers claim more than is in it, or than memory holds."""
+    import numpy as np
+
+    from einfuse.einsum.backend import available_main_memory_bytes
+
+    claimed = 0
+    for entry in loaded.zip.infolist():
+        with loaded.zip.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0
+            read = np.lib.format.read_array_header_2_0 if version > (1, 0) else read
+            shape, _, dtype = read(file)
+        item_bytes = math.prod(shape) * dtype.itemsize
+        if item_bytes > entry.file_size:
+            raise EinfuseError(
+                f"{path}: {entry.filename} claims {item_bytes:,} bytes and holds "
+                f"{entry.file_size:,}: the file is damaged"
+            )
+        claimed += item_bytes
+    free = available_main_memory_bytes()
+    if free is not None and claimed > free:
+        raise EinfuseError(f"{path}: holds {claimed:,} bytes, of which {free:,} fit into memory")
+
+
 def _converted(arrays: Arrays, backend: str, device: str, dtype: str) -> Arrays:
     """Return the arrays for a backend, floating ones in the dtype that is asked for."""
     if backend != "torch":
+        if device != "cpu":
+            raise EinfuseError(f"--device {device}: needs --backend torch; NumPy runs on the cpu")
         if dtype == "bfloat16":
             raise EinfuseError("bfloat16 needs --backend torch: NumPy has no such dtype")
         if not dtype:
@@ -249,38 +288,6 @@ def _compared(found: Any, truth: Any) -> dict[str, Any]:
         "relative": error / scale if scale else error,
         "not_finite_differ": int((~both & ~same).sum()),
     }
-
-
-def _write(path: Path, outputs: Arrays) -> None:
-    """Write an .npz in one step: a reader sees the old file or the new one."""
-    import numpy as np
-
-    if path.is_dir():
-        raise EinfuseError(f"{path}: cannot be written: it is a folder; name a file in it")
-    try:
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-        )
-    except OSError as error:
-        raise EinfuseError(f"{path}: cannot be written: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **outputs)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EinfuseError(f"{path}: cannot be written: {error.strerror}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _print(report: Mapping[str, Any]) -> None:

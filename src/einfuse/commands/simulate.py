@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
 from einfuse.progress import track
 
 from .arguments import parse_names, parse_numbers, parse_shape, print_json
@@ -55,6 +53,8 @@ def simulate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run a design in time, tile by tile: cycles, stalls by cause, beside the analytic model."""
+    from einfuse.figures import require_figure, write_figure
+    from einfuse.files import require_writable, write_text
     from einfuse.mapper.design import load_design
     from einfuse.simulator.events import Recording
     from einfuse.simulator.functional import simulate_functional
@@ -67,12 +67,15 @@ def simulate(
     more = parse_names(include or [], "--include")
     charged = find_overheads(parse_names(overhead or [], "--overhead"))
     if plot is not None:
+        require_figure(plot)
+    if trace is not None:
+        require_writable(trace)
+    if plot is not None:
         drawn = run(
             found, sizes, overheads=charged, include=more, set=numbers, repair=not strict,
             recording=Recording(1, EPOCHS),
         )  # fmt: skip
-        figure = draw_waterfall(drawn)
-        _write(plot, "plot", lambda path: figure.savefig(path, dpi=160))
+        write_figure(plot, draw_waterfall(drawn), dpi=160)
     result = run(
         found, sizes, overheads=charged, include=more, set=numbers, repair=not strict,
         skip=trace is None,
@@ -83,8 +86,7 @@ def simulate(
 
         from einfuse.simulator.trace import render_trace
 
-        text = encoder.dumps(render_trace(result))
-        _write(trace, "trace", lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(trace, encoder.dumps(render_trace(result)))
     carried = (
         simulate_functional(
             found, sizes, set=numbers, repair=not strict, follow=partial(track, what="tasks")
@@ -98,18 +100,6 @@ def simulate(
         print(result)
         if carried:
             print(carried)
-
-
-def _write(path: Path, what: str, write: Callable[[Path], object]) -> None:
-    """Write a file, whole or not at all."""
-    from einfuse.studies.files import write_whole
-
-    if not path.parent.is_dir() or path.is_dir():
-        raise EinfuseError(f"{path}: cannot write the {what}: expected a file in a folder")
-    try:
-        write_whole(path, write)
-    except ValueError as error:  # a kind of picture that is not known
-        raise EinfuseError(f"{path}: cannot write the {what}: {error}") from None
 
 
 def register(app: typer.Typer) -> None:
