@@ -365,6 +365,9 @@ class _Search:
         if derived.stable and not self.verification.stays_finite(derived.cascade):
             hazard = "not finite in float32 on scores of 1e4, where the origin is"
             return replace(derived, hazards=(hazard,))
+        if derived.stable and not self.verification.agrees_when_masked(derived.cascade):
+            hazard = "gives other numbers than the origin on inputs of -inf"
+            return replace(derived, hazards=(hazard,))
         if derived.stable and not self.verification.keeps_digits(derived.cascade):
             hazard = "loses digits in float32 that the origin keeps, on inputs far from 0 or from 1"
             return replace(derived, hazards=(hazard,))
