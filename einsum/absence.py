@@ -89,12 +89,15 @@ def infinite_or_zero(value: float) -> float:
 
 
 def empty_of_call(function: Function, arguments: Sequence[float]) -> float:
-    """Return the empty value of a function: what it gives on one infinite empty value, or 0."""
+    """Return the empty value of a function: what it gives on one infinite empty value, or 0.
+
+    A logarithm of nothing is -inf, as that of 0 is: a log-sum-exp over nothing.
+    """
     if function.name in ("max", "min"):
         return _NEUTRAL[function.name][0]
     if function.name == "where":
         return next((e for e in arguments[1:] if math.isinf(e)), 0.0)
-    if len(arguments) != 1:
+    if len(arguments) != 1 or (arguments[0] == 0 and function.name not in ("log", "log2")):
         return 0.0
     with np.errstate(all="ignore"):
         return infinite_or_zero(float(function.numpy(np.float64(arguments[0]))))
@@ -173,6 +176,8 @@ class Arithmetic:
     def call(self, function: Function, arguments: Sequence[Value], merge: str | None) -> Value:
         """Return a function's value; `max` and `min` go through `binary`."""
         empty = empty_of_call(function, [a.empty for a in arguments])
+        if len(arguments) == 1 and arguments[0].present is None:
+            empty = 0.0  # never absent
         if function.name == "where":
             return self._choose(function, arguments, empty)
         present = None

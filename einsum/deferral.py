@@ -28,6 +28,7 @@ from .expression import (
     walk,
 )
 from .formula import Formula, SymbolTable
+from .needs import element_needs, implied, needs_of
 from .rewrite import fresh, names_of, straight
 from .sign import is_positive
 from .substitution import (
@@ -96,6 +97,8 @@ def _deferred(
         return None
     if any(flow.reads(name, reference) for name in flow.blocking_maps(cone)):
         return None
+    if not needs_of(flow).is_uniform(cone):
+        return None
     table = SymbolTable(positive=lambda part: is_positive(part, flow))
     reduced = reduced_variables(einsum)
 
@@ -107,25 +110,35 @@ def _deferred(
     if any(isinstance(p, Access) and p.tensor == reference for p in map(table.part, elements)):
         return None
     operator = operator_of(einsum)
+    if operator not in ("+", "max", "min"):
+        return None
+    terms = separate(formula, elements) if operator == "+" else _shift(formula, elements)
+    needs, needed = needs_of(flow), element_needs(flow, cone)
+    if terms is None or not all(
+        implied(needed, needs.of(table.expression(t.element * t.reference))) for t in terms
+    ):
+        return None  # a term without the filter would count what it culls
     if operator == "+":
-        return _distributed(flow, einsum, separate(formula, elements), table, taken)
-    if operator in ("max", "min"):
-        return _shifted(einsum, formula, elements, table, taken)
-    return None
+        return _distributed(einsum, terms, table, taken)
+    shifts = additive(formula, elements) is not None
+    return _shifted(einsum, terms[0], table, taken, shifts=shifts, absent=bool(needed))
+
+
+def _shift(formula: Formula, elements: frozenset[Formula]) -> tuple[Term, ...] | None:
+    """Return what an extreme is of, and what is added to it or is a positive factor of it."""
+    split = additive(formula, elements)
+    if split is not None:
+        return (Term(*split),)
+    terms = separate(formula, elements)
+    if terms is None or len(terms) != 1 or not terms[0].reference.is_positive:
+        return None
+    return terms
 
 
 def _distributed(
-    flow: Dataflow,
-    einsum: Einsum,
-    terms: tuple[Term, ...] | None,
-    table: SymbolTable,
-    taken: set[str],
-) -> list[Einsum] | None:
+    einsum: Einsum, terms: tuple[Term, ...], table: SymbolTable, taken: set[str]
+) -> list[Einsum]:
     """The sum of products: a fold for each element, weighted by what left it."""
-    if terms is None:
-        return None
-    if flow.culls(einsum.expression) and not all(_culls(flow, t.element, table) for t in terms):
-        return None  # a term without the filter would count what it culls
     parts: list[Einsum] = []
     total: Formula = sp.Integer(0)
     for term in terms:
@@ -140,30 +153,33 @@ def _distributed(
     return [*parts, Einsum(einsum.outputs, table.expression(total))]
 
 
-def _culls(flow: Dataflow, element: Formula, table: SymbolTable) -> bool:
-    return any(flow.culls(table.part(symbol)) for symbol in element.free_symbols)
-
-
 def _shifted(
     einsum: Einsum,
-    formula: Formula,
-    elements: frozenset[Formula],
+    term: Term,
     table: SymbolTable,
     taken: set[str],
+    *,
+    shifts: bool,
+    absent: bool,
 ) -> list[Einsum] | None:
-    """The maximum of a sum, or of a product with a positive factor."""
+    """The maximum of a sum, or of a product with a positive factor.
+
+    A shift of a maximum that may be absent has a tensor of its own: it must not stand for it.
+    """
     name = fresh(f"{einsum.name}0", taken)
-    split = additive(formula, elements)
-    if split is not None:
-        part, missing = _fold_of(einsum, name, table.expression(split[0]))
-        total = table.symbol(part.output, first=True) + split[1]
-    else:
-        terms = separate(formula, elements)
-        if terms is None or len(terms) != 1 or not terms[0].reference.is_positive:
-            return None
-        part, missing = _fold_of(einsum, name, table.expression(terms[0].element))
-        total = table.symbol(part.output, first=True) * terms[0].reference
-    return None if missing else [part, Einsum(einsum.outputs, table.expression(total))]
+    part, missing = _fold_of(einsum, name, table.expression(term.element))
+    if missing:
+        return None
+    extreme = table.symbol(part.output, first=True)
+    if not shifts:
+        return [part, Einsum(einsum.outputs, table.expression(extreme * term.reference))]
+    if not absent:
+        return [part, Einsum(einsum.outputs, table.expression(extreme + term.reference))]
+    shift = table.expression(term.reference)
+    names = variables(shift)
+    access = plain_access(fresh(f"{einsum.name}D", taken | {part.name}), names)
+    total = Binary("+", part.output, access)
+    return [part, Einsum((access,), shift), Einsum(einsum.outputs, total, merge="left")]
 
 
 def _fold_of(einsum: Einsum, name: str, expression: Expression) -> tuple[Einsum, tuple[str, ...]]:
@@ -199,6 +215,10 @@ def _cancelled(flow: Dataflow, einsum: Einsum) -> Einsum | None:
     table = SymbolTable(positive=lambda part: is_positive(part, flow))
     formula = table.formula(whole, lambda part: not flow.references(part))
     expression = table.expression(simplified(formula))
+    needs = needs_of(flow)
+    wholly = implied(needs.of(whole), needs.of(expression)) and needs.is_uniform(whole)
+    if not wholly:
+        return None
     if not set(flow.references(expression)) < set(flow.references(whole)):
         return None
     if set(variables(expression)) != set(einsum.output_variables):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -70,6 +70,7 @@ class Derived:
         exact: whether it is an algebraic identity of the origin (all rules are).
         hazards: why it is not safe in floating point; empty where it is.
         obstacles: why the barriers that it still has cannot be removed.
+        costs: operation class, or footprint, and its value at each of many shapes.
     """
 
     cascade: Cascade
@@ -79,6 +80,7 @@ class Derived:
     exact: bool = True
     hazards: tuple[str, ...] = ()
     obstacles: tuple[str, ...] = ()
+    costs: tuple[tuple[str, tuple[float, ...]], ...] = field(default=(), repr=False)
 
     @property
     def text(self) -> str:
@@ -181,7 +183,8 @@ class _Search:
 
     def _search(self) -> None:
         if self.origin.loop:
-            self._add(_Form(self.origin, ()), self._of_loop())
+            with time_limit(None):
+                self._add(_Form(self.origin, ()), self._of_loop())
             return
         late = "the time was over before all barriers had been looked at"
         try:
@@ -189,7 +192,8 @@ class _Search:
             reasons = self._obstacles(Dataflow(normal, self.variable))
         except LateError:
             reasons = (late,)
-        self._add(_Form(self.origin, ()), reasons)
+        with time_limit(None):  # the origin is there in any case
+            self._add(_Form(self.origin, ()), reasons)
         with suppress(LateError):
             for form in self._straight_forms():
                 self._add_all(form)
@@ -359,6 +363,7 @@ class _Search:
             True,
             hazards,
             reasons,
+            _costs(cascade, report, counts, self.level),
         )
 
     def _verified(self) -> tuple[Derived, ...]:
@@ -366,7 +371,7 @@ class _Search:
         found = tuple(self.found.values())
         checked = {found[0].text}
         while True:
-            best = _pareto(found, self.level)
+            best = _pareto(found)
             pending = [d for d in best if d.text not in checked]
             if not pending:
                 return _explained(best)
@@ -387,6 +392,9 @@ class _Search:
             return None
         if derived.stable and not self.verification.stays_finite(derived.cascade):
             hazard = "not finite in float32 on scores of 1e4, where the origin is"
+            return replace(derived, hazards=(hazard,))
+        if derived.stable and not self.verification.agrees_when_masked(derived.cascade):
+            hazard = "gives other numbers than the origin on inputs of -inf"
             return replace(derived, hazards=(hazard,))
         if derived.stable and not self.verification.keeps_digits(derived.cascade):
             hazard = "loses digits in float32 that the origin keeps, on inputs far from 0 or from 1"
@@ -479,11 +487,11 @@ def _explained(found: tuple[Derived, ...]) -> tuple[Derived, ...]:
     )
 
 
-def _pareto(found: tuple[Derived, ...], level: str) -> tuple[Derived, ...]:
+def _pareto(found: tuple[Derived, ...]) -> tuple[Derived, ...]:
     """Return the origin and what nothing else replaces, by passes, sweeps and length."""
     origin, *others = found
-    classes = tuple(dict.fromkeys(name for d in found for name, _ in d.operation_counts))
-    costs = {id(d): _cost(d, classes, level) for d in found}
+    classes = tuple(dict.fromkeys(name for d in found for name, _ in d.costs))
+    costs = {id(d): [d.passes, d.sweeps, *_in_order(d, classes)] for d in found}
 
     def replaces(first: Derived, second: Derived) -> bool:
         """Tell whether one is no worse in anything; of equals the shorter derivation stays."""
@@ -498,34 +506,61 @@ def _pareto(found: tuple[Derived, ...], level: str) -> tuple[Derived, ...]:
     return (origin, *sorted(kept, key=lambda d: (d.passes, d.sweeps, not d.stable, len(d.steps))))
 
 
+def _in_order(derived: Derived, classes: tuple[str, ...]) -> list[float]:
+    """Return the costs of a cascade by class, 0 for those that it has not."""
+    known, none = dict(derived.costs), (0.0,) * len(_TILES)
+    return [value for name in classes for value in known.get(name, none)]
+
+
 _TILES = ((1, 1), (2, 1), (1, 2), (3, 4), (64, 2), (2, 64), (256, 64), (16, 4096))
 """Numbers of tiles, and their sizes, at which costs are compared."""
 
 _OTHERS = (1, 64, 3, 1024, 16)
 """Sizes that the other ranks take in turn."""
 
+_COUNTED = 4
+"""The largest size where a filter's points are counted one by one."""
 
-def _cost(derived: Derived, classes: tuple[str, ...], level: str) -> list[float]:
-    """Return passes, sweeps, and operations and footprint at many shapes."""
-    cascade = without_sizes(derived.cascade)
-    operations, report = derived.operations, derived.report
-    if cascade != derived.cascade:
-        operations = total_operations(count_operations(cascade).values())
-        report = count_passes(cascade, report.rank)
-    formulas = [operations.get(name, sp.Integer(0)) for name in classes]
-    outermost = next(iter(report.footprint.values()), "0")
-    names = {rank: sp.Symbol(rank) for rank in derived.cascade.rank_names}
-    formulas.append(sp.sympify(outermost, locals=names))
-    formulas = [f.xreplace({s: names[str(s)] for s in f.free_symbols}) for f in formulas]
+
+def _costs(
+    cascade: Cascade, report: PassReport, operations: Mapping[str, sp.Expr], level: str
+) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Return the number of operations by class, and the footprint, at many shapes.
+
+    A count that no formula closes is a sum over points, and is evaluated at small sizes only.
+    """
+    free = without_sizes(cascade)
+    if free != cascade:
+        operations = total_operations(count_operations(free).values())
+        report = count_passes(free, report.rank)
+    names = {rank: sp.Symbol(rank) for rank in cascade.rank_names}
+    footprint = sp.sympify(next(iter(report.footprint.values()), "0"), locals=names)
+    found = {**operations, "footprint": footprint}
+    formulas = [f.xreplace({s: names[str(s)] for s in f.free_symbols}) for f in found.values()]
     symbols = sorted({s for f in formulas for s in f.free_symbols}, key=str)
-    values = sp.lambdify(symbols, formulas, modules="math")
-    parts = next((s for s in derived.cascade.splits if s.whole == level), None)
-    found = [float(derived.passes), float(derived.sweeps)]
+    parts = next((s for s in cascade.splits if s.whole == level), None)
+    shapes = []
     for turn, (count, size) in enumerate(_TILES):
         known = {level: count * size}
         if parts is not None:
             known |= {parts.outer: count, parts.inner: size}
         others = sorted({str(s) for s in symbols} - set(known))
         known |= {name: _OTHERS[(n + turn) % len(_OTHERS)] for n, name in enumerate(others)}
-        found += map(float, values(*(known[str(s)] for s in symbols)))
-    return found
+        shapes.append([known[str(s)] for s in symbols])
+    closed = [f for f in formulas if not f.has(sp.Sum)]
+    values = sp.lambdify(symbols, closed, modules="math")
+    columns = iter(zip(*(map(float, values(*shape)) for shape in shapes), strict=True))
+    return tuple(
+        (name, _counted(formula, symbols, shapes) if formula.has(sp.Sum) else next(columns))
+        for name, formula in zip(found, formulas, strict=True)
+    )
+
+
+def _counted(
+    formula: sp.Expr, symbols: list[sp.Symbol], shapes: list[list[int]]
+) -> tuple[float, ...]:
+    check_time()
+    value = sp.lambdify(symbols, formula, modules="math")
+    small = [tuple(min(size, _COUNTED) for size in shape) for shape in shapes]
+    known = {shape: float(value(*shape)) for shape in dict.fromkeys(small)}
+    return tuple(known[shape] for shape in small)

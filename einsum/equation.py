@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from .expression import Access, Expression, Span, accesses, variables
@@ -29,7 +30,7 @@ class Populate:
 Action = Reduce | Populate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Einsum:
     """One line of a cascade.
 
@@ -55,7 +56,7 @@ class Einsum:
         """The first output access."""
         return self.outputs[0]
 
-    @property
+    @functools.cached_property
     def operands(self) -> tuple[Access, ...]:
         """The tensors read, gathers inside indices included, in the order of the text."""
         return tuple(accesses(self.expression)) + tuple(
@@ -65,13 +66,13 @@ class Einsum:
             for below in accesses(index)
         )
 
-    @property
+    @functools.cached_property
     def output_variables(self) -> tuple[str, ...]:
         """The rank variables on the left, each once."""
         found = (v for output in self.outputs for index in output.indices for v in variables(index))
         return tuple(dict.fromkeys(found))
 
-    @property
+    @functools.cached_property
     def variables(self) -> tuple[str, ...]:
         """The rank variables of the iteration space: the right's, then those only on the left.
 
@@ -81,7 +82,7 @@ class Einsum:
         found = (*variables(self.expression), *self.output_variables)
         return tuple(v for v in dict.fromkeys(found) if v not in targets)
 
-    @property
+    @functools.cached_property
     def reductions(self) -> tuple[Reduce, ...]:
         """All reductions in their order: the implicit ``+`` of the Einsum, then its actions.
 

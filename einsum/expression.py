@@ -15,8 +15,9 @@ The same nodes serve values (``exp(QK[m,p] - GM[p])``) and indices (``m1*M0 + m0
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +114,22 @@ class Access:
 Expression = Number | RankSize | Coordinate | Access | Negate | Binary | Call
 
 
+_CHILDREN: dict[type, Callable[[Any], tuple[Expression | Comparison | Index, ...]]] = {
+    Number: lambda node: (),
+    RankSize: lambda node: (),
+    Coordinate: lambda node: (),
+    Negate: lambda node: (node.operand,),
+    Binary: lambda node: (node.left, node.right),
+    Comparison: lambda node: (node.left, node.right),
+    Call: lambda node: node.arguments,
+    Access: lambda node: node.indices,
+    Index: lambda node: (node.expression, *node.condition),
+}
+
+
 def children(node: Expression | Comparison | Index) -> tuple[Expression | Comparison | Index, ...]:
     """Return the direct children of a node, in the order of the text."""
-    match node:
-        case Number() | RankSize() | Coordinate():
-            return ()
-        case Negate(operand=operand):
-            return (operand,)
-        case Binary(left=left, right=right) | Comparison(left=left, right=right):
-            return (left, right)
-        case Call(arguments=arguments):
-            return arguments
-        case Access(indices=indices):
-            return indices
-        case Index(expression=expression, condition=condition):
-            return (expression, *condition)
+    return _CHILDREN[type(node)](node)
 
 
 def walk(node: Expression | Comparison | Index) -> Iterator[Expression | Comparison | Index]:
@@ -138,9 +140,11 @@ def walk(node: Expression | Comparison | Index) -> Iterator[Expression | Compari
     >>> [type(node).__name__ for node in walk(Binary("*", q, q))]
     ['Binary', 'Access', 'Index', 'Coordinate', 'Access', 'Index', 'Coordinate']
     """
-    yield node
-    for child in children(node):
-        yield from walk(child)
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending += reversed(children(node))
 
 
 def accesses(node: Expression | Comparison | Index) -> Iterator[Access]:

@@ -173,7 +173,9 @@ class _Localisation:
         )
         count = Number(1) if inner is None else RankSize(inner)
         moved = self.corrector.moved(move, 0, states.__getitem__, count, indices)
-        self.body.append(Einsum(fold.outputs, moved, (Reduce(move.operator, (self.variable,)),)))
+        merge = "left" if move.orbit.shift != 0 else None
+        merged = (Reduce(move.operator, (self.variable,)),)
+        self.body.append(Einsum(fold.outputs, moved, merged, merge))
 
     def _at_tile(self, expression: Expression) -> Expression:
         local = replace_accesses(

@@ -18,6 +18,7 @@ from .degree import degree
 from .equation import Einsum
 from .expression import Access, Expression, RankSize, variables
 from .formula import Formula, SymbolTable
+from .needs import Atoms, element_needs, implied, needs_of
 from .printer import render_einsum
 from .rewrite import NotDerivableError
 from .sign import is_positive
@@ -136,8 +137,7 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
             f"{einsum.name} folds over {', '.join(variables(held[0]))}, along which its "
             f"reference {held[0].tensor} varies"
         )
-    if not flow.culls(cone):
-        _check_all_counted(flow, einsum, references)
+    needed = _checked_needs(flow, einsum, cone)
     table = SymbolTable(positive=lambda part: is_positive(part, flow))
     formula = table.formula(cone, lambda part: not flow.references(part))
     elements = frozenset(s for s in formula.free_symbols if uses(table.part(s), reduced))
@@ -154,9 +154,8 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
     )
     if counted and operator != "+":
         raise NotDerivableError(_no_correction(einsum, references))
-    if flow.culls(cone) and not all(
-        any(flow.culls(table.part(s)) for s in f.formula.free_symbols & elements)
-        for f in found.functions
+    if needed and not all(
+        implied(needed, needs_of(flow).of(table.expression(f.formula))) for f in found.functions
     ):
         raise NotDerivableError(
             f"{einsum.name} needs the number of points that it folds, and a filter culls some"
@@ -195,15 +194,21 @@ def movement_hazards(
     return (*divided, *centred)
 
 
-def _check_all_counted(flow: Dataflow, einsum: Einsum, references: tuple[Access, ...]) -> None:
-    """Refuse references that are absent over tiles whose points the Einsum needs."""
-    for reference in references:
-        for name in {reference.tensor, *flow.waits_for[reference.tensor]}:
-            if flow.kinds[name] is Kind.FOLD and flow.culls(flow.producer[name].expression):
-                raise NotDerivableError(
-                    f"{einsum.name} needs points that a filter culls from {name}: tiles without "
-                    "any other have no reference"
-                )
+def _checked_needs(flow: Dataflow, einsum: Einsum, cone: Expression) -> Atoms:
+    """Return what the elements of a cone need, all of which must be there with the references."""
+    needs = needs_of(flow)
+    if not needs.is_uniform(cone):
+        raise NotDerivableError(
+            f"{einsum.name} folds points at which a filter culls some operands and others stay"
+        )
+    needed = element_needs(flow, cone)
+    for reference in flow.references(cone):
+        if not implied(needs.of(reference), needed):
+            raise NotDerivableError(
+                f"{einsum.name} needs points that a filter culls from {reference.tensor}: tiles "
+                "without any other have no reference"
+            )
+    return needed
 
 
 def _orbit_of(

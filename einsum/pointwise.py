@@ -21,6 +21,7 @@ from .expression import (
     Access,
     Binary,
     Call,
+    Comparison,
     Condition,
     Coordinate,
     Expression,
@@ -28,7 +29,9 @@ from .expression import (
     Negate,
     Number,
     RankSize,
+    accesses,
     variables,
+    walk,
 )
 from .functions import coordinate_operator, function, monoid
 from .lifetime import Lifetimes
@@ -437,9 +440,17 @@ class _Pointwise:
                 signs = [self._literal(side) or 0.0 for side in (left, right)]
                 return -empty if operator in "*/" and empty and min(signs) < 0 else empty
             case Call(function=name, arguments=arguments):
+                if len(arguments) == 1 and self._is_always_there(arguments[0]):
+                    return 0.0
                 return empty_of_call(function(name), [self._empty(a, fixed) for a in arguments])
             case _:
                 return 0.0
+
+    def _is_always_there(self, node: Expression) -> bool:
+        """Tell whether an expression reads whole tensors only, no filter."""
+        return not any(isinstance(part, Comparison) for part in walk(node)) and all(
+            len(self.numbers[a.tensor]) == math.prod(self.extents[a.tensor]) for a in accesses(node)
+        )
 
     def _literal(self, node: Expression) -> float | None:
         match node:

@@ -28,11 +28,13 @@ def is_positive(part: Expression, flow: Dataflow) -> bool:
             return True
         case Call(function="sqrt" | "rsqrt" | "max" | "min" | "relu", arguments=arguments):
             return all(is_positive(argument, flow) for argument in arguments)
-        case Binary(operator="*" | "/" | "+", left=left, right=right):
-            return left == right or (is_positive(left, flow) and is_positive(right, flow))
+        case Binary(operator="*" | "/" | "+" as operator, left=left, right=right):
+            square = operator == "*" and left == right
+            return square or (is_positive(left, flow) and is_positive(right, flow))
         case Access(tensor=tensor):
             producer = flow.producer.get(tensor)
-            return producer is not None and is_positive(producer.expression, flow)
+            found = producer is not None and producer.name == tensor
+            return found and is_positive(producer.expression, flow)
     return False
 
 

@@ -12,10 +12,22 @@ from .cascade import Iteration
 from .correction import Corrector, place_of, without_variable
 from .dataflow import Dataflow, Kind, is_view, operator_of, reduced_variables, uses
 from .equation import Einsum, Reduce
-from .expression import Access, Binary, Call, Coordinate, Expression, Index, Number, RankSize, walk
+from .expression import (
+    Access,
+    Binary,
+    Call,
+    Comparison,
+    Coordinate,
+    Expression,
+    Index,
+    Number,
+    RankSize,
+    walk,
+)
 from .formula import Formula, SymbolTable
 from .functions import function, monoid
 from .movement import Move, Rewritten, move_of
+from .needs import needs_of
 from .printer import render_expression
 from .rewrite import NotDerivableError, prune
 from .sign import is_magnitude, is_never_zero
@@ -168,7 +180,7 @@ class _Stream:
         """
         producer = self.flow.producer[tensor]
         if self.flow.kinds[tensor] is Kind.FOLD:
-            if is_magnitude(self.flow, tensor):
+            if is_magnitude(self.flow, tensor) and not self._may_be_absent(producer):
                 return Number(0)
             return Number(_number(monoid(operator_of(producer)).identity))
         return self._start_of_map(producer)
@@ -198,6 +210,21 @@ class _Stream:
             return Number(1)
         return table.expression(value)
 
+    def _may_be_absent(self, einsum: Einsum) -> bool:
+        return bool(needs_of(self.flow).of(einsum.output))
+
+    def _starts_absent(self, move: Move) -> bool:
+        """Tell whether a sum must start absent: it may stay so, and no factor makes it so."""
+        needs = needs_of(self.flow)
+        own = needs.of(move.fold.output)
+        factors = move.orbit.factor.free_symbols
+        absent = any(
+            needs.of(reference) == own
+            for (old, _), reference in zip(move.moved, move.references, strict=True)
+            if old in factors
+        )
+        return bool(own) and not absent
+
     # Emission
 
     def _emit(self, einsum: Einsum, streamed: set[str], needed: set[str]) -> None:
@@ -206,7 +233,7 @@ class _Stream:
             self._emit_fold(self.moves[name])
         elif name in streamed and kind is Kind.FREE and name in needed:
             self._emit_running_map(einsum)
-        elif name in streamed and kind is Kind.MAP:
+        elif name in streamed and kind is Kind.MAP and self._runs(einsum):
             self._emit_map_of_tile(einsum)
         if flow.dependent(name):
             if name not in self.running:
@@ -215,6 +242,11 @@ class _Stream:
             self.loop.append(einsum)
         else:
             self.init.append(einsum)
+
+    def _runs(self, einsum: Einsum) -> bool:
+        """Tell whether all that waits for a fold in an Einsum has a value in the loop."""
+        waits = {o.tensor for o in einsum.operands if self.flow.dependent(o.tensor)}
+        return waits <= self.running.keys() | self.corrector.renamed.keys()
 
     def _reads_inputs(self, einsum: Einsum) -> bool:
         """Tell whether nothing that an Einsum reads is made in the loop."""
@@ -239,7 +271,10 @@ class _Stream:
         here, after = Coordinate(self.variable), self._next()
         for number in states:
             start = self._start(name) if number == 0 else Number(0)
-            self.init.append(Einsum((state(number, Number(0)),), start))
+            first = state(number, Number(0))
+            if move.operator == "+" and self._starts_absent(move):
+                first = _nowhere(first)
+            self.init.append(Einsum((first,), start))
         values = {number: self._tile_value(move, number, indices) for number in states}
         for number in states:
             old = state(number, here)
@@ -249,7 +284,9 @@ class _Stream:
             if moved != old:
                 base = name if number == 0 else f"{name}{number}"
                 corrected = plain_access(self.corrector.name(f"P{base}"), indices)
-                self.loop.append(Einsum((corrected,), moved))
+                # a shift alone is no value: nothing is seen until an element is
+                merge = "left" if move.orbit.shift != 0 else None
+                self.loop.append(Einsum((corrected,), moved, merge=merge))
                 pair = (values[number], corrected)
             else:
                 pair = (old, values[number])
@@ -461,6 +498,13 @@ def _sums(fold: Einsum, variable: str) -> tuple[Reduce, ...]:
     """Return the sum over what a fold reduces but for a variable."""
     inner = tuple(v for v in reduced_variables(fold) if v != variable)
     return (Reduce("+", inner),) if inner else ()
+
+
+def _nowhere(access: Access) -> Access:
+    """Return an access with a filter that holds at no point."""
+    *others, last = access.indices
+    filtered = Index(last.expression, (Comparison(last.expression, "<", Number(0)),))
+    return Access(access.tensor, (*others, filtered))
 
 
 def _without_differences(coefficient: Formula, move: Move) -> Formula:

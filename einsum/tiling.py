@@ -8,7 +8,7 @@ from dataclasses import replace
 from .cascade import Cascade, Rank, Split
 from .dataflow import Dataflow, Kind
 from .equation import Einsum, Reduce
-from .expression import Access, Binary, Coordinate, Expression, Index, RankSize, walk
+from .expression import Access, Binary, Coordinate, Expression, Index, RankSize, accesses, walk
 from .rewrite import fresh, names_of, straight
 from .substitution import plain_access, plain_variables, put, put_in_condition, replace_accesses
 
@@ -120,6 +120,7 @@ class _Tiling:
             if flow.kinds[einsum.name] is Kind.MAP and einsum.name in flow.cascade.outputs:
                 whole.add(einsum.name)
             opaque = flow.kinds[einsum.name] is Kind.OPAQUE
+            whole |= {name for name in _inside(einsum) if flow.kinds.get(name) is Kind.MAP}
             for operand in einsum.operands:
                 definition = flow.producer.get(operand.tensor)
                 if definition is None or flow.kinds[operand.tensor] is not Kind.MAP:
@@ -207,6 +208,12 @@ class _Tiling:
                 put(source, {self.flow.variable: self._position()}),
             )
         return self.views[tensor.name].name
+
+
+def _inside(einsum: Einsum) -> set[str]:
+    """Return the tensors that an Einsum reads inside indices and filters."""
+    indices = [index for access in (*einsum.operands, *einsum.outputs) for index in access.indices]
+    return {access.tensor for index in indices for access in accesses(index)}
 
 
 def _views_placed(body: list[Einsum], views: list[Einsum]) -> list[Einsum]:

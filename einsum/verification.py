@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from .cascade import Cascade, Rank
 from .deadline import check_time
 from .errors import EinfuseError
 from .execute import run
-from .expression import Access, Call, Index, accesses, walk
+from .expression import Access, Call, Index, Number, accesses, walk
 from .shape import bind
 
 Array = npt.NDArray[Any]
@@ -36,8 +37,12 @@ LOST = 32.0
 none of the algebra's."""
 
 _ROUNDING = float(np.finfo(np.float32).eps)
-_SEEDS = (1, 2)
+_KINDS = ("mixed", "positive", "negative")
+_MASKS = ("masked", "fully masked")
 _ATTEMPTS = 12
+
+_LARGEST_LITERAL = 40
+"""Sizes exceed the numbers of filters up to this one, so that filters tell points apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +82,25 @@ class Verification:
 
     @functools.cached_property
     def trials(self) -> tuple[Trial, ...]:
-        """Trials in float64: numbers of both signs, then positive ones."""
+        """Trials in float64: numbers of both signs, positive and negative ones; a size each."""
+        return self._trials(_KINDS)
+
+    @functools.cached_property
+    def masked_trials(self) -> tuple[Trial, ...]:
+        """Trials in float64 with an input that is -inf at many points, and at all."""
+        return self._trials(_MASKS)
+
+    def _trials(self, kinds: Sequence[str]) -> tuple[Trial, ...]:
         found = []
-        for seed in _SEEDS:
-            random = np.random.default_rng(seed)
-            shape = _shape(self.origin, self.rank, random)
-            if shape is not None:
-                inputs = _inputs(self.origin, shape, random, positive=seed == 2)
-                found.append(Trial(inputs, shape, _outputs(self.origin, inputs, shape)))
+        for turn, kind in enumerate(kinds):
+            random = np.random.default_rng(turn + 1)
+            shape = _shape(self.origin, self.rank, random, turn)
+            if shape is None:
+                continue
+            inputs = _inputs(self.origin, shape, random, kind)
+            masked = _masked(self.origin, self.rank, inputs) if kind in _MASKS else [inputs]
+            for one in masked if kind != "fully masked" else _all_masked(masked):
+                found.append(Trial(one, shape, _outputs(self.origin, one, shape)))
         return tuple(found)
 
     @functools.cached_property
@@ -142,6 +158,16 @@ class Verification:
             if found is None or not _all_close(trial.expected or {}, found, tolerance):
                 return False
         return bool(finite)
+
+    def agrees_when_masked(self, derived: Cascade, tolerance: float = TOLERANCE) -> bool:
+        """Tell whether a cascade gives what is finite in the origin's outputs on inputs of -inf."""
+        for trial in self.masked_trials:
+            if trial.expected is None:
+                continue
+            found = _outputs(derived, trial.inputs, trial.shape)
+            if found is None or not _all_close(trial.expected, found, tolerance):
+                return False
+        return True
 
     def stays_finite(self, derived: Cascade) -> bool:
         """Tell whether a cascade is finite in float32 on scores of 1e4 wherever the origin is."""
@@ -244,10 +270,12 @@ def _all_finite(values: Mapping[str, Array]) -> bool:
 
 def _all_close(expected: Mapping[str, Array], found: Mapping[str, Array], tolerance: float) -> bool:
     for name, values in expected.items():
-        scale = max(1.0, float(np.max(np.abs(values), initial=0.0)))
-        if found[name].shape != values.shape or not np.isfinite(found[name]).all():
+        finite = np.isfinite(values)
+        scale = max(1.0, float(np.max(np.abs(values[finite]), initial=0.0)))
+        if found[name].shape != values.shape or not np.isfinite(found[name][finite]).all():
             return False
-        if float(np.max(np.abs(found[name] - values), initial=0.0)) > tolerance * scale:
+        apart = np.abs(found[name][finite] - values[finite])
+        if float(np.max(apart, initial=0.0)) > tolerance * scale:
             return False
     return True
 
@@ -258,10 +286,12 @@ def without_sizes(cascade: Cascade) -> Cascade:
     return replace(cascade, ranks=ranks)
 
 
-def _shape(cascade: Cascade, rank: str, random: np.random.Generator) -> dict[str, int] | None:
+def _shape(
+    cascade: Cascade, rank: str, random: np.random.Generator, turn: int
+) -> dict[str, int] | None:
     """Return small sizes that bind a cascade; the text's own where no small ones do."""
     for attempt in range(_ATTEMPTS):
-        sizes = _drawn(cascade, rank, random, equal=attempt > _ATTEMPTS // 2)
+        sizes = _drawn(cascade, rank, random, turn, equal=attempt > _ATTEMPTS // 2)
         try:
             return {r: int(n) for r, n in bind(without_sizes(cascade), sizes).items()}
         except EinfuseError:
@@ -273,18 +303,22 @@ def _shape(cascade: Cascade, rank: str, random: np.random.Generator) -> dict[str
 
 
 def _drawn(
-    cascade: Cascade, rank: str, random: np.random.Generator, *, equal: bool
+    cascade: Cascade, rank: str, random: np.random.Generator, turn: int, *, equal: bool
 ) -> dict[str, int]:
-    """Draw sizes of the ranks: splits multiply, ranks of one size agree."""
+    """Draw sizes of the ranks: splits multiply, ranks of one size agree, filters cull some."""
+    least = _largest_literal(cascade)
+    part = math.isqrt(least)
     parts = {name for s in cascade.splits for name in (s.outer, s.inner)}
     sizes = {
-        name: int(random.integers(2, 4)) if name in parts else int(random.integers(2, 6))
+        name: part + int(random.integers(2, 4))
+        if name in parts
+        else least + int(random.integers(2, 6))
         for name in cascade.rank_names
     }
     if equal:
-        sizes = {name: 2 if name in parts else 4 for name in sizes}
+        sizes = {name: part + 2 if name in parts else (part + 2) ** 2 for name in sizes}
     elif rank in sizes and rank not in parts:
-        sizes[rank] = int(random.choice([4, 6]))
+        sizes[rank] = _tileable(least + 4, turn)
     groups = [{r.name, r.size} for r in cascade.ranks if isinstance(r.size, str)]
     for _ in sizes:
         for split in cascade.splits:
@@ -296,8 +330,47 @@ def _drawn(
     return sizes
 
 
+def _largest_literal(cascade: Cascade) -> int:
+    """Return the largest number of the filters and indices of a cascade."""
+    indices = (i for e in cascade.einsums for a in (*e.operands, *e.outputs) for i in a.indices)
+    numbers = (n.value for i in indices for n in walk(i) if isinstance(n, Number))
+    return int(max((n for n in numbers if n <= _LARGEST_LITERAL), default=0))
+
+
+def _tileable(least: int, turn: int) -> int:
+    """Return a size that is even, prime, or a multiple of 3, in turn."""
+    if turn % 3 == 1:
+        return next(n for n in range(least, 2 * least) if _divisor(n) == 1)
+    step = 2 if turn % 3 == 0 else 3
+    return -(-least // step) * step
+
+
+def _masked(cascade: Cascade, rank: str, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Return inputs one of which, in turn, is -inf in the first half of a rank and every third."""
+    found = []
+    for tensor in cascade.input_tensors:
+        values = inputs[tensor.name]
+        if rank not in tensor.ranks or values.dtype.kind != "f":
+            continue
+        axis = tensor.ranks.index(rank)
+        at = np.arange(values.shape[axis])
+        hidden = np.expand_dims(
+            (at < len(at) // 2) | (at % 3 == 0), tuple(n for n in range(values.ndim) if n != axis)
+        )
+        found.append({**inputs, tensor.name: np.where(hidden, -np.inf, values)})
+    return found
+
+
+def _all_masked(found: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """Return inputs with what has an infinity in it infinite everywhere."""
+    return [
+        {n: np.full_like(v, -np.inf) if np.isinf(v).any() else v for n, v in inputs.items()}
+        for inputs in found
+    ]
+
+
 def _inputs(
-    cascade: Cascade, shape: Mapping[str, int], random: np.random.Generator, *, positive: bool
+    cascade: Cascade, shape: Mapping[str, int], random: np.random.Generator, kind: str
 ) -> dict[str, Array]:
     coordinates, conditions = _roles(cascade)
     inputs: dict[str, Array] = {}
@@ -309,7 +382,8 @@ def _inputs(
             inputs[tensor.name] = random.integers(0, 2, extent).astype(float)
         else:
             values = random.normal(size=extent)
-            inputs[tensor.name] = np.abs(values) + 0.1 if positive else values
+            sign = {"positive": 1, "negative": -1}.get(kind)
+            inputs[tensor.name] = values if sign is None else sign * (np.abs(values) + 0.1)
     return inputs
 
 
