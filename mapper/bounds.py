@@ -23,6 +23,7 @@ from .counts import Traffic, Work
 from .formula import Values
 from .forwarding import find_bunches, forwardable, may_forward
 from .kept import Pieces
+from .nest.coordinates import find_coordinates
 from .objective import Numbers
 from .space import Structure
 
@@ -296,7 +297,7 @@ def _find_roofs(
             *((o, False) for o in einsum.operands),
             *((o, True) for o in einsum.outputs),
         ):
-            once = prod(float(sizes[rank]) for rank in used.ranks)
+            once = float(used.visited.words(sizes, sizes))
             again = np.prod([sizes[r] / width[r] for r in ranks if r not in used.ranks], axis=0)
             words = once * np.where([inner in used.ranks for inner in last], again, 1.0)
             place = levels[used.tensor]
@@ -341,10 +342,9 @@ def _compulsory(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, in
     out = pieces.stack((1,))
     for tensor in (*roles.outside, *roles.through):
         every = [space.facts.einsums[name] for name in roles.touched_by[tensor]]
-        made = [o.ranks for e in every for o in e.outputs if o.tensor == tensor]
-        read = [o.ranks for e in every for o in e.operands if o.tensor == tensor]
-        ranks = frozenset[str]().union(*(made or read))
-        words = prod(float(sizes[rank]) for rank in ranks)
+        made = [o.part for e in every for o in e.outputs if o.tensor == tensor]
+        read = [o.part for e in every for o in e.operands if o.tensor == tensor]
+        words = float(find_coordinates(frozenset(made or read)).words(sizes, sizes))
         traffic = Traffic(0.0, words) if made else Traffic(words, 0.0)
         out += pieces.stack((1,), objective.access(outer, traffic))
     return out

@@ -22,9 +22,9 @@ from .homes import (
     Peak,
     held_by,
     in_turn,
-    indexed_below,
     staying,
     together,
+    touched_below,
     words_of,
 )
 from .loops import Loop, ceil_divide, loop_in_time
@@ -138,7 +138,7 @@ class _Walk:
             home
             for home in own
             if any(home.keep is kept for kept in direct)
-            and any(indexed_below(self.facts, home.tensor, child) for child in step.children)
+            and any(touched_below(self.facts, home.tensor, child) for child in step.children)
         ]
 
     def _step(
@@ -197,7 +197,7 @@ class _Walk:
             return together(peaks)
         for home in passing:
             touching = [
-                n for n, c in enumerate(step.children) if indexed_below(self.facts, home.tensor, c)
+                n for n, c in enumerate(step.children) if touched_below(self.facts, home.tensor, c)
             ]
             for number in range(touching[0], touching[-1] + 1):
                 peaks[number] = together([held_by([home]), peaks[number]])
@@ -309,7 +309,7 @@ class _Walk:
             home = Home(tensor, step.level, parent, loops, dict(tiles), step)
             home.copies = self._copies(step)
             home.spilled = self._spilled(tensor, step)
-            home.indexed = indexed_below(self.facts, tensor, below)
+            home.visited = self.facts.visited(tensor, (c.einsum for c in computes_of(below)))
             home.copy = self._copied(name, step) if step.copied else ""
             home.place = np.maximum(words_of(home, self.problem), beneath)
             home.room = home.place - beneath
@@ -430,7 +430,7 @@ class _Walk:
         self.reads.append((step.einsum, home))
         register: Home | None = self._register(tensor, home, loops)
         while register is not None:
-            register.readers.append((step.einsum, operand.ranks))
+            register.readers.append((step.einsum, operand.visited))
             register = None if register.forwarded else register.parent
 
     def _write(
@@ -442,14 +442,14 @@ class _Walk:
         points: Values,
     ) -> None:
         tensor = output.tensor
-        ranks = output.ranks - set(step.accumulating)
+        visited = output.visited.without(step.accumulating)
         active = self.work[step.einsum].active
-        first = find_crossing(self.problem, loops, {}, ranks, ONE_MEMORY, active).lane_once
+        first = find_crossing(self.problem, loops, {}, visited, ONE_MEMORY, active).lane_once
         self.exchanges.add(step.einsum, tensor, REGISTERS, reads=points - first, writes=points)
         home = homes.get(tensor)
         register = None if home is None else self._register(tensor, home, loops)
         while register is not None:
-            register.writers.append((step.einsum, ranks))
+            register.writers.append((step.einsum, visited))
             register = register.parent
 
     def _register(self, tensor: str, home: Home, loops: tuple[Loop, ...]) -> Home:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from .architecture import INSTANCES
 from .counts import Problem
 from .formula import Values
 from .loops import Loop, by_rank, count_pieces, moving_loops, product
+from .nest.coordinates import Coordinates
+from .nest.joint_transfers import Nested, joint_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +140,39 @@ def exact_crossing(
     return Crossing(every[0], first[0], every[1], first[1], every[2] / active, first[2] / active)
 
 
+def joint_crossing(
+    nested: Nested, coordinates: Coordinates, sides: Sides = ONE_MEMORY, active: Values = 1
+) -> Crossing:
+    """Return the words between a home and the one above it, whatever is visited there.
+
+    Args:
+        nested: the loops above the home.
+        coordinates: what the Einsums below visit of it.
+        sides: as for `whole_crossing`.
+        active: the lanes that share the work below.
+
+    >>> loops = (Loop("P", 4, False, 2), Loop("M", 2, False, 4))
+    >>> sizes = {"P": 8, "M": 8, "N": 8}
+    >>> nested = Nested(loops, {"P": 2, "M": 4}, sizes, "trailing")
+    >>> both = find_coordinates(frozenset({(Subscript(("P",), "N"),), (Subscript(("M",), "N"),)}))
+    >>> int(joint_crossing(nested, both).words)  # 8 along P, 4 x 8 along M, 8 of them there already
+    32
+    """
+    places = (sides.above, sides.own, lambda loop: True)
+    words = [joint_words(nested, coordinates, apart) for apart in places]
+    once = [joint_words(nested, coordinates, apart, once=True) for apart in places]
+    if sides.lanes or sides.instanced:  # what one copy has another may lack
+        alone = any(o.parallel and o.rank in coordinates.ranks for o in nested.loops)
+        coordinates = replace(coordinates, comparable=coordinates.comparable and not alone)
+        words[0] = joint_words(nested, coordinates, sides.above)
+    return Crossing(words[0], once[0], words[1], once[1], words[2] / active, once[2] / active)
+
+
 def find_crossing(
     problem: Problem,
     loops: Sequence[Loop],
     tiles: Mapping[str, Values],
-    ranks: Collection[str],
+    coordinates: Coordinates,
     sides: Sides,
     active: Values,
 ) -> Crossing:
@@ -150,9 +180,14 @@ def find_crossing(
 
     Args:
         problem: its retention, edges and sizes.
-        loops, tiles, ranks, sides: as for `whole_crossing`.
+        loops, tiles, sides: as for `whole_crossing`.
+        coordinates: what the Einsums below visit of it.
         active: the lanes that share the work below.
     """
+    if not coordinates.plain:
+        nested = Nested(loops, tiles, problem.sizes, problem.retention, problem.exact)
+        return joint_crossing(nested, coordinates, sides, active)
+    ranks = coordinates.ranks
     moving = moving_loops(loops, ranks, problem.retention)
     if problem.exact:
         return exact_crossing(loops, ranks, moving, sides, problem.sizes, active)

@@ -68,11 +68,11 @@ class Exchanges:
 
     def _crossing(self, einsum: str, home: Home, parent: Home, kind: str) -> Crossing:
         sides, active = self._sides(home, parent, kind), self.work[einsum].active
-        return find_crossing(self.problem, home.loops, home.tiles, home.ranks, sides, active)
+        return find_crossing(self.problem, home.loops, home.tiles, home.moved, sides, active)
 
     def _sides(self, home: Home, parent: Home, kind: str) -> Sides:
         instanced = self.problem.instanced
-        if not instanced and not any(self.problem.shares.values()):
+        if home.moved.plain and not instanced and not any(self.problem.shares.values()):
             return ONE_MEMORY
         inside = home.level == REGISTERS
         return Sides(kind, inside, home.level in instanced, parent.level in instanced)

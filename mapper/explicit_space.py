@@ -279,6 +279,7 @@ def check_space(space: MapSpace) -> None:
             f"{where} the search knows no iterative ranks, and {space.cascade.name} carries "
             f"{', '.join(sorted(space.facts.carried))} on; search it without 'composition'"
         )
+    sizes = next(iter(space.splits()))
     for name, einsum in space.facts.einsums.items():
         used = [u.tensor for u in (*einsum.operands, *einsum.outputs)]
         twice = [tensor for tensor in used if used.count(tensor) > 1]
@@ -287,6 +288,14 @@ def check_space(space: MapSpace) -> None:
                 f"{where} the search takes each tensor of an Einsum once, and {name} has "
                 f"{twice[0]} twice; search it without 'composition'"
             )
+        for access in (*einsum.operands, *einsum.outputs):
+            points = prod(sizes[rank] for rank in access.ranks)
+            if access.visited.words(sizes, sizes) < points:
+                raise MappingError(
+                    f"{where} the search takes each word that {name} reads of {access.name} for "
+                    "one of its own, and some are the same (a window, a gather); search it "
+                    "without 'composition'"
+                )
     levels = (*space.memories[1:], REGISTERS)
     known = (*ROLES, *space.facts.ranks)
     for level, homes in (space.constraints.homes or {}).items():

@@ -20,15 +20,30 @@ from einfuse.einsum.printer import render_condition
 from einfuse.einsum.shape import filters
 
 from .errors import MappingError
+from .nest.coordinates import Coordinates, Part, Subscript, find_coordinates, of_ranks
+from .nest.subscripts import find_part
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor as an Einsum accesses it: the name in the text, the tensor behind a view."""
+    """A tensor as an Einsum accesses it.
+
+    Attributes:
+        name: in the text.
+        tensor: the one behind a view.
+        ranks: those that the access depends on.
+        part: its subscripts in the tensor behind, batch ranks first.
+    """
 
     name: str
     tensor: str
     ranks: frozenset[str]
+    part: Part = ()
+
+    @property
+    def visited(self) -> Coordinates:
+        """What the access visits."""
+        return find_coordinates(frozenset({self.part}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +100,17 @@ class Facts:
         """The tensor behind a name."""
         return self.roots.get(tensor, tensor)
 
-    def indexed(self, tensor: str, einsums: Iterable[str]) -> frozenset[frozenset[str]]:
-        """The ranks that Einsums index a tensor along, those of each access.
-
-        Names that are no Einsum's are passed over.
-        """
+    def accesses(self, tensor: str, einsums: Iterable[str]) -> frozenset[Part]:
+        """The accesses of Einsums to a tensor; names that are no Einsum's are passed over."""
         every = [self.einsums[name] for name in einsums if name in self.einsums]
         used = [u for einsum in every for u in (*einsum.operands, *einsum.outputs)]
-        return frozenset(u.ranks for u in used if u.tensor == tensor)
+        return frozenset(u.part for u in used if u.tensor == tensor)
+
+    def visited(self, tensor: str, einsums: Iterable[str]) -> Coordinates:
+        """What Einsums read and write of a tensor; of a carried one, of a single generation."""
+        own = self.accesses(tensor, einsums)
+        found = find_coordinates(own) if own else of_ranks(self.ranks[tensor])
+        return found.without(self.generations(tensor))
 
     def generations(self, tensor: str) -> frozenset[str]:
         """The ranks along which a tensor has generations, of which one lives at a time."""
@@ -128,7 +146,13 @@ def _find(cascade: Cascade, batch: frozenset[str]) -> Facts:
             cascade.rank_of(v) for index in access.indices for v in variables(index.expression)
         }
         tensor = roots.get(access.tensor, access.tensor)
-        return Operand(access.tensor, tensor, frozenset(found) | batch)
+        part = find_part(cascade, access, _is_carried(cascade, tensor))
+        return Operand(
+            access.tensor,
+            tensor,
+            frozenset(found) | batch,
+            (*(Subscript((rank,), rank) for rank in sorted(batch)), *part),
+        )
 
     einsums: dict[str, EinsumFacts] = {}
     ranks: dict[str, frozenset[str]] = {}

@@ -14,6 +14,7 @@ from .counts import Traffic, Work
 from .formula import Values
 from .forwarding import units_for
 from .loops import Loop
+from .nest.coordinates import Coordinates
 from .objective import Numbers
 from .path import Batch, Path
 from .pieces import count_home
@@ -117,24 +118,22 @@ def _least_crossing(tree: GroupTree, tensor: str, batch: Batch, spare_words: Val
     depths = space.depths(tensor, path.ranks)
     every = [space.facts.einsums[name] for name in tree.roles.touched_by[tensor]]
     made = tree.made(tensor)
-    read = {o.ranks for e in every for o in e.operands if o.tensor == tensor}
-    whole = tree.home_ranks(tensor)
+    read = {o.visited for e in every for o in e.operands if o.tensor == tensor}
+    whole = tree.moved(tensor)
 
-    def crossing(depth: int, ranks: frozenset[str], beneath: Loop | None = None) -> Numbers:
+    def crossing(depth: int, visited: Coordinates, beneath: Loop | None = None) -> Numbers:
         retention = space.constraints.retention
         above, tiles = path.loops[:depth], path.tiles[depth]
-        moved = count_home(above, tiles, ranks, made, retention, beneath)
+        moved = count_home(above, tiles, visited, made, tree.sizes, retention, beneath)
         columns = tree.pieces.objective.access(space.memories[0], moved.parent)
         return tree.pieces.stack((batch.count, tree.count), columns)
 
-    def registers(ranks: frozenset[str]) -> Numbers:
+    def registers(visited: Coordinates) -> Numbers:
         # What has more words than there are lanes passes through the registers in turns.
-        words: Values = 1.0
-        for rank in sorted(ranks):
-            words = words * path.tiles[-1][rank]
+        words = visited.words(path.tiles[-1], tree.sizes)
         turns = np.where(words > lanes, 2.0, 1.0)
-        part = Loop(min(ranks), turns, False, 1) if ranks else None
-        return crossing(len(path.loops), ranks, part)
+        part = Loop(min(visited.ranks), turns, False, 1) if visited.ranks else None
+        return crossing(len(path.loops), visited, part)
 
     units = {unit for e in every for unit in space.units_of[e.name]}
     lanes = max(np.prod([*space.lanes[unit].values()]) for unit in units)

@@ -13,6 +13,7 @@ from .facts import Facts
 from .formula import Values
 from .loops import Loop, count_pieces, moving_loops, product
 from .mapping import Keep, Nest, computes_of
+from .nest.coordinates import Coordinates, find_coordinates, of_ranks
 
 
 @dataclass(slots=True, eq=False)
@@ -21,8 +22,8 @@ class Home:
 
     ``place`` are the words of its place, which it may share with what it overlays; ``room`` those
     beyond what it overlays. ``copies`` tiles are there at once; ``spilled`` is the share of it that
-    lives elsewhere. ``indexed`` tells how the Einsums below index it; ``copy`` is the view that is
-    copied here, if one is.
+    lives elsewhere. ``visited`` is what the Einsums below read and write of it, of a carried tensor
+    in one generation; ``copy`` is the view that is copied here, if one is.
     """
 
     tensor: str
@@ -33,12 +34,12 @@ class Home:
     keep: Keep | None = None
     copies: Values = 1
     spilled: Values = 0
-    indexed: frozenset[frozenset[str]] = frozenset()
+    visited: Coordinates | None = None
     copy: str = ""
     place: Values = 0
     room: Values = 0
-    readers: list[tuple[str, frozenset[str]]] = field(default_factory=list)
-    writers: list[tuple[str, frozenset[str]]] = field(default_factory=list)
+    readers: list[tuple[str, Coordinates]] = field(default_factory=list)
+    writers: list[tuple[str, Coordinates]] = field(default_factory=list)
 
     @property
     def forwarded(self) -> bool:
@@ -46,9 +47,13 @@ class Home:
         return self.keep is not None and self.keep.forwarded
 
     @property
-    def ranks(self) -> frozenset[str]:
-        """The ranks of what lives here: those that its writer, else its readers, index."""
-        return frozenset[str]().union(*(ranks for _, ranks in self.writers or self.readers))
+    def moved(self) -> Coordinates:
+        """What goes to and from the home above: what its writer, else its readers, visit."""
+        every = dict.fromkeys(visited for _, visited in self.writers or self.readers)
+        if len(every) == 1:
+            return next(iter(every))
+        parts = frozenset(part for visited in every for part in visited.parts)
+        return find_coordinates(parts) if parts else of_ranks(frozenset())
 
     @property
     def outermost(self) -> Home | None:
@@ -58,35 +63,30 @@ class Home:
         return self if self.parent is None else self.parent.outermost
 
 
-def indexed_below(facts: Facts, tensor: str, nest: Nest) -> frozenset[frozenset[str]]:
-    """Return the ranks that the Einsums of a nest index a tensor along, those of each access."""
-    return facts.indexed(tensor, (compute.einsum for compute in computes_of(nest)))
+def touched_below(facts: Facts, tensor: str, nest: Nest) -> bool:
+    """Tell whether an Einsum of a nest reads or writes a tensor."""
+    return bool(facts.accesses(tensor, (compute.einsum for compute in computes_of(nest))))
 
 
 def words_of(home: Home, problem: Problem) -> Values:
     """Return the words that a home takes: of a generational tensor, one generation."""
-    facts = problem.facts
-    gone = facts.generations(home.tensor)
-    every = {ranks - gone for ranks in home.indexed or {facts.ranks[home.tensor]}}
-    tiles = [_tile_words(home, ranks, problem) for ranks in sorted(every, key=sorted)]
-    words = tiles[0] if len(tiles) == 1 else np.maximum.reduce(np.broadcast_arrays(*tiles))[()]
+    visited = home.visited or problem.facts.visited(home.tensor, problem.facts.einsums)
+    words = visited.words(
+        {rank: _extent(home, rank, problem) for rank in visited.ranks}, problem.sizes
+    )
     return words * home.copies * (1 - home.spilled)
 
 
-def _tile_words(home: Home, ranks: frozenset[str], problem: Problem) -> Values:
-    """The words of the tiles that lie side by side at a home, along some ranks."""
-    words: Values = 1
-    for rank in ranks:
-        own = [loop for loop in home.loops if loop.rank == rank]
-        if home.level in problem.instanced:
-            own = [replace(o, parallel=False) if o.dimension == INSTANCES else o for o in own]
-        if home.level == REGISTERS or not any(loop.parallel for loop in own):
-            words = words * home.tiles[rank]
-        elif problem.exact:
-            words = words * count_pieces(problem.sizes[rank], own, None, spread=True, words=True)
-        else:
-            words = words * home.tiles[rank] * product(o.count for o in own if o.parallel)
-    return words
+def _extent(home: Home, rank: str, problem: Problem) -> Values:
+    """How much of a rank the tiles have that lie side by side at a home."""
+    own = [loop for loop in home.loops if loop.rank == rank]
+    if home.level in problem.instanced:
+        own = [replace(o, parallel=False) if o.dimension == INSTANCES else o for o in own]
+    if home.level == REGISTERS or not any(loop.parallel for loop in own):
+        return home.tiles[rank]
+    if problem.exact:
+        return count_pieces(problem.sizes[rank], own, None, spread=True, words=True)
+    return home.tiles[rank] * product(o.count for o in own if o.parallel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def staying(homes: Iterable[Home], depth: int, retention: str) -> Peak:
 
 
 def _staying_words(home: Home, depth: int, retention: str) -> Values:
-    moving = moving_loops(home.loops, home.ranks, retention)
+    moving = moving_loops(home.loops, home.moved.ranks, retention)
     stays: Values = False
     for loop, moves in zip(home.loops[:depth], moving, strict=False):
         if not loop.parallel and moves is not True:

@@ -6,17 +6,19 @@ a piece is counted once for all mappings that have it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
 from .counts import Traffic, Work
-from .crossings import ONE_MEMORY, Sides, whole_crossing
+from .crossings import ONE_MEMORY, Crossing, Sides, joint_crossing, whole_crossing
 from .facts import EinsumFacts
 from .formula import Values
 from .loops import Loop, loop_in_time, moving_loops, product
+from .nest.coordinates import Coordinates
+from .nest.joint_transfers import Nested
 from .structure import Leaf
 
 NOTHING_APART: Mapping[str, str] = MappingProxyType({})
@@ -38,6 +40,7 @@ def count_leaf(
     above: Sequence[Loop],
     tiles: Mapping[str, Values],
     lanes: Mapping[str, Values],
+    sizes: Mapping[str, Values],
     retention: str,
     shares: Mapping[str, str] = NOTHING_APART,
     held: Mapping[str, Values] = NOTHING_HELD,
@@ -50,6 +53,7 @@ def count_leaf(
         above: the loops of its group and block.
         tiles: the extent of each rank that they leave.
         lanes: the lanes of each dimension of the unit.
+        sizes: the extent of every rank.
         retention: see `einfuse.mapper.counts`.
         shares: what the lanes of a dimension share, where it is not anything.
         held: tensors that are forwarded, where they are: those do not go to a home.
@@ -85,13 +89,11 @@ def count_leaf(
     operands = Sides("operands", lanes=True) if shares else ONE_MEMORY
     outputs = Sides("outputs", lanes=True) if shares else ONE_MEMORY
     for operand in einsum.operands:
-        moving = moving_loops(loops, operand.ranks, retention)
-        cross = whole_crossing(loops, {}, operand.ranks, moving, operands)
+        cross = _crossing(loops, {}, operand.visited, retention, sizes, operands, active)
         reads, writes = reads + steps, writes + share(operand.tensor) * cross.lane_words
         at_home(operand.tensor, cross.words, 0.0)
     for output in einsum.outputs:
-        moving = moving_loops(loops, output.ranks, retention)
-        cross = whole_crossing(loops, {}, output.ranks, moving, outputs)
+        cross = _crossing(loops, {}, output.visited, retention, sizes, outputs, active)
         reads = reads + steps - cross.lane_once
         returned = cross.lane_words - cross.lane_once
         writes = writes + steps + share(output.tensor) * returned
@@ -126,8 +128,9 @@ class HomeCounts:
 def count_home(
     above: Sequence[Loop],
     tiles: Mapping[str, Values],
-    ranks: Collection[str],
+    visited: Coordinates,
     written: bool,
+    sizes: Mapping[str, Values],
     retention: str,
     beneath: Loop | None = None,
 ) -> HomeCounts:
@@ -136,15 +139,32 @@ def count_home(
     Args:
         above: the loops above the home.
         tiles: the extent of each rank in it.
-        ranks: those that what lives there depends on.
+        visited: what Einsums below read or write of it.
         written: whether an Einsum below makes it.
+        sizes: the extent of every rank.
         retention: see `einfuse.mapper.counts`.
         beneath: a loop over a part of what lives there, if that part is all that stays.
     """
-    loops = above if beneath is None else (*above, beneath)
-    moving = moving_loops(loops, ranks, retention)[: len(above)]
-    cross = whole_crossing(above, tiles, ranks, moving)
+    cross = _crossing(above, tiles, visited, retention, sizes, beneath=beneath)
     if written:
         again = cross.words - cross.once
         return HomeCounts(Traffic(0.0, again), Traffic(again, cross.words))
     return HomeCounts(Traffic(0.0, cross.words), Traffic(cross.words, 0.0))
+
+
+def _crossing(
+    loops: Sequence[Loop],
+    tiles: Mapping[str, Values],
+    visited: Coordinates,
+    retention: str,
+    sizes: Mapping[str, Values],
+    sides: Sides = ONE_MEMORY,
+    active: Values = 1,
+    beneath: Loop | None = None,
+) -> Crossing:
+    """The words beneath loops; those of a part alone where a loop over it stands beneath."""
+    if visited.plain:
+        every = loops if beneath is None else (*loops, beneath)
+        moving = moving_loops(every, visited.ranks, retention)[: len(loops)]
+        return whole_crossing(loops, tiles, visited.ranks, moving, sides)
+    return joint_crossing(Nested(loops, tiles, sizes, retention), visited, sides, active)

@@ -9,7 +9,7 @@ nothing, where it may be forwarded or take over the room of another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, prod
+from math import inf
 
 import numpy as np
 
@@ -46,7 +46,6 @@ def least_words(space: MapSpace, einsums: tuple[str, ...], sizes: Mapping[str, i
         touching = roles.touched_by[tensor]
         if tensor in roles.inside and (may_forward(space, tensor) or _may_overlay(space, tensor)):
             continue
-        gone = known.generations(tensor)
         first, last = einsums.index(touching[0]), einsums.index(touching[-1])
         shared = {*space.legality.shared(einsums[first : last + 1]), *repeated}
         tiles = {
@@ -55,8 +54,7 @@ def least_words(space: MapSpace, einsums: tuple[str, ...], sizes: Mapping[str, i
             else size
             for rank, size in sizes.items()
         }
-        indexed = known.indexed(tensor, touching)
-        words = max(prod(tiles[rank] for rank in ranks - gone) for ranks in indexed)
+        words = float(known.visited(tensor, touching).words(tiles, sizes))
         total += words * (2.0 if tensor in space.constraints.double else 1.0)
     return total
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial, reduce
+from functools import cache, partial
 from itertools import product
 from math import prod
 
@@ -34,6 +34,7 @@ from .forwarding import (
 )
 from .front import undominated
 from .kept import Pieces
+from .nest.coordinates import Coordinates, find_coordinates
 from .objective import Numbers
 from .path import Batch, Path
 from .pieces import count_home, count_leaf
@@ -325,8 +326,9 @@ class GroupTree:
                 moved = count_home(
                     path.loops[:depth],
                     path.tiles[depth],
-                    self.home_ranks(tensor),
+                    self.moved(tensor),
                     self.made(tensor),
+                    self.sizes,
                     self.space.constraints.retention,
                 )
                 out += self.pieces.stack(
@@ -366,13 +368,8 @@ class GroupTree:
         """
         span = self.spans.get(tensor, 0) if span is None else span
         facts = self.space.facts
-        gone = facts.generations(tensor)
-        indexed = facts.indexed(tensor, self.roles.touched_by[tensor])
-        tiles = [
-            prod((path.tiles[depth][rank] for rank in sorted(ranks - gone)), start=1.0)
-            for ranks in sorted(indexed, key=sorted)
-        ]
-        words: Values = reduce(np.maximum, tiles)
+        visited = facts.visited(tensor, self.roles.touched_by[tensor])
+        words = visited.words(path.tiles[depth], self.sizes) * 1.0
         words = words * (2.0 if tensor in self.space.constraints.double else 1.0)
         if np.any(np.asarray(span) > 0):
             outer, counts = len(self.structure.loops), [one.count for one in path.loops]
@@ -395,12 +392,12 @@ class GroupTree:
             for output in every[name].outputs
         )
 
-    def home_ranks(self, tensor: str) -> frozenset[str]:
-        """The ranks that its makers, else its readers, index."""
+    def moved(self, tensor: str) -> Coordinates:
+        """What goes to and from its homes: what its makers, else its readers, visit."""
         every = [self.space.facts.einsums[name] for name in self.roles.touched_by[tensor]]
-        made = [o.ranks for e in every for o in e.outputs if o.tensor == tensor]
-        read = [o.ranks for e in every for o in e.operands if o.tensor == tensor]
-        return frozenset[str]().union(*(made or read))
+        made = [o.part for e in every for o in e.outputs if o.tensor == tensor]
+        read = [o.part for e in every for o in e.operands if o.tensor == tensor]
+        return find_coordinates(frozenset(made or read))
 
     # Leaves.
 
@@ -474,7 +471,9 @@ class GroupTree:
         for own, leaf in zip(out, leaves, strict=True):
             lanes = self.space.lanes[leaf.unit]
             shares = self.space.architecture.shares(leaf.unit)
-            counts = count_leaf(einsum, leaf, path.loops, tiles, lanes, retention, shares, held)
+            counts = count_leaf(
+                einsum, leaf, path.loops, tiles, lanes, self.sizes, retention, shares, held
+            )
             columns = self.pieces.objective.compute(counts.work, counts.registers)
             for column, value in columns.items():
                 own[self.pieces.rows[column]] = value

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import takewhile
-from math import prod
 
 from einfuse.mapper.chain import Chain
 from einfuse.mapper.counts import REGISTERS
 from einfuse.mapper.formula import Values
-from einfuse.mapper.homes import indexed_below
+from einfuse.mapper.homes import touched_below
 from einfuse.mapper.loops import Loop
 from einfuse.mapper.mapping import (
     Branch,
@@ -99,7 +98,7 @@ class _Rooms:
                     using = [
                         n
                         for n, c in enumerate(branch.children)
-                        if indexed_below(self.facts, tensor, c)
+                        if touched_below(self.facts, tensor, c)
                     ]
                     if using:
                         yield (tensor, id(step)), (id(branch), range(using[0], using[-1] + 1))
@@ -224,16 +223,17 @@ class _Rooms:
     def words(self, tensor: str, level: str, pieces: Pieces, below: Nest = ()) -> float:
         """The words of a tile: of all lanes in a memory, of one in its registers.
 
-        Those are along the ranks by which the Einsums below index it.
+        Those that the Einsums below read and write.
         """
-        indexed = indexed_below(self.facts, tensor, below) or {self.facts.ranks[tensor]}
-        gone = self.facts.generations(tensor)
+        names = [compute.einsum for compute in computes_of(below)] or self.facts.einsums
+        visited = self.facts.visited(tensor, names)
 
         def extent(own: Collection[Piece]) -> int:
             extents = [piece.extent for piece in own]
             return max(extents) if level == REGISTERS else sum(extents)
 
-        return max(float(prod(extent(pieces[rank]) for rank in ranks - gone)) for ranks in indexed)
+        extents = {rank: extent(pieces[rank]) for rank in visited.ranks}
+        return float(visited.words(extents, self.point.sizes))
 
 
 def copies_of(keep: Keep, names: Mapping[str, Values]) -> int:

@@ -4,7 +4,10 @@ Nothing here multiplies loop bounds. Every loop is walked; all lanes that run si
 carried along; every tile at every home is a set of words; and each fill, read, write, arrival,
 read-modify-write and drain is an event that adds to a tally.
 
-- A word is named by the values of the rank variables (and batch ranks) that index it.
+- A word is named by the values of the rank variables (and batch ranks) that index it. Where the
+  accesses of a place have different ranks or other indices than variables, it is named by its
+  coordinates in the tensor behind views: whatever the accesses visit together. What a step does not
+  move stays then, and what comes is what is not there (padded tiles are left out of that).
 - A memory is one memory: what lanes side by side keep there is the union of their tiles. Registers
   are each lane's own, and their tallies are averages over the lanes that ever work. A memory with
   instances is each instance's own.
@@ -23,7 +26,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,15 +34,24 @@ from typing import Any
 
 from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.equation import Einsum
-from einfuse.einsum.expression import Access, Coordinate, variables
+from einfuse.einsum.expression import (
+    Access,
+    Binary,
+    Coordinate,
+    Negate,
+    Number,
+    RankSize,
+    variables,
+)
 from einfuse.einsum.operations import is_constant, is_product_sum, is_view, operations_per_point
+from einfuse.einsum.substitution import put
 from einfuse.mapper.counts import Problem
 from einfuse.mapper.mapping import Branch, Compute, Keep, Nest, Parallel, Temporal, walk_nest
 
 REGISTERS = "registers"
 Position = tuple[int, ...]
-Piece = tuple[Position, int]  # of a rank: the steps that lead to it, and its extent
-Word = tuple[tuple[Position, int], ...]  # for each rank, a place in a piece
+Piece = tuple[Position, int, int]  # of a rank: the steps to it, its extent, its first coordinate
+Word = tuple[Any, ...]  # for each rank, a place in a piece; or coordinates
 Ranges = dict[str, Piece]
 
 
@@ -56,10 +67,11 @@ class Lane:
 
 @dataclass
 class Use:
-    """What one compute does to one tensor: the ranks that name the words."""
+    """What one compute does to one tensor: the access, and the ranks that name the words."""
 
     einsum: str
     ranks: tuple[str, ...]
+    access: Access
 
 
 @dataclass
@@ -72,7 +84,8 @@ class Place:
     parent: Place | None
     keep: Keep | None = None
     ranks: tuple[str, ...] = ()
-    indexed: frozenset[frozenset[str]] = frozenset()  # how the computes below index it
+    indexed: frozenset[Access] = frozenset()  # how the computes below index it
+    joint: bool = False  # whether words are named by their coordinates
     readers: list[Use] = field(default_factory=list)
     writers: list[Use] = field(default_factory=list)
     held: list[tuple[Lane, frozenset[Word]]] | None = None
@@ -151,15 +164,69 @@ class _Machine:
                     found |= self.ranks_of(access)
         return found
 
-    def indexed(self, tensor: str, below: Nest) -> frozenset[frozenset[str]]:
-        found: set[frozenset[str]] = set()
+    def indexed(self, tensor: str, below: Nest) -> frozenset[Access]:
+        found: set[Access] = set()
         for node in walk_nest(below):
             if isinstance(node.step, Compute):
                 einsum = self.einsums[node.step.einsum]
                 for access in (*einsum.outputs, *einsum.operands):
                     if self.root(access.tensor) == tensor:
-                        found.add(self.ranks_of(access))
+                        found.add(access)
         return frozenset(found)
+
+    def names_coordinates(self, accesses: Any) -> bool:
+        """Whether words have to be told apart by what they are, and not by ranks."""
+        every = [self.behind(access) for access in accesses]
+        if any(self.carried(tensor) for tensor, _ in every):
+            return False
+        plain = all(isinstance(index, Coordinate) for _, own in every for index in own)
+        once = all(len(set(own)) == len(own) for _, own in every)
+        radix = all(access.tensor in self.view_of for access in accesses)
+        return len(set(every)) > 1 or not (once and (plain or radix))
+
+    def behind(self, access: Access) -> tuple[str, tuple[Any, ...]]:
+        """The tensor behind views, and the indices there."""
+        tensor, indices = access.tensor, tuple(index.expression for index in access.indices)
+        while tensor in self.view_of:
+            (view,) = self.cascade.producers(tensor)
+            values = {
+                index.expression.variable: value  # type: ignore[union-attr]
+                for index, value in zip(view.output.indices, indices, strict=True)
+            }
+            read = view.operands[0]
+            tensor, indices = read.tensor, tuple(put(i.expression, values) for i in read.indices)
+        return tensor, indices
+
+    def coordinates(self, access: Access, at: Ranges) -> frozenset[Word]:
+        """The coordinates that an access visits of a tile."""
+        _, indices = self.behind(access)
+        names = sorted({v for index in indices for v in variables(index)})
+        spans = [range(at[r][2], at[r][2] + at[r][1]) for r in map(self.cascade.rank_of, names)]
+        batch = [range(at[r][2], at[r][2] + at[r][1]) for r in self.batch]
+        found: set[Word] = set()
+        for point in itertools.product(*spans):
+            values = dict(zip(names, point, strict=True))
+            where = tuple(self.value(index, values) for index in indices)
+            found |= {(*own, *where) for own in itertools.product(*batch)}
+        return frozenset(found)
+
+    def value(self, node: Any, values: Mapping[str, int]) -> int:
+        match node:
+            case Coordinate(variable=variable):
+                return values[variable]
+            case Number(value=value):
+                return int(value)
+            case RankSize(rank=rank):
+                return int(self.problem.sizes[rank])
+            case Negate(operand=operand):
+                return -self.value(operand, values)
+            case Binary(operator=sign, left=left, right=right):
+                a, b = self.value(left, values), self.value(right, values)
+                known = {"+": a + b, "-": a - b, "*": a * b}
+                if sign in known:
+                    return known[sign]
+                return a // b if sign == "/" else a % b
+        raise NotImplementedError("a gather has no coordinates before it runs")
 
     def carried(self, tensor: str) -> bool:
         iterative = {i.variable for i in self.cascade.iterations}
@@ -184,14 +251,13 @@ class _Machine:
             )
             if used and tensor not in self.roots:
                 self.roots[tensor] = Place(tensor, self.problem.memories[0], (), None)
+                self.roots[tensor].indexed = self.indexed(tensor, self.nest)
         self._prepare_nest(self.nest, (), dict(self.roots))
         for place in (*self.roots.values(), *self.order):
             uses = place.writers or place.readers
             ranks = frozenset().union(*(u.ranks for u in uses)) if uses else frozenset()
             place.ranks = tuple(sorted(ranks))
-            gone = {i.rank for i in cascade.iterations} if self.carried(place.tensor) else set()
-            ways = place.indexed or {self.tensor_ranks(place.tensor)}
-            place.indexed = frozenset(ranks - gone for ranks in ways)
+            place.joint = self.names_coordinates({use.access for use in uses})
 
     def _prepare_nest(self, nest: Nest, base: Position, homes: dict[str, Place]) -> None:
         for number, node in enumerate(nest):
@@ -225,7 +291,7 @@ class _Machine:
             tensor = self.root(access.tensor)
             home = homes.get(tensor)
             ranks = self.ranks_of(access) - (set(step.accumulating) if written else set())
-            use = Use(step.einsum, tuple(sorted(ranks)))
+            use = Use(step.einsum, tuple(sorted(ranks)), access)
             if home is None or home.level != REGISTERS:
                 label = f"{'out' if written else 'in'}{number}"
                 forwarded = {access.tensor, tensor} & set(step.forwarding) and not written
@@ -244,7 +310,7 @@ class _Machine:
     # The run.
 
     def execute(self) -> None:
-        everything: Ranges = {rank: ((), int(size)) for rank, size in self.problem.sizes.items()}
+        everything: Ranges = {rank: ((), int(size), 0) for rank, size in self.problem.sizes.items()}
         lanes = [Lane((), everything)]
         self._trailing = _moving_loops(self.nest, self.problem)
         self._run(self.nest, (), lanes, (), {})
@@ -350,10 +416,10 @@ class _Machine:
             place.stays[-1][:2] = [touching[0][0], touching[-1][1]]
 
     def _pieces(self, whole: Piece, tile: int) -> Iterator[Piece]:
-        steps, extent = whole
+        steps, extent, first = whole
         for number, offset in enumerate(range(0, extent, tile)):
             size = tile if self.problem.edges == "whole" else min(tile, extent - offset)
-            yield (*steps, number), size
+            yield (*steps, number), size, first + offset
 
     def _tiles(self, lanes: list[Lane], rank: str, tile: int) -> Iterator[list[Lane]]:
         """The lanes at each step of a loop in time; a lane that is done pauses."""
@@ -370,12 +436,7 @@ class _Machine:
         return frozenset(itertools.product(*spans))
 
     def _room(self, place: Place, lanes: list[Lane]) -> Fraction:
-        copies: dict[Any, frozenset[Word]] = defaultdict(frozenset)
-        for lane in lanes:
-            for ranks in place.indexed:
-                key = (self._copy(place, lane), ranks)
-                copies[key] |= self._words(lane, tuple(sorted(ranks)))
-        words = Fraction(max(map(len, copies.values())))
+        words = Fraction(self._held(place, lanes))
         keep = place.keep
         assert keep is not None
         words *= (2 if keep.double else 1) * (1 - place.share)
@@ -398,9 +459,28 @@ class _Machine:
         place.whole = words
         return words
 
+    def _held(self, place: Place, lanes: list[Lane]) -> int:
+        """The words of what the computes below visit, in the fullest copy of a place."""
+        accesses = place.indexed
+        carried = self.carried(place.tensor)
+        gone = {i.rank for i in self.cascade.iterations} if carried else set()
+        joint = self.names_coordinates(accesses)
+        ways = {self.ranks_of(access) - gone for access in accesses}
+        copies: dict[Any, frozenset[Word]] = defaultdict(frozenset)
+        for lane in lanes:
+            copy = self._copy(place, lane)
+            for access in accesses if joint else ():
+                copies[copy] |= self.coordinates(access, lane.at)
+            for ranks in () if joint else ways or {self.tensor_ranks(place.tensor) - gone}:
+                copies[copy, ranks] |= self._words(lane, tuple(sorted(ranks)))
+        return max(map(len, copies.values()))
+
     def _visit(self, place: Place, lanes: list[Lane], path: tuple[int, ...]) -> None:
         """Come to a place: keep what it holds, or drain that and fetch another tile."""
         self.clock += 1
+        if place.joint:
+            self._visit_joint(place, lanes, path)
+            return
         tile = [(lane, self._words(lane, place.ranks)) for lane in lanes]
         if self.problem.edges == "whole":
             key: Any = frozenset().union(*(words for _, words in tile))
@@ -426,6 +506,54 @@ class _Machine:
             crossing = self._crossing(place, parent, tile, "operands")
             self._add(einsum, place.tensor, place.level, writes=len(own))
             self._access(parent, einsum, reads=(1 - place.share) * len(crossing))
+
+    def _visit_joint(self, place: Place, lanes: list[Lane], path: tuple[int, ...]) -> None:
+        """Come to a place whose words have coordinates: fetch what is not there of what moved."""
+        uses = place.writers or place.readers
+        accesses = dict.fromkeys(use.access for use in uses)
+        keys, moved, stayed = [], [], []
+        for number, access in enumerate(accesses):
+            ranks = tuple(sorted(self.ranks_of(access)))
+            moving = self._trailing(place.position, ranks)
+            keys.append(tuple(index for index, moves in zip(path, moving, strict=True) if moves))
+            held = place.key is not None and place.key[number] == keys[-1]
+            same = self.problem.retention == "trailing" and held
+            (stayed if same else moved).append(access)
+        if place.keep is not None and moved:
+            place.stays.append([self.clock, self.clock, self._room(place, lanes)])
+        if not moved:
+            return
+        self._close(place)
+        place.key = keys
+
+        def tile(some: Any) -> list[tuple[Lane, frozenset[Word]]]:
+            sets = [[self.coordinates(access, lane.at) for access in some] for lane in lanes]
+            return [(lane, frozenset().union(*own)) for lane, own in zip(lanes, sets, strict=True)]
+
+        there = dict(self._own_words(place, tile(stayed)))
+        coming = [
+            (lane, words - there.get(self._copy(place, lane), frozenset()))
+            for lane, words in tile(moved)
+        ]
+        place.held = coming if not place.writers else tile(accesses)
+        parent, einsum = place.parent, uses[0].einsum if uses else ""
+        if parent is None:
+            return
+        if place.writers:
+            own = self._own(place, place.held)
+            self._add(einsum, place.tensor, place.level, writes=len(own & place.sent))
+        elif place.keep is None or not place.keep.forwarded:
+            crossing = self._crossing(place, parent, coming, "operands")
+            self._add(einsum, place.tensor, place.level, writes=len(self._own(place, coming)))
+            self._access(parent, einsum, reads=(1 - place.share) * len(crossing))
+
+    def _own_words(
+        self, place: Place, tile: list[tuple[Lane, frozenset[Word]]]
+    ) -> dict[Any, frozenset[Word]]:
+        found: dict[Any, frozenset[Word]] = defaultdict(frozenset)
+        for lane, words in tile:
+            found[self._copy(place, lane)] |= words
+        return found
 
     def _copy(self, place: Place, lane: Lane) -> tuple[int, ...]:
         """Which of the copies of a place is a lane's."""
@@ -552,10 +680,8 @@ class _Machine:
         levels = dict.fromkeys([p.level for p in kept])
         peaks = {level: self._peak(level, (0, self.clock), self.nest, ()) for level in levels}
         outer = self.problem.memories[0]
-        rooted = sum(
-            max(math.prod(int(self.problem.sizes[r]) for r in ranks) for ranks in place.indexed)
-            for place in self.roots.values()
-        )
+        everything: Ranges = {r: ((), int(n), 0) for r, n in self.problem.sizes.items()}
+        rooted = sum(self._held(place, [Lane((), everything)]) for place in self.roots.values())
         peaks[outer] = peaks.get(outer, Fraction(0)) + rooted
         return peaks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -101,14 +102,21 @@ _RANDOM = cascades(max_einsums=4, filters=False).filter(_mappable)
 
 
 @st.composite
-def cases(draw: Any, edges: tuple[str, ...] = ("whole", "exact"), largest: int = 5) -> Case:
+def cases(
+    draw: Any,
+    edges: tuple[str, ...] = ("whole", "exact"),
+    largest: int = 5,
+    texts: Mapping[str, str] | None = None,
+) -> Case:
     """Draw a cascade, a shape, an architecture's lanes, the rules, and a nest."""
-    name = draw(st.sampled_from([*sorted(CASCADES), "random", "random"]))
-    known = CASCADES.get(name)
+    names = [*sorted(CASCADES), "random", "random"] if texts is None else sorted(texts)
+    name = draw(st.sampled_from(names))
+    known = (texts or CASCADES).get(name)
     cascade = parse(known, name) if known else draw(_RANDOM)
     batch = draw(st.sampled_from([(), (), ("B",)]))
     wholes = {split.whole for split in cascade.splits}
-    free = [rank for rank in cascade.rank_names if rank not in wholes]
+    given = {rank.name for rank in cascade.ranks if rank.size is not None}
+    free = [rank for rank in cascade.rank_names if rank not in wholes | given]
     chosen: dict[str, int] = {}
     points = 60  # the brute force walks every one of them
     for rank in draw(st.permutations([*free, *batch])):

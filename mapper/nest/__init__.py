@@ -1,0 +1,1 @@
+"""A loop nest at a shape, and what follows from it alone."""
