@@ -114,7 +114,8 @@ class _Reading:
         sections = {
             n: tuple(map(renamed, getattr(self.cascade, n))) for n in ("init", "loop", "final")
         }
-        return replace(self.cascade, **sections, aliases=tuple(aliases.items()))
+        named = (*self.cascade.aliases, *aliases.items())
+        return replace(self.cascade, **sections, aliases=named)
 
     def classes(self) -> list[frozenset[str]]:
         """Return the ranks that are the same, in groups of two and more."""
@@ -176,7 +177,7 @@ class _Reading:
         used |= {self.rank_of(v) for e in self.cascade.einsums for v in e.variables}
         for variable, rank in self.cascade.aliases:  # that were the only ones of their own rank
             own = self.rank_of(variable.partition(MARK)[0])
-            if own not in used:
+            if own not in used and own in self.cascade.rank_names:
                 yield rank, own, False
         for split in self.splits:
             whole = wholes.setdefault((split.outer, split.inner), split.whole)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from .alignment import Kind
 from .cascade import Cascade, Rank
 from .crossing import Use, crossings, origins
+from .dependence import Dependence, Direction, Read
 from .expression import Access, Binary, variables
-from .lineage import Dependence, Direction, Read, trace
+from .lineage import trace
 from .operations import is_view
 from .partition import finest_levels
 from .placement import positions, within_generation

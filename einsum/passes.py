@@ -16,11 +16,12 @@ from fractions import Fraction
 
 from .cascade import Cascade
 from .coordinates import same_coordinates
+from .dependence import Dependence
 from .errors import EinfuseError, expect
 from .expression import accesses
 from .footprint import footprint_along
 from .interval import guarding_maxima
-from .lineage import Dependence, trace
+from .lineage import trace
 from .partition import partition
 from .placement import Barrier, Count, fewest_passes, positions
 from .shape import check_own_ranges

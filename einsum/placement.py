@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
+from .dependence import Dependence, Direction, Edge
 from .errors import EinfuseError
-from .lineage import Dependence, Direction, Edge
 
 SEARCH_LIMIT = 2**12
 """How many orders of directions are tried for an exact count; beyond, alternation bounds it."""

@@ -22,11 +22,12 @@ from .alignment import Kind
 from .cascade import Cascade
 from .coordinates import same_coordinates
 from .cut import minimum_cut
+from .dependence import Dependence
 from .equation import Einsum
 from .errors import EinfuseError
 from .expression import Access, Binary, Coordinate, Index, walk
 from .footprint import outer_ranks
-from .lineage import Dependence, trace
+from .lineage import trace
 from .partition import finest_levels
 from .placement import critical_path, positions
 from .shape import bind

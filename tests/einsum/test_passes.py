@@ -9,10 +9,12 @@ from fractions import Fraction
 
 import pytest
 
+from einfuse.einsum.alignment import Kind
 from einfuse.einsum.cascade import Cascade
+from einfuse.einsum.dependence import Direction
 from einfuse.einsum.errors import CascadeError, EinfuseError
 from einfuse.einsum.library import load, names
-from einfuse.einsum.lineage import Direction, Kind, trace
+from einfuse.einsum.lineage import trace
 from einfuse.einsum.parser import parse
 from einfuse.einsum.passes import PassReport, choose_rank, count_passes
 

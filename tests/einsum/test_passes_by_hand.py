@@ -15,6 +15,7 @@ from einfuse.einsum.lineage import trace
 from einfuse.einsum.parser import parse
 from einfuse.einsum.passes import count_passes
 from einfuse.einsum.shape import bind_known
+from einfuse.einsum.torch_export import from_torch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*never read")
 
@@ -23,6 +24,7 @@ LITERAL = "rank K = 6, J = 6\ninput A[K], B[K]\noutput Y\n"
 SPLIT = "rank K\nsplit K -> K1, K0\ninput A[K]\noutput Y\n"
 SPLITS = "rank K\nsplit K -> N1, N0\nsplit K -> K1, K0\ninput A[K]\noutput Y\n"
 SIZES = "rank K = 6, K0 = 2\nsplit K -> K1, K0\ninput A[K]\noutput Y\n"
+WRITTEN = "rank K1 = 3, K0\nsplit K -> K1, K0\ninput A[K], B[]\noutput Y\n"
 JOINED = "rank M, L, N\ninput A[M], B[L]\noutput Y\n"
 HALVES = "rank E = 8, H = 4\ninput X[E]\noutput Y\n"
 
@@ -110,6 +112,22 @@ BY_HAND = [
      "Y[k] = A[k+1: k+1<K] * S[] + T[K-1-k]", "K", 2, {"A": 2, "B": 0}),
     ("the same, beside a prefix sum", K + "T[k] = A[k]\nP[k] = T[j: j<=k]\n"
      "Y[k] = A[k+1: k+1<K] * T[K-1-k] + P[k]", "K", 1, {"A": 1, "B": 0}),
+    # Tiles written out.
+    ("a running maximum and sums, tile by tile", WRITTEN + "".join(
+        f"L{c}[] = A[{c}*K0+k0] :: max(k0)\nR{c + 1}[] = max(R{c}[], L{c}[])\n"
+        f"S{c}[] = exp(A[{c}*K0+k0] - R{c + 1}[]) :: +(k0)\n"
+        f"D{c + 1}[] = D{c}[] * exp(R{c}[] - R{c + 1}[]) + S{c}[]\n" for c in range(3)
+     ).replace("R0", "B").replace("D0", "B") + "Y[] = D3[]", "K", 1, {"A": 1}),
+    ("a maximum over all, then sums, tile by tile", WRITTEN + "".join(
+        f"E{c}[k0] = tanh(A[{c}*K0+k0])\nL{c}[] = E{c}[k0] :: max(k0)\n" for c in range(3)
+     ) + "G[] = max(L0[], max(L1[], L2[]))\n" + "".join(
+        f"S{c}[] = exp(E{c}[k0] - G[]) :: +(k0)\n" for c in range(3)
+     ) + "Y[] = S0[] + S1[] + S2[]", "K", 2, {"A": 2}),
+    ("tiles in falling order", WRITTEN + "T[] = A[2*K0+k0] * B[]\nU[] = A[1*K0+k0] * T[]\n"
+     "Y[] = A[0*K0+k0] * U[]", "K", 1, {"A": 1}),
+    ("tiles in rising, then in falling order", WRITTEN + "R[] = A[0*K0+k0] * B[]\n"
+     "S[] = A[1*K0+k0] * R[]\nT[] = A[2*K0+k0] * S[]\nU[] = A[1*K0+k0] * T[]\n"
+     "Y[] = A[0*K0+k0] * U[]", "K", 2, {"A": 2}),
     # Pieces: concatenations, halves, rolls.
     ("softmax over a concatenation", JOINED + "C[n] = A[n+0: n<M] + B[n-M: n>=M]\n"
      "G[] = C[n] :: max(n)\nS[] = exp(C[n] - G[]) :: +(n)\nY[n] = exp(C[n] - G[]) / S[]", "N", 3,
@@ -193,3 +211,32 @@ def test_the_tiles_of_a_derivation_have_the_sizes_of_the_text(given: str, inner:
     streamed = [d.cascade for d in derive(parse(text), "K") if d.cascade.loop]
     assert streamed
     assert all(bind_known(c)["K0"] == inner for c in streamed)
+
+
+def test_functions_of_pytorch_that_cut_and_join_their_keys_pass_over_them_thrice() -> None:
+    torch = pytest.importorskip("torch")
+
+    def gated(x):  # type: ignore[no-untyped-def]
+        a, b = x.chunk(2, dim=-1)
+        return torch.softmax(torch.cat([a * torch.sigmoid(b), b], -1), -1)
+
+    def rolled(x):  # type: ignore[no-untyped-def]
+        return torch.softmax(x.roll(1, -1), -1)
+
+    def cached(q, k, new, v):  # type: ignore[no-untyped-def]
+        return torch.softmax(q @ torch.cat([k, new], 0).T, -1) @ v
+
+    def sunk(q, k, v, s):  # type: ignore[no-untyped-def]
+        logits = torch.cat([q @ k.T, s.expand(q.shape[0], 1)], -1)
+        return torch.softmax(logits, -1)[:, :-1] @ v
+
+    zeros = torch.zeros
+    found = [
+        (from_torch(gated, zeros(3, 8)), "X"),
+        (from_torch(rolled, zeros(3, 8)), "X"),
+        (from_torch(cached, zeros(4, 5), zeros(6, 5), zeros(2, 5), zeros(8, 7)), "K"),
+        (from_torch(sunk, zeros(4, 5), zeros(6, 5), zeros(6, 5), zeros(1, 1)), "K"),
+    ]
+    for cascade, keys in found:
+        report = count_passes(cascade)
+        assert (report.sweeps, report.roots[keys]) == (3, 3), report
