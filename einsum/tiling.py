@@ -178,8 +178,8 @@ class _Tiling:
         def change(access: Access) -> Expression | None:
             if not any(index.expression == variable for index in access.indices):
                 return None
-            produced = access.tensor in self.flow.producer
-            if produced and not self._stays(access.tensor):
+            along = self.flow.kinds.get(access.tensor) is Kind.MAP
+            if along and not self._stays(access.tensor):
                 return self._access_in_tiles(access)
             if access.tensor in self.copies:
                 return self._access_in_tiles(access, self.copies[access.tensor])

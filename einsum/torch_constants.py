@@ -129,7 +129,7 @@ def _band(tensor: Any, shape: tuple[int, ...], axes: list[int]) -> Value | None:
     if len(kinds) != 2:
         return None
     offset = torch.arange(columns)[None, :] - torch.arange(rows)[:, None]
-    for inside in kinds:
+    for inside in sorted(kinds, key=lambda kind: (kind != 1, math.isinf(kind))):
         chosen = matrix == inside
         low, high = int(offset[chosen].min()), int(offset[chosen].max())
         if bool(torch.equal(chosen, (offset >= low) & (offset <= high))):

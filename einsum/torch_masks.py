@@ -63,6 +63,8 @@ def _compare(called: str) -> Callable[..., Value]:
         def build(x: Expression, y: Expression) -> Expression:
             if called in SIGNS:
                 return Call(called, (x, y))
+            if y in (Number(0), Number(1)) and condition_of(x) not in (None, ()):
+                return x if (called == "eq") == (y == Number(1)) else _opposite_of(x)
             equal = Binary("*", Call("ge", (x, y)), Call("le", (x, y)))
             return equal if called == "eq" else Binary("-", Number(1), equal)
 
@@ -107,14 +109,16 @@ _OPPOSITES = {"lt": "ge", "le": "gt", "gt": "le", "ge": "lt"}
 
 
 def _not(site: Site, a: Any) -> Value:
-    def build(x: Expression) -> Expression:
-        if isinstance(x, Binary) and x.operator == "-" and x.left == Number(1):
-            return x.right
-        if isinstance(x, Call) and x.function in _OPPOSITES:
-            return Call(_OPPOSITES[x.function], x.arguments)
-        return Binary("-", Number(1), x)
+    return site.pointwise([a], _opposite_of)
 
-    return site.pointwise([a], build)
+
+def _opposite_of(x: Expression) -> Expression:
+    """Return 1 where an expression of 1 and 0 is 0, and 0 where it is 1."""
+    if isinstance(x, Binary) and x.operator == "-" and x.left == Number(1):
+        return x.right
+    if isinstance(x, Call) and x.function in _OPPOSITES:
+        return Call(_OPPOSITES[x.function], x.arguments)
+    return Binary("-", Number(1), x)
 
 
 def _opposite(site: Site, a: Any) -> Value:

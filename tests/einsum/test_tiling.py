@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from einfuse.einsum.cascade import Cascade, Split
+from einfuse.einsum.execute import run
 from einfuse.einsum.parser import parse
 from einfuse.einsum.printer import render_einsum
 from einfuse.einsum.tiling import size_of, tile, tile_size
@@ -69,3 +71,14 @@ def test_sizes_follow_aliases() -> None:
     found = parse("rank M = P, P = N, N = 12\ninput X[M]\noutput Y\nY[] = X[m]")
     assert size_of(found, "M") == 12
     assert size_of(parse("rank M\ninput X[M]\noutput Y\nY[] = X[m]"), "M") is None
+
+
+def test_a_tensor_read_along_a_rank_that_is_not_its_own_is_read_in_tiles() -> None:
+    cascade = parse(
+        "rank M = 6, N = 6\ninput X[N]\noutput Y\nA[n] = exp(X[n])\nG[n] = A[m] * A[n] :: max(m)\n"
+        "Y[n] = exp(A[m] * A[n] - G[n]) :: +(m)"
+    )
+    tiled = tile(cascade, "m", "M1", "M0", 2)
+    x = np.linspace(-1, 1, 6)
+    found, expected = (run(c, {"X": x})["Y"] for c in (tiled, cascade))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

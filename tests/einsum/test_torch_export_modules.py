@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from einfuse.einsum import parse, render, run
+from einfuse.einsum.gradient import gradient
 from einfuse.einsum.torch_export import from_torch
 
 INF = math.inf
@@ -475,3 +476,22 @@ def test_a_function_is_taken_with_what_it_captures(
 @pytest.mark.parametrize(("function", "given"), PARTS)
 def test_operations_one_by_one(function: Callable[..., Any], given: tuple[Any, ...]) -> None:
     check(function, *given)
+
+
+def test_a_mask_that_is_a_buffer_is_a_filter_and_the_gradient_keeps_the_weights() -> None:
+    module, x = Causal().double(), _tensor(1, 6, 8).requires_grad_()
+    cascade = from_torch(module, x)
+    assert not any(name == "BIAS" for name in cascade.inputs) and "t<=n" in render(cascade)
+    out = module(x)
+    out.sum().backward()
+    seed = {f"d{cascade.outputs[0]}": np.ones(out.shape), "X": x.detach().numpy()}
+    found = run(gradient(cascade, ("X",)), seed)["dX"]
+    np.testing.assert_allclose(found, x.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_given_weight_takes_the_place_of_the_module_s_own() -> None:
+    module, x = nn.Linear(3, 2).double(), _tensor(4, 3)
+    cascade = from_torch(module, x)
+    assert cascade.inputs == ("INPUT", "WEIGHT", "BIAS")
+    found = run(cascade, {"INPUT": x.numpy(), "WEIGHT": np.zeros((2, 3))})
+    np.testing.assert_array_equal(found[cascade.outputs[0]], np.tile(module.bias.detach(), (4, 1)))
