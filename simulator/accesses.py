@@ -1,4 +1,4 @@
-"""Accesses, tallied one by one: every loop is walked, nothing is multiplied.
+"""Accesses, tallied as every loop is walked, over all lanes at once (see `lanes`).
 
 A home is visited at each step of the loops above it. Where it comes to another tile, the old one is
 drained, if an Einsum below writes it, and the new one is fetched. A *block* is what of a tensor one

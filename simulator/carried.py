@@ -84,10 +84,11 @@ def _blank(shape: Sequence[int]) -> Carried:
 
 
 def _add(array: NDArray[np.int64], places: _Places, points: int | NDArray[np.int64]) -> None:
-    if all(isinstance(place, slice) for place in places):
+    numbers = tuple(place for place in places if not isinstance(place, slice))
+    if not numbers:
         array[places] += points
     else:
-        np.add.at(array, places, points)  # places may come more than once
+        np.add.at(array, numbers, points)  # places may come more than once
 
 
 def _given(array: NDArray[Any]) -> Carried:

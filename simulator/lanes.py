@@ -131,7 +131,7 @@ class Seen:
             *(np.unique(lanes[rank].lane) for rank in self.lanes),
         ]
         spans = [_span(axis) for axis in axes]
-        at = tuple(span for span in spans if span is not None)
+        at: tuple[slice | _Numbers, ...] = tuple(span for span in spans if span is not None)
         if len(at) < len(axes):
             at = np.ix_(*axes)
         new = ~self.seen[at]

@@ -28,12 +28,39 @@ from .tasks import Region, TileTask
 _Place = tuple[str, int]  # a tensor, and the step that keeps it
 
 
+_Box = tuple[tuple[int, int], ...]  # of each rank, the first coordinate and the one after the last
+
+
 @dataclass(slots=True)
 class _Stay:
-    """Words of a tensor at a home: the first and the last task that touches each."""
+    """Words of a tensor at a home: the first and the last task that touches each, -1 if none."""
 
+    box: _Box
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, box: _Box) -> _Stay:
+        """The words of a box, before any is touched."""
+        extents = [end - first for first, end in box]
+        return cls(box, np.full(extents, -1), np.full(extents, -1))
+
+    def touch(self, number: int, box: _Box) -> None:
+        """A task touches a box of words."""
+        grown = tuple((min(a, b), max(c, d)) for (a, c), (b, d) in zip(self.box, box, strict=True))
+        if grown != self.box:
+            larger = _Stay.empty(grown)
+            span = larger.span(self.box)
+            larger.first[span], larger.last[span] = self.first, self.last
+            self.box, self.first, self.last = grown, larger.first, larger.last
+        span = self.span(box)
+        first = self.first[span]
+        self.first[span] = np.where(first < 0, number, first)
+        self.last[span] = number
+
+    def span(self, box: _Box) -> tuple[slice, ...]:
+        """Where a box within lies."""
+        return tuple(slice(a - k, b - k) for (a, b), (k, _) in zip(box, self.box, strict=True))
 
 
 @dataclass(slots=True)
@@ -106,12 +133,8 @@ class Residency:
             if not loop.parallel and moves
         )
         if key not in room.stays:
-            extents = [self._size(r) for r in ranks]
-            room.stays[key] = _Stay(np.full(extents, -1), np.full(extents, -1))
-        stay = room.stays[key]
-        span = tuple(slice(*here[r]) for r in ranks)
-        stay.first[span] = np.where(stay.first[span] < 0, number, stay.first[span])
-        stay.last[span] = number
+            room.stays[key] = _Stay.empty(tuple(here[r] for r in ranks))
+        room.stays[key].touch(number, tuple(here[r] for r in ranks))
 
     def _size(self, rank: str) -> int:
         return int(self.point.sizes[rank])
@@ -185,10 +208,19 @@ class Residency:
         for one, other in pairwise(places):
             rooms = self.rooms[one], self.rooms[other]
             for key in rooms[0].stays.keys() & rooms[1].stays.keys():
-                a, b = (room.stays[key] for room in rooms)
-                first = np.maximum(a.first, b.first)
-                last = np.minimum(a.last, b.last)
-                shared = (a.first >= 0) & (b.first >= 0) & (first <= last)
+                stays = [room.stays[key] for room in rooms]
+                box = tuple(
+                    (max(a, b), min(c, d))
+                    for (a, c), (b, d) in zip(*(stay.box for stay in stays), strict=True)
+                )
+                if any(first >= end for first, end in box):
+                    continue
+                firsts, lasts = zip(
+                    *((stay.first[stay.span(box)], stay.last[stay.span(box)]) for stay in stays),
+                    strict=True,
+                )
+                first, last = np.maximum(*firsts), np.minimum(*lasts)
+                shared = (np.minimum(*firsts) >= 0) & (first <= last)
                 np.add.at(both, first[shared], rooms[0].share)
                 np.add.at(both, last[shared] + 1, -rooms[0].share)
         return np.cumsum(both)[:-1]
