@@ -3,9 +3,9 @@
 Everything is found by searching again: with a resource doubled, or with one of the choices that
 the mapping made forbidden. What the search that made the mapping has proven is used: with more of a
 resource the mapping itself stays possible, without a decision nothing is better than its bound, and
-the best with its groups and tiles comes before the best of all. The searches share a time, each what
-is left of it in equal parts, as long as it is enough for one. Costs are the score of the objective.
-The decisions are read from the mapping as it is written.
+the best with its groups and tiles comes before the best of all. The searches share a time, each
+what is left of it in equal parts, as long as it is enough for one. Costs are the score of the
+objective. The decisions are read from the mapping as it is written.
 """
 
 from __future__ import annotations

@@ -145,9 +145,10 @@ def find_best(
     if space.constraints.composition == "sequential":
         search = ExplicitSearch(space, objective, deadline, report)
     else:
-        search = _Search(space, objective, deadline, report, executor, at_once)
+        search = _Search(space, objective, deadline, lambda _: None, executor, at_once)
         for plan, figures in (*known, *objective.known(space)):
             search.put(np.array(figures, float), plan)
+        search.report = report
     try:
         search.run()
         finished = True
