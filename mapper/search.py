@@ -106,7 +106,7 @@ def find_best(
     report: Report | None = None,
     executor: Executor | None = None,
     at_once: int = 8,
-    known: Iterable[tuple[Plan | Design, Sequence[float]]] = (),
+    known: Iterable[tuple[Plan | ExplicitPlan | Design, Sequence[float]]] = (),
 ) -> SearchResult:
     """Return the best mapping of a space, or the front if the objective has no single score.
 
@@ -519,7 +519,7 @@ class _Search:
         for figures, groups in zip(found.points.T, found.payloads, strict=True):
             self.put(figures, Plan(self.space.open_sizes(sized.sizes), groups))
 
-    def put(self, figures: Numbers, plan: Plan | Design) -> None:
+    def put(self, figures: Numbers, plan: Plan | ExplicitPlan | Design) -> None:
         """Put a mapping onto the front, if it improves on it."""
         if self.may_improve(figures[:, None])[0]:
             front = Front(self.figures) if self.scored else self.front

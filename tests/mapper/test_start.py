@@ -26,6 +26,8 @@ from einfuse.simulator.evaluation import Evaluation
 from einfuse.simulator.model import evaluate
 from einfuse.simulator.objectives import figures_of, find_objective
 
+from .test_beyond_attention import shape_of
+
 BATCHED = {"B": 64, "H": 16, "M": 65536, "P": 65536, "E": 128, "F": 128}
 ALONE = {"M": 1024, "P": 768, "E": 64, "F": 32}
 
@@ -103,10 +105,7 @@ def test_a_front_holds_no_mapping_that_a_shipped_design_beats() -> None:
 @pytest.mark.parametrize("name", ["attention/2-pass", "attention/window", "attention/latent"])
 def test_the_first_line_of_progress_comes_with_a_mapping(name: str, objective: str) -> None:
     cascade = load(name)
-    given = {r.name for r in cascade.ranks} - {
-        x for s in cascade.splits for x in (s.inner, s.outer)
-    }
-    shape = {"B": 4, "H": 8} | {r: 65536 if r in "MP" else 64 for r in given}
+    shape = shape_of(cascade, long=65536)
     architecture = load_architecture("fusemax")
     result = find_best(
         MapSpace(cascade, architecture, shape), find_objective(objective, architecture),
