@@ -3,9 +3,9 @@
 Everything is found by searching again: with a resource doubled, or with one of the choices that
 the mapping made forbidden. What the search that made the mapping has proven is used: with more of a
 resource the mapping itself stays possible, without a decision nothing is better than its bound, and
-the best with its groups and tiles comes before the best of all. The searches share a time, each what
-is left of it in equal parts, as long as it is enough for one. Costs are the score of the objective.
-The decisions are read from the mapping as it is written.
+the best with its groups and tiles comes before the best of all. The searches share a time, each
+what is left of it in equal parts, as long as it is enough for one. Costs are the score of the
+objective. The decisions are read from the mapping as it is written.
 """
 
 from __future__ import annotations
@@ -111,10 +111,12 @@ def explain_mapping(
     for decision, other in spaces:
         if other is not None:
             own = _like(other, design)
-            near[decision] = own and _search(own, objective, share(f"without {decision}"))
+            seconds = share(f"without {decision}")
+            near[decision] = None if own is None else _search(own, objective, seconds)
     worth: list[Worth] = []
     for path in paths:
-        more = space.architecture.with_settings({path: 2 * space.architecture.parameters[path]})
+        value: Any = space.architecture.parameters[path]
+        more = space.architecture.with_settings({path: 2 * value})
         bigger, known = replace(space, architecture=more), ((design, figures),)
         again = _search(bigger, objective_of(more), share(f"twice {path}"), known)
         ratio = _ratio(again, score) or Ratio(0.0, 1.0)  # the mapping itself stays possible
@@ -143,8 +145,8 @@ def _tiles_of(design: Design) -> dict[str, tuple[int, ...]]:
             tile = node.step.tile
             size = 1 if tile is None else int(np.asarray(tile.evaluate({})))
             found.setdefault(node.step.rank, {1}).add(size)
-    for rank, size in design.let:
-        found[rank] = {int(np.asarray(size.evaluate({})))}
+    for rank, formula in design.let:
+        found[rank] = {int(np.asarray(formula.evaluate({})))}
     return {rank: tuple(sorted(tiles, reverse=True)) for rank, tiles in found.items()}
 
 

@@ -44,14 +44,13 @@ def to_content(
             constraints.
     """
     lines, stages = _tree(space, plan)
-    shipped = isinstance(plan, Design)
+    made = "Found by search for"
+    if isinstance(plan, Design):
+        made = f"The design {plan.name}, in numbers, for"
     content: dict[str, Any] = {
         "schema": 1,
         "name": name,
-        "description": (
-            f"The design {plan.name}, in numbers, for" if shipped else "Found by search for"
-        )
-        + f" {space.cascade.name} on {space.architecture.name}.",
+        "description": f"{made} {space.cascade.name} on {space.architecture.name}.",
         "cascade": _cascade(space),
         "architecture": _architecture(space),
         "batch": list(space.batch or ()),
@@ -142,8 +141,11 @@ def _architecture(space: MapSpace) -> str | dict[str, Any]:
         shipped = load_architecture(architecture.name)
     except ArchitectureError:
         shipped = None
-    alike = shipped is not None and shipped.file == architecture.file
-    if alike and dict(shipped.parameters) == dict(architecture.parameters):
+    if (
+        shipped is not None
+        and shipped.file == architecture.file
+        and dict(shipped.parameters) == dict(architecture.parameters)
+    ):
         return architecture.name
     content: dict[str, Any] = architecture.file.model_dump(by_alias=True, exclude_none=True)
     for path, value in architecture.parameters.items():

@@ -108,7 +108,7 @@ def find_best(
     report: Report | None = None,
     executor: Executor | None = None,
     at_once: int = 8,
-    known: Iterable[tuple[Plan | Design, Sequence[float]]] = (),
+    known: Iterable[tuple[Plan | ExplicitPlan | Design, Sequence[float]]] = (),
 ) -> SearchResult:
     """Return the best mapping of a space, or the front if the objective has no single score.
 
@@ -151,9 +151,10 @@ def find_best(
     if space.constraints.composition == "sequential":
         search = ExplicitSearch(space, objective, deadline, report)
     else:
-        search = _Search(space, objective, deadline, report, executor, at_once)
+        search = _Search(space, objective, deadline, lambda _: None, executor, at_once)
         for plan, figures in (*known, *objective.known(space)):
             search.put(np.array(figures, float), plan)
+        search.report = report
     try:
         search.run()
         finished = True
@@ -524,7 +525,7 @@ class _Search:
         for figures, groups in zip(found.points.T, found.payloads, strict=True):
             self.put(figures, Plan(self.space.open_sizes(sized.sizes), groups))
 
-    def put(self, figures: Numbers, plan: Plan | Design) -> None:
+    def put(self, figures: Numbers, plan: Plan | ExplicitPlan | Design) -> None:
         """Put a mapping onto the front, if it improves on it."""
         if self.may_improve(figures[:, None])[0]:
             front = Front(self.figures) if self.scored else self.front

@@ -43,7 +43,7 @@ def _numbers(nest: Nest, names: Mapping[str, Values]) -> Nest:
 def _step(step: Any, names: Mapping[str, Values]) -> Any:
     if isinstance(step, Branch):
         return replace(step, children=tuple(_numbers(child, names) for child in step.children))
-    changed = {
+    changed: dict[str, Any] = {
         one.name: _number(formula, names)
         for one in fields(step)
         if isinstance(formula := getattr(step, one.name), Formula)

@@ -7,6 +7,7 @@ product of energy and time. Times are as published by hand; energies are `physic
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from .plot import PALETTE, new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LOG = logging.getLogger(__name__)
 HANDS = {"fusemax": "the FuseMax binding", "flat": "FLAT's table"}
 """Designs that people wrote."""
 SECONDS = 10.0
@@ -101,6 +103,7 @@ def comparison_table(
             sizes, tokens = paper()["models"][model], paper()["lengths"][length]
             shape = {"B": paper()["batch"], "H": sizes["H"], "M": tokens, "P": tokens,
                      "E": sizes["E"], "F": sizes["E"]}  # fmt: skip
+            _LOG.info("%s: %s of %s at %s", name, objective, model, length)
             one = compare(design, shape, objective, seconds)
             assert one.hand.energy_pj is not None and one.found.energy_pj is not None
             rows.append(

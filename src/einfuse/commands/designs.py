@@ -84,8 +84,15 @@ def study(
     length: Annotated[list[str] | None, typer.Option(help="Only this length, such as 4K.")] = None,
 ) -> None:
     """Answer a question: write its tables, figures and report."""
+    import logging
+
     from einfuse.studies import run_study
 
+    from .progress import ProgressHandler
+
+    log = logging.getLogger("einfuse")
+    log.setLevel(logging.INFO)
+    log.addHandler(ProgressHandler())
     run_study(name, out, models=model, lengths=length)
 
 
