@@ -120,7 +120,7 @@ def test_a_tile_by_hand_is_whole_and_at_most_its_rank(tile: str) -> None:
 
 
 def test_a_table_that_is_none_shows_nothing_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("name,word\nroot,hunter2\n")
+    (tmp_path / "secret").write_text("name,word\nzebra,hunter2\n")
     content = {
         "extends": "fusemax",
         "name": "x",
@@ -128,7 +128,7 @@ def test_a_table_that_is_none_shows_nothing_of_the_file(tmp_path: Path) -> None:
     }
     with pytest.raises(ef.EinfuseError) as refused:
         ef.parse_design(content, str(tmp_path / "d.yaml"), tmp_path)
-    assert "root" not in str(refused.value)
+    assert "zebra" not in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 
@@ -137,7 +137,7 @@ def test_a_formula_of_many_terms_is_a_sum(count: int) -> None:
     assert parse_formula(" + ".join(["M"] * count)).evaluate({"M": 2}) == 2 * count
 
 
-@pytest.mark.parametrize("text", ["(" * 999 + "M" + ")" * 999, "-" * 9999 + "M", "M+" * 30000])
+@pytest.mark.parametrize("text", ["not " * 999 + "M", "-" * 9999 + "M", "M+" * 30000])
 def test_a_formula_that_is_too_deep_or_long_is_refused(text: str) -> None:
     with pytest.raises(ef.EinfuseError) as refused:
         parse_formula(text).evaluate({"M": 1})
