@@ -71,6 +71,8 @@ def draw_waterfall(simulation: Simulation) -> Figure:
     axes.set_xlabel("cycles")
     axes.set_title(_title(simulation, whole), fontsize=11, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+    drawn = {span.name for span in found if span.end > span.start and span.start < end}
+    colours = {name: colour for name, colour in colours.items() if name in drawn}
     columns = len(colours) if len(colours) <= 12 else -(-len(colours) // 2)
     figure.legend(
         [Patch(color=colours[name]) for name in colours], list(colours), loc="outside lower center",

@@ -47,7 +47,7 @@ def _by_model(
         axis = axes[place]
         _bars(axis, table[table["model"] == model], column, labels, lengths)
         if line is not None:
-            axis.axhline(line, color="black", linewidth=0.7)
+            axis.axhline(line, color="black", linewidth=0.7, label="unfused = 1")
         axis.set_title(model)
         if place % 2 == 0:
             axis.set_ylabel(title)
