@@ -54,7 +54,9 @@ def _by_model(
         if place >= len(panels) - 2:
             axis.set_xlabel("sequence length")
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=len(names) if len(panels) > 1 else 2
+    )
     save_figure(figure, folder, name)
 
 

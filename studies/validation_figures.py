@@ -59,13 +59,16 @@ def draw_held_out(table: pd.DataFrame) -> Figure:
     colours = {"model": PALETTE[4], "interpolation": PALETTE[1], "roofline": PALETTE[0]}
     told = table[table[list(colours)].notna().any(axis=1)]
     factors = list(dict.fromkeys(told["factor"])) or list(dict.fromkeys(table["factor"]))
+    names = [name for name in colours if told[name].notna().any()]  # the panels share them
     figure, axes = new_figure(1, len(factors), 10.5, 3.2)
     for axis, factor in zip(axes[0], factors, strict=True):
         rows = table[table["factor"] == factor]
-        names = [name for name in colours if rows[name].notna().any()]
         for place, name in enumerate(names):
             colour = colours[name]
             sizes = 100 * rows[name].dropna().abs().to_numpy()
+            if not len(sizes):
+                axis.text(place, 112, "none", ha="center", fontsize=8)
+                continue
             spread = place + np.linspace(-0.3, 0.3, len(sizes))
             axis.plot(spread, sizes, ".", color=colour, markersize=2.5, alpha=0.7)
             axis.hlines(sizes.mean(), place - 0.38, place + 0.38, color=colour, linewidth=2)
