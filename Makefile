@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test lint types unit kernels slow benchmark golden golden-update clean
+.PHONY: study test lint types unit kernels faults slow benchmark golden golden-update clean
 
 study: $(VENV)/.installed
 	$(BIN)/einfuse study fusemax --out results/fusemax
@@ -24,6 +24,10 @@ unit: $(VENV)/.tested
 kernels: $(VENV)/.tested
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels/interpret
 	$(BIN)/pytest --numprocesses 0 -m compiled tests/kernels/compile
+
+# Hostile inputs and hostile surroundings: full disks, closed streams, missing packages.
+faults: $(VENV)/.tested
+	$(BIN)/pytest -m "slow or not slow" tests/faults
 
 slow: $(VENV)/.tested
 	$(BIN)/pytest -m slow

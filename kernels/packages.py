@@ -18,5 +18,9 @@ def require_packages(purpose: str, *names: str) -> None:
 'einfuse[gpu]'
     """
     for name in names:
-        if find_spec(name) is None:
+        try:
+            found = find_spec(name) is not None
+        except (ImportError, ValueError):  # hidden, or half removed
+            found = False
+        if not found:
             raise MissingPackageError(f"{purpose} needs {name}: pip install 'einfuse[gpu]'")

@@ -216,6 +216,11 @@ class _Walk:
             return 1
         found = formula.evaluate(self.problem.names)
         tile = self._whole(found, f"a tile of at least 1 of rank {rank}")
+        if not formula.names:  # a number by hand; a tile of the hardware's may be larger
+            size = self.problem.sizes[rank]
+            fits = (np.floor(found) == found) & np.less_equal(found, size)
+            expected = f"a whole tile of at most the {np.max(size):.6g} points of rank {rank}"
+            tile = self._right(np.broadcast_to(found, np.shape(size))[()], fits, tile, expected)
         return np.minimum(tile, tiles[rank]) if self.problem.exact else tile
 
     def _whole(self, found: Values, expected: str) -> Values:

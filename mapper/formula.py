@@ -21,7 +21,7 @@ from einfuse.einsum.errors import closest
 
 from .errors import MappingError
 
-_LONGEST = 20_000  # characters of a formula
+_LONGEST = 50_000  # characters of a formula
 _CHAIN = 50  # operators in a row that are compiled as a chain
 Values = Any  # a number, a truth value, or a NumPy array of either
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EPOCHS = 9
 """How many epochs from the start are drawn."""
 _TRAFFIC = "traffic"
+_SEEN = 0.002  # of the width: bars that can be told from a line
 _NAMED = 0.035  # of the width: bars that have room for their name
 
 
@@ -71,6 +72,8 @@ def draw_waterfall(simulation: Simulation) -> Figure:
     axes.set_xlabel("cycles")
     axes.set_title(_title(simulation, whole), fontsize=11, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+    drawn = {span.name for span in found if span.end - span.start > _SEEN * end}
+    colours = {name: colour for name, colour in colours.items() if name in drawn}
     columns = len(colours) if len(colours) <= 12 else -(-len(colours) // 2)
     figure.legend(
         [Patch(color=colours[name]) for name in colours], list(colours), loc="outside lower center",

@@ -47,14 +47,16 @@ def _by_model(
         axis = axes[place]
         _bars(axis, table[table["model"] == model], column, labels, lengths)
         if line is not None:
-            axis.axhline(line, color="black", linewidth=0.7)
+            axis.axhline(line, color="black", linewidth=0.7, label="unfused = 1")
         axis.set_title(model)
         if place % 2 == 0:
             axis.set_ylabel(title)
         if place >= len(panels) - 2:
             axis.set_xlabel("sequence length")
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=len(names) if len(panels) > 1 else 2
+    )
     save_figure(figure, folder, name)
 
 

@@ -171,8 +171,10 @@ def draw(table: pd.DataFrame) -> Figure:
             axis = axes[row][column]
             for number, model in enumerate(models):
                 line = own[own["model"] == model].set_index("length")[measure].reindex(lengths)
+                beside = 0.12 * (number - (len(models) - 1) / 2)  # equal lines stay visible
                 axis.plot(
-                    range(len(lengths)), line, marker="osD^"[number % 4], markersize=6 - number,
+                    np.arange(len(lengths)) + beside, line, marker="osD^"[number % 4],
+                    markersize=6 - number,
                     color=PALETTE[(4, 1, 3, 5)[number % 4]], label=model, linewidth=1.2,
                 )  # fmt: skip
             axis.axhline(1, color="black", linewidth=0.8, linestyle="--")

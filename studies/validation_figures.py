@@ -56,21 +56,24 @@ def draw_held_out(table: pd.DataFrame) -> Figure:
 
     A point a row; the bar is the mean of the sizes. ``table`` is that of `leave_one_out`.
     """
-    factors = list(dict.fromkeys(table["factor"]))
-    figure, axes = new_figure(1, len(factors), 10.5, 3.2)
     colours = {"model": PALETTE[4], "interpolation": PALETTE[1], "roofline": PALETTE[0]}
+    told = table[table[list(colours)].notna().any(axis=1)]
+    factors = list(dict.fromkeys(told["factor"])) or list(dict.fromkeys(table["factor"]))
+    names = [name for name in colours if told[name].notna().any()]  # the panels share them
+    figure, axes = new_figure(1, len(factors), 10.5, 3.2)
     for axis, factor in zip(axes[0], factors, strict=True):
         rows = table[table["factor"] == factor]
-        for place, (name, colour) in enumerate(colours.items()):
+        for place, name in enumerate(names):
+            colour = colours[name]
             sizes = 100 * rows[name].dropna().abs().to_numpy()
-            if len(sizes):
-                spread = place + np.linspace(-0.3, 0.3, len(sizes))
-                axis.plot(spread, sizes, ".", color=colour, markersize=2.5, alpha=0.7)
-                axis.hlines(sizes.mean(), place - 0.38, place + 0.38, color=colour, linewidth=2)
-                axis.text(place, 112, f"{sizes.mean():.1f}", ha="center", fontsize=8)
-            else:
+            if not len(sizes):
                 axis.text(place, 112, "none", ha="center", fontsize=8)
-        axis.set_xticks(range(len(colours)), list(colours), rotation=35, ha="right")
+                continue
+            spread = place + np.linspace(-0.3, 0.3, len(sizes))
+            axis.plot(spread, sizes, ".", color=colour, markersize=2.5, alpha=0.7)
+            axis.hlines(sizes.mean(), place - 0.38, place + 0.38, color=colour, linewidth=2)
+            axis.text(place, 112, f"{sizes.mean():.1f}", ha="center", fontsize=8)
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
         axis.set_title(f"one {factor} left out")
     axes[0][0].set_yscale("symlog", linthresh=10)
     axes[0][0].set_yticks([0, 5, 10, 20, 50, 100], ["0", "5", "10", "20", "50", "100"])
@@ -91,13 +94,19 @@ def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
     times.plot(ends, ends, color="#444444", linewidth=0.8, zorder=0)
     times.fill_between(ends, 0.85 * ends, 1.15 * ends, color="#DDDDDD", zorder=-1, linewidth=0)
     times.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    if ends[1] < 10 * ends[0]:  # no two powers of ten: a few marks of our own, else they overlap
+        marks = np.geomspace(*(ends * (1.1, 1 / 1.1)), 4)
+        for axis in (times.xaxis, times.yaxis):
+            axis.set_minor_locator(NullLocator())
+            axis.set_ticks(marks, [f"{mark:.3g}" for mark in marks])
     times.set(xlabel="measured, ms", ylabel="predicted, ms", title="band: 15 %")
     times.grid(visible=True, which="major", axis="both")
     errors.axhspan(-15, 15, color="#DDDDDD", zorder=-1, linewidth=0)
     errors.axhline(0, color="#444444", linewidth=0.8, zorder=0)
     errors.set_xscale("log", base=2)
     lengths = sorted({one.case.call.seqlen_k for one in verdicts})
-    shown = lengths if len(lengths) <= 10 else lengths[:: -(-len(lengths) // 10)]
+    apart = (lengths[-1] / lengths[0]) ** (1 / 12)
+    shown = [n for k, n in enumerate(lengths) if not k or n >= apart * lengths[k - 1]]
     errors.set_xticks(shown, [str(length) for length in shown], rotation=45, ha="right")
     errors.minorticks_off()
     errors.set_yscale("symlog", linthresh=40)

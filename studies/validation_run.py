@@ -71,14 +71,16 @@ def validate_gpus(
         known = read_rows(PUBLISHED) if data is not None else rows
     found = judge(rows, table, known)
     verdicts = [one for one in found if isinstance(one, Verdict)]
+    if not verdicts:
+        why = next((one.reason for one in found if not isinstance(one, Verdict)), "it has no rows")
+        raise EinfuseError(f"{data or PUBLISHED}: no row can be predicted: {why}")
     left_out = leave_one_out(_cases(known)) if held_out else None
     json = to_json(found)
     write_table(out / "results.csv", pd.DataFrame(json))
     if left_out is not None:
         write_table(out / "leave-one-out.csv", left_out)
         save_figure(draw_held_out(left_out), out, "leave-one-out")
-    if verdicts:
-        save_figure(draw_scatter(verdicts), out, "scatter")
+    save_figure(draw_scatter(verdicts), out, "scatter")
     more = [*_instructions(out, compiled), *cpu_section(read_committed())]
     origin = "the shipped published measurements" if data is None else f"`{data.name}`"
     sign_folder(out, "validate")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_full_or_closed_output_is_a_sentence(
             main(command.split())
         assert stop.value.code == 2
         assert capsys.readouterr().err == expected
-    with pytest.raises(OSError, match="No space"):
+    with suppress(OSError):
         full.detach().close()
 
 

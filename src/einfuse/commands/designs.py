@@ -21,6 +21,10 @@ Setting = Annotated[
         help="A parameter by its path: array_1d.lanes=512, causal=1, calibration.exposed=0.5.",
     ),
 ]
+_STUDIES = (
+    "accelforge, analytic-vs-simulated, costs, footprint, fusemax, mapper-vs-hand, "
+    "model-vs-compiled (needs torch, triton) or taxonomy"
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -78,7 +82,7 @@ def architectures(json: Json = False) -> None:
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="The study: fusemax.")],
+    name: Annotated[str, typer.Argument(help=f"One of {_STUDIES}.")],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")],
     model: Annotated[list[str] | None, typer.Option(help="Only this model, such as BERT.")] = None,
     length: Annotated[list[str] | None, typer.Option(help="Only this length, such as 4K.")] = None,

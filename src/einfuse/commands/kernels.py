@@ -61,7 +61,10 @@ def tune(
     causal: Annotated[bool, typer.Option("--causal", help="under a causal mask")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Compile every combination of tiles for a GPU that need not be there, the best first."""
+    """Rank tiles by compiling for a GPU that need not be there (needs torch and triton)."""
+    from einfuse.kernels.packages import require_packages
+
+    require_packages("tuning", "torch", "triton")
     from einfuse.kernels import find_kernel
     from einfuse.kernels.compilation import default_cache
     from einfuse.kernels.tuning import rank_candidates

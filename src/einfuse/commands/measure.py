@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from einfuse.einsum.errors import EinfuseError
 from einfuse.kernels.packages import require_packages
 
 from .arguments import print_json
@@ -34,12 +35,14 @@ def compile_check(
     cache: Annotated[bool, typer.Option(help="Keep and use compiled results.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One object per configuration.")] = False,
 ) -> None:
-    """Compile every shipped kernel configuration without a GPU and compare it with the model."""
+    """Compile every shipped kernel configuration without a GPU (needs torch and triton)."""
     require_packages("compiling", "torch", "triton")
     from einfuse.kernels.compilation import default_cache
     from einfuse.kernels.compile_check import check_all, list_tasks
 
     architectures = tuple(dict.fromkeys(filter(None, map(str.strip, arch.split(",")))))
+    if not architectures:
+        raise EinfuseError("--arch: expected architectures such as sm_80,sm_90, found none")
     tasks = list_tasks(architectures, kernel, every)
     found = check_all(tasks, jobs, default_cache() if cache else None)
     checks = tuple(_tracked(found, len(tasks), "compiling"))
@@ -58,7 +61,7 @@ def measure(
     seconds: Annotated[float, typer.Option(min=1, help="Begin no case after so long.")] = 540.0,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
 ) -> None:
-    """Check, then time the kernels and PyTorch's own on this machine; resumable."""
+    """Check, then time the kernels and PyTorch's own on this machine; resumable; needs torch."""
     require_packages("measuring", "torch")
     from einfuse.kernels.device import find_device
     from einfuse.kernels.measurement import read_measurements, require_writable
