@@ -162,7 +162,9 @@ def differences(origin: Cascade, derived: Cascade, *, stable: bool) -> list[str]
     """
     found = []
     kinds = ("mixed", "negative", "positive", "masked", "fully masked", "huge")
-    for sizes in SIZES:
+    own = {rank.name: rank.size for rank in origin.ranks if isinstance(rank.size, int)}
+    for given in SIZES:
+        sizes = given | own
         for seed, kind in enumerate(kinds if stable else kinds[:3]):
             inputs = inputs_of(origin, sizes, kind, seed)
             expected = run(origin, inputs, _known(origin, sizes))
@@ -175,7 +177,7 @@ def differences(origin: Cascade, derived: Cascade, *, stable: bool) -> list[str]
 
 def _known(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     inner = {split.inner: sizes["K0"] for split in cascade.splits}
-    return {rank: sizes[rank] for rank in ("K", "P") if rank in cascade.rank_names} | inner
+    return {rank: sizes[rank] for rank in sizes if rank in cascade.rank_names} | inner
 
 
 def _close(want: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> bool:
