@@ -15,6 +15,7 @@ from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.derivation import derive
 from einfuse.einsum.execute import run
 from einfuse.einsum.parser import parse
+from einfuse.einsum.verification import multiplied_inputs
 
 Arrays = dict[str, npt.NDArray[np.float64]]
 
@@ -133,10 +134,11 @@ def derivable(seed: int) -> Cascade:
 def inputs_of(cascade: Cascade, sizes: Mapping[str, int], kind: str, seed: int) -> Arrays:
     """Return random inputs: mixed, negative, positive, huge, masked, or fully masked.
 
-    A masked input is -inf at some points; a fully masked one nowhere else.
+    What is added is -inf at half of its points where masked, at all where fully masked.
     """
     generator = np.random.default_rng(seed)
     found: Arrays = {}
+    finite = multiplied_inputs(cascade)
     for tensor in cascade.input_tensors:
         values = generator.normal(size=tuple(sizes[rank] for rank in tensor.ranks))
         match kind:
@@ -146,10 +148,10 @@ def inputs_of(cascade: Cascade, sizes: Mapping[str, int], kind: str, seed: int) 
                 values = np.abs(values) + 0.1
             case "huge":
                 values = values * 1e4
-            case "masked" if tensor.name == "A":
+            case "masked" if tensor.name not in finite:
                 values[generator.random(values.shape) < 0.5] = -np.inf
                 values[: len(values) // 2] = -np.inf
-            case "fully masked" if tensor.name == "A":
+            case "fully masked" if tensor.name not in finite:
                 values[:] = -np.inf
         found[tensor.name] = values
     return found
