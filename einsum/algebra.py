@@ -52,6 +52,8 @@ def separate(formula: Formula, elements: frozenset[Symbol]) -> tuple[Term, ...] 
     >>> separate(sp.exp(-((x - g) ** 2)), frozenset({x})) is None
     True
     """
+    if _is_undefined(formula):
+        return None
     grouped: dict[Formula, Formula] = {}
     for term in sp.Add.make_args(expanded(formula)):
         check_time()
@@ -72,6 +74,8 @@ def additive(formula: Formula, elements: frozenset[Symbol]) -> tuple[Formula, Fo
     >>> additive(2 * x - g, frozenset({x}))
     (2*x, -g)
     """
+    if _is_undefined(formula):
+        return None
     a, b = sp.Integer(0), sp.Integer(0)
     for term in sp.Add.make_args(expanded(formula)):
         element, reference, mixed = _factors(term, elements)
@@ -126,6 +130,8 @@ def orbit(
     >>> orbit(sp.floor(x / g), frozenset({x}), {g: new}) is None
     True
     """
+    if _is_undefined(formula):
+        return None
     a, b, p = _product(formula, elements)
     references = [symbol for symbol in moved if symbol in p.free_symbols]
     factor = ratio(b, moved)
@@ -277,6 +283,11 @@ def simplified(formula: Formula) -> Formula:
     """
     opened = sp.expand_log(formula, force=True)
     return sp.powsimp(sp.expand(opened)) if opened.has(sp.log) else sp.powsimp(sp.cancel(opened))
+
+
+def _is_undefined(formula: Formula) -> bool:
+    """Tell whether a formula divides by 0 or so, by algebra alone."""
+    return bool(formula.has(sp.zoo, sp.nan, sp.oo, -sp.oo))
 
 
 def _homogeneous(formula: Formula) -> Formula:

@@ -171,6 +171,7 @@ class _Search:
         self.variable = self.level.lower()
         self.verification = Verification(cascade, rank)
         self.found: dict[str, Derived] = {}
+        self.reports: dict[str, PassReport] = {}
 
     def run(self, seconds: float | None) -> tuple[Derived, ...]:
         """Search and verify within a time, of which verification keeps its share."""
@@ -221,7 +222,12 @@ class _Search:
         return tuple(dict.fromkeys((*obstacles(flow), *misaligned)))
 
     def _report(self, cascade: Cascade) -> PassReport:
-        return count_passes(cascade, self.rank if self._knows(cascade) else self.level)
+        check_time()
+        text = render(cascade)
+        if text not in self.reports:
+            rank = self.rank if self._knows(cascade) else self.level
+            self.reports[text] = count_passes(cascade, rank)
+        return replace(self.reports[text], cascade=cascade.name)
 
     def _straight_forms(self) -> Iterable[_Form]:
         """Yield the closure of the normal form under deferral, nearest first."""

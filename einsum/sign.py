@@ -33,8 +33,9 @@ def is_positive(part: Expression, flow: Dataflow) -> bool:
             return square or (is_positive(left, flow) and is_positive(right, flow))
         case Access(tensor=tensor):
             producer = flow.producer.get(tensor)
-            found = producer is not None and producer.name == tensor
-            return found and is_positive(producer.expression, flow)
+            if producer is None or producer.name != tensor:
+                return False
+            return is_positive(producer.expression, flow)
     return False
 
 

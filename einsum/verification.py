@@ -15,7 +15,7 @@ from .cascade import Cascade, Rank
 from .deadline import check_time
 from .errors import EinfuseError
 from .execute import run
-from .expression import Access, Call, Index, Number, accesses, walk
+from .expression import Access, Binary, Call, Index, Number, accesses, walk
 from .shape import bind
 
 Array = npt.NDArray[Any]
@@ -346,11 +346,15 @@ def _tileable(least: int, turn: int) -> int:
 
 
 def _masked(cascade: Cascade, rank: str, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Return inputs one of which, in turn, is -inf in the first half of a rank and every third."""
+    """Return inputs one of which, in turn, is -inf in the first half of a rank and every third.
+
+    Masks are added: what is multiplied, or enters a function, is finite.
+    """
     found = []
+    multiplied = multiplied_inputs(cascade)
     for tensor in cascade.input_tensors:
         values = inputs[tensor.name]
-        if rank not in tensor.ranks or values.dtype.kind != "f":
+        if rank not in tensor.ranks or values.dtype.kind != "f" or tensor.name in multiplied:
             continue
         axis = tensor.ranks.index(rank)
         at = np.arange(values.shape[axis])
@@ -359,6 +363,19 @@ def _masked(cascade: Cascade, rank: str, inputs: Mapping[str, Array]) -> list[di
         )
         found.append({**inputs, tensor.name: np.where(hidden, -np.inf, values)})
     return found
+
+
+def multiplied_inputs(cascade: Cascade) -> frozenset[str]:
+    """Return the inputs that some Einsum multiplies, divides, or takes a function of, as read."""
+    found: set[str] = set()
+    for einsum in cascade.einsums:
+        for node in walk(einsum.expression):
+            match node:
+                case Binary(operator="*" | "/", left=left, right=right):
+                    found |= {a.tensor for part in (left, right) for a in accesses(part)}
+                case Call(function=name) if name not in ("exp", "max", "min", "where"):
+                    found |= {a.tensor for a in accesses(node)}
+    return frozenset(found)
 
 
 def _all_masked(found: list[dict[str, Array]]) -> list[dict[str, Array]]:

@@ -15,6 +15,7 @@ from einfuse.einsum.cascade import Cascade
 from einfuse.einsum.derivation import derive
 from einfuse.einsum.execute import run
 from einfuse.einsum.parser import parse
+from einfuse.einsum.verification import multiplied_inputs
 
 Arrays = dict[str, npt.NDArray[np.float64]]
 
@@ -133,10 +134,11 @@ def derivable(seed: int) -> Cascade:
 def inputs_of(cascade: Cascade, sizes: Mapping[str, int], kind: str, seed: int) -> Arrays:
     """Return random inputs: mixed, negative, positive, huge, masked, or fully masked.
 
-    A masked input is -inf at some points; a fully masked one nowhere else.
+    What is added is -inf at half of its points where masked, at all where fully masked.
     """
     generator = np.random.default_rng(seed)
     found: Arrays = {}
+    finite = multiplied_inputs(cascade)
     for tensor in cascade.input_tensors:
         values = generator.normal(size=tuple(sizes[rank] for rank in tensor.ranks))
         match kind:
@@ -146,10 +148,10 @@ def inputs_of(cascade: Cascade, sizes: Mapping[str, int], kind: str, seed: int) 
                 values = np.abs(values) + 0.1
             case "huge":
                 values = values * 1e4
-            case "masked" if tensor.name == "A":
+            case "masked" if tensor.name not in finite:
                 values[generator.random(values.shape) < 0.5] = -np.inf
                 values[: len(values) // 2] = -np.inf
-            case "fully masked" if tensor.name == "A":
+            case "fully masked" if tensor.name not in finite:
                 values[:] = -np.inf
         found[tensor.name] = values
     return found
@@ -162,7 +164,9 @@ def differences(origin: Cascade, derived: Cascade, *, stable: bool) -> list[str]
     """
     found = []
     kinds = ("mixed", "negative", "positive", "masked", "fully masked", "huge")
-    for sizes in SIZES:
+    own = {rank.name: rank.size for rank in origin.ranks if isinstance(rank.size, int)}
+    for given in SIZES:
+        sizes = given | own
         for seed, kind in enumerate(kinds if stable else kinds[:3]):
             inputs = inputs_of(origin, sizes, kind, seed)
             expected = run(origin, inputs, _known(origin, sizes))
@@ -175,7 +179,7 @@ def differences(origin: Cascade, derived: Cascade, *, stable: bool) -> list[str]
 
 def _known(cascade: Cascade, sizes: Mapping[str, int]) -> dict[str, int]:
     inner = {split.inner: sizes["K0"] for split in cascade.splits}
-    return {rank: sizes[rank] for rank in ("K", "P") if rank in cascade.rank_names} | inner
+    return {rank: sizes[rank] for rank in sizes if rank in cascade.rank_names} | inner
 
 
 def _close(want: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> bool:

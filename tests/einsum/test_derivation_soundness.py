@@ -22,7 +22,7 @@ from einfuse.einsum.verification import Verification
 from .derivable import derivable, differences, faults
 
 MASKED_POLYNOMIAL = """
-rank E, F, K, P
+rank E = 3, F = 2, K, P
 input Q[E,P], X[E,K], V[F,K]
 output O
 S[k,p] = sq(Q[e,p] * X[e,k: k+2<=p])
@@ -112,7 +112,7 @@ def test_a_function_of_what_is_always_there_gives_no_empty_value(function: str) 
     )
     values = {name: np.ones((3, 4)) for name in "AB"}
     assert run(cascade, values)["Y"][0] == 0
-    assert run_pointwise(cascade, values)["Y"][0] == 0
+    assert run_pointwise(cascade, values, {"K": 3, "P": 4})["Y"][0] == 0
 
 
 def test_a_reciprocal_root_of_nothing_is_nothing() -> None:
@@ -122,7 +122,7 @@ def test_a_reciprocal_root_of_nothing_is_nothing() -> None:
     )
     values = {"A": np.ones((3, 4))}
     assert run(cascade, values)["Y"][0] == 0
-    assert run_pointwise(cascade, values)["Y"][0] == 0
+    assert run_pointwise(cascade, values, {"K": 3, "P": 4})["Y"][0] == 0
 
 
 def test_verification_chooses_sizes_above_the_numbers_of_filters() -> None:
