@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import typer
 
-from einfuse.commands import MODULES, load
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
+
+from .commands import MODULES, load
 
 app = typer.Typer(
     help="Attention algorithms as Einsum cascades: mapped, simulated, measured.",

@@ -9,12 +9,12 @@ from fractions import Fraction
 
 import pytest
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.errors import CascadeError, EinfuseError
-from einfuse.einsum.library import load, names
-from einfuse.einsum.lineage import Direction, Kind, trace
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import PassReport, choose_rank, count_passes
+from einfuse.einsum.analysis.dependences import Direction, Kind, trace
+from einfuse.einsum.analysis.passes import PassReport, choose_rank, count_passes
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.errors import CascadeError, EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load, names
 
 
 @dataclass(frozen=True)

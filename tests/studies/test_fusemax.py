@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.studies import fusemax, run_study
-from einfuse.studies.files import undisturbed, write_text
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.files import undisturbed, write_text
+from einfuse.studies import run_study
+from einfuse.studies.fusemax import study as fusemax
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     def stop(_: Path) -> None:
         raise StopError
 
-    from einfuse.studies.files import write_whole
+    from einfuse.files import write_whole
 
     with pytest.raises(StopError):
         write_whole(tmp_path / "a.md", stop)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
 
 from .arguments import parse_numbers, parse_shape, print_json
 
 if TYPE_CHECKING:
-    from einfuse.mapper.explanation import Ratio
-    from einfuse.mapper.search import SearchResult, Solution
-    from einfuse.simulator.evaluation import Evaluation
+    from einfuse.mapper import Ratio, SearchResult, Solution
+    from einfuse.simulator import Evaluation
 
 Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -59,15 +58,18 @@ def map_(
     out: Annotated[Path | None, typer.Option(help="Write the mapping, a design file.")] = None,
 ) -> None:
     """Search the best mapping of a cascade on an architecture, with the proof or the gap left."""
-    from einfuse.einsum.library import load
-    from einfuse.mapper.architecture import load_architecture
-    from einfuse.mapper.constraints import Constraints, load_constraints
-    from einfuse.mapper.export import to_design, to_yaml
-    from einfuse.mapper.processes import worker_processes
-    from einfuse.mapper.search import find_best
-    from einfuse.mapper.space import MapSpace
-    from einfuse.simulator.model import evaluate
-    from einfuse.simulator.objectives import find_objective
+    from einfuse.einsum import load
+    from einfuse.mapper import (
+        Constraints,
+        MapSpace,
+        find_best,
+        load_architecture,
+        load_constraints,
+        to_design,
+        to_yaml,
+        worker_processes,
+    )
+    from einfuse.simulator import evaluate, find_objective
 
     if seconds is not None and not seconds > 0:
         raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")
@@ -108,7 +110,7 @@ def map_(
 
 def _write(path: Path, text: str) -> None:
     """Write a file, whole or not at all; to a pipe or a device, as it comes."""
-    from einfuse.studies.files import write_whole
+    from einfuse.files import write_whole
 
     def write(place: Path) -> None:
         place.write_text(text, encoding="utf-8")
@@ -130,8 +132,7 @@ def _progress() -> Any:
 
 
 def _to_json(result: SearchResult, found: list[tuple[Solution, Evaluation]]) -> dict[str, Any]:
-    from einfuse.mapper.export import to_design
-    from einfuse.mapper.mapping import render_nest
+    from einfuse.mapper import render_nest, to_design
 
     def one(solution: Solution, evaluation: Evaluation) -> dict[str, Any]:
         nest = render_nest(to_design(result.space, solution.plan).nest)
@@ -181,15 +182,17 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say why a mapping is chosen: loops, what binds, what more would bring, what comes next."""
-    from einfuse.mapper.constraints import parse_constraints
-    from einfuse.mapper.design import DesignFile, load_design
-    from einfuse.mapper.explanation import find_alternatives, find_worth
-    from einfuse.mapper.extension import read_yaml
-    from einfuse.mapper.mapping import render_nest
-    from einfuse.mapper.space import MapSpace
-    from einfuse.simulator.model import evaluate
-    from einfuse.simulator.objectives import find_objective, score_of
-    from einfuse.simulator.reuse import find_reuse
+    from einfuse.mapper import (
+        DesignFile,
+        MapSpace,
+        find_alternatives,
+        find_worth,
+        load_design,
+        parse_constraints,
+        read_yaml,
+        render_nest,
+    )
+    from einfuse.simulator import evaluate, find_objective, find_reuse, score_of
 
     if not seconds > 0:
         raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")

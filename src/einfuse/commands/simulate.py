@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
 
 from .arguments import parse_names, parse_numbers, parse_shape, print_json
 
@@ -49,12 +49,15 @@ def simulate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run a design in time, tile by tile: cycles, stalls by cause, beside the analytic model."""
-    from einfuse.mapper.design import load_design
-    from einfuse.simulator.events import Recording
-    from einfuse.simulator.functional import simulate_functional
-    from einfuse.simulator.overheads import find_overheads
-    from einfuse.simulator.simulation import simulate as run
-    from einfuse.simulator.waterfall import EPOCHS, draw_waterfall
+    from einfuse.mapper import load_design
+    from einfuse.simulator import (
+        EPOCHS,
+        Recording,
+        draw_waterfall,
+        find_overheads,
+        simulate_functional,
+    )
+    from einfuse.simulator import simulate as run
 
     found = load_design(design)
     sizes, numbers = parse_shape(shape), parse_numbers(settings or [])
@@ -73,7 +76,7 @@ def simulate(
     if trace is not None:
         import json as encoder
 
-        from einfuse.simulator.trace import render_trace
+        from einfuse.simulator import render_trace
 
         text = encoder.dumps(render_trace(result))
         _write(trace, "trace", lambda path: path.write_text(text, encoding="utf-8"))
@@ -90,7 +93,7 @@ def simulate(
 
 def _write(path: Path, what: str, write: Callable[[Path], object]) -> None:
     """Write a file, whole or not at all."""
-    from einfuse.studies.files import write_whole
+    from einfuse.files import write_whole
 
     if not path.parent.is_dir() or path.is_dir():
         raise EinfuseError(f"{path}: cannot write the {what}: expected a file in a folder")

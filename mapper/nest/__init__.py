@@ -1,0 +1,1 @@
+"""Loop nests: choices, the resolved nest, reuse, stages."""
