@@ -30,7 +30,7 @@ from .exchange.torch.export import from_torch as from_torch
 from .execution.absence import Arithmetic as Arithmetic
 from .execution.absence import Value as Value
 from .execution.backend import available_main_memory_bytes as available_main_memory_bytes
-from .execution.backend import backend_of as backend_of
+from .execution.backends import backend_of as backend_of
 from .execution.einsum import Operand as Operand
 from .execution.einsum import evaluate as evaluate
 from .execution.einsum import read_number as read_number

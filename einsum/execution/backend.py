@@ -6,20 +6,15 @@ Truth arrays are boolean; coordinates are 64-bit integers.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from einfuse.einsum.language.errors import EinfuseError
 from einfuse.einsum.language.functions import CoordinateOperator, Function, Monoid
 
 Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor, whichever the backend handles
 DType: TypeAlias = Any  # the backend's own kind of dtype
 Operand: TypeAlias = Any  # an Array or a Python number
-
-NAMES = ("numpy", "torch")
-"""The backends there are."""
 
 
 class Backend(Protocol):
@@ -136,30 +131,6 @@ class Backend(Protocol):
 
     def quiet(self) -> Any:
         """Return a context in which inf and NaN come about without a warning."""
-
-
-def backend_of(name: str, inputs: Mapping[str, object]) -> Backend:
-    """Return a backend by its name, for the device of the inputs.
-
-    Raises:
-        EinfuseError: the name is unknown, torch is not installed, or the inputs stand on
-            several devices.
-    """
-    if name == "numpy":
-        from .numpy_backend import NumpyBackend
-
-        return NumpyBackend()
-    if name == "torch":
-        try:
-            torch = importlib.import_module("torch")
-        except ModuleNotFoundError:
-            raise EinfuseError(
-                "backend torch: PyTorch is not installed; pip install 'einfuse[gpu]' or torch"
-            ) from None
-        from .torch_backend import TorchBackend
-
-        return TorchBackend(torch, inputs)
-    raise EinfuseError(f"unknown backend '{name}'; there is {', '.join(NAMES)}")
 
 
 def available_main_memory_bytes() -> int | None:

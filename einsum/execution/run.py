@@ -20,7 +20,8 @@ from einfuse.einsum.language.functions import closest
 from einfuse.einsum.language.shape import bind, tensor_shape
 
 from .absence import Arithmetic, Value
-from .backend import Array, Backend, backend_of
+from .backend import Array, Backend
+from .backends import backend_of
 from .einsum import Operand, evaluate, read_number
 from .lifetime import Lifetimes, Step
 from .memory import check_fits

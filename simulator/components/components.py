@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from einfuse.mapper import Architecture, ArchitectureError, Component, Values
 
-from .cost_model import CostModel, Price, find_cost_model
+from .cost_model import CostModel, find_cost_model
+from .price import Price
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from einfuse.einsum import closest
 from einfuse.mapper import ArchitectureError, Values
 
+from .price import Price
+
 DATA = Path(__file__).parents[1] / "data"
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """One figure of a component, and where it comes from.
-
-    Attributes:
-        value: in the unit that the quantity's name ends in; NaN at points of an array that are
-            outside what the model knows.
-        how: the rows or the call that it stands on, and the scaling, for the first point.
-        source: who published it.
-    """
-
-    value: Values
-    how: str
-    source: str
 
 
 class CostModel(Protocol):

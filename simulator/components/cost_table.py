@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from einfuse.einsum import closest
 from einfuse.mapper import ArchitectureError, Values
 
-from .cost_model import Price
+from .price import Price
 
 STATUSES = ("quoted", "recalled", "run", "derived")
 _COLUMNS = (

@@ -18,7 +18,7 @@ import numpy as np
 from einfuse.einsum import closest
 from einfuse.mapper import ArchitectureError, Values
 
-from .cost_model import Price
+from .price import Price
 
 _NODES = (22, 90)
 _DRAM = {"hbm2": "HBM2", "hbm3": "HBM3", "ddr3": "DDR3", "lpddr4": "LPDDR4"}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from einfuse.mapper import Architecture, Design, Formula, Scope, Values
 from einfuse.simulator.components.components import Priced
-from einfuse.simulator.components.cost_model import Price
+from einfuse.simulator.components.price import Price
 
 Kind = Literal["stated", "formula", "set by the design", "set by the caller"]
 
