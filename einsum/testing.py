@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .cascade import Cascade
-from .errors import EinfuseError
-from .parser import parse
-from .shape import bind, representatives
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind, representatives
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

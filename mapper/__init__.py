@@ -1,1 +1,8 @@
-"""Where and when it is computed: architectures, mappings, counts."""
+"""Where and when it is computed: architectures, mappings, counts.
+
+The names that ``__init__.pyi`` lists are what other folders use; each is loaded on first use.
+"""
+
+from einfuse.lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

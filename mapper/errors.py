@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
 
 
 class ArchitectureError(EinfuseError):

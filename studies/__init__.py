@@ -1,7 +1,8 @@
-"""Questions answered with all of it: tables, figures and reports."""
+"""Questions answered with all of it: tables, figures and reports.
 
-from __future__ import annotations
+The names that ``__init__.pyi`` lists are what other folders use; each is loaded on first use.
+"""
 
-from .study import STUDIES, run_study
+from einfuse.lazy import attach
 
-__all__ = ["STUDIES", "run_study"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

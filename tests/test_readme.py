@@ -12,8 +12,8 @@ import yaml
 
 import einfuse as ef
 from einfuse.cli import app
-from einfuse.mapper.constraints import parse_constraints
-from einfuse.studies import fusemax
+from einfuse.mapper.space.constraints import parse_constraints
+from einfuse.studies.fusemax import study as fusemax
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -20,8 +20,9 @@ from itertools import product as combinations
 
 import numpy as np
 
-from einfuse.mapper.formula import Values
-from einfuse.mapper.loops import product
+from einfuse.mapper.machine.formula import Values
+
+from .loops import product
 
 Extents = Mapping[str, Values]
 Sum = tuple[tuple[Values, frozenset[str]], ...]

@@ -14,10 +14,10 @@ from itertools import combinations
 
 import numpy as np
 
-from einfuse.mapper.formula import Values
-from einfuse.mapper.loops import Loop, by_rank, count_pieces, moving_loops, product
+from einfuse.mapper.machine.formula import Values
 
 from .coordinates import Coordinates, Part, least, part_sums
+from .loops import Loop, by_rank, count_pieces, moving_loops, product
 
 Spread = Callable[[Loop], bool]
 """Whether each index of a loop in space has words of its own."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.expression import Access, Coordinate, Expression, variables
-from einfuse.einsum.indices import linear
-from einfuse.einsum.operations import is_view
-from einfuse.einsum.printer import render_expression
-from einfuse.einsum.substitution import put
+from einfuse.einsum import (
+    Access,
+    Cascade,
+    Coordinate,
+    Expression,
+    is_view,
+    linear,
+    put,
+    render_expression,
+    variables,
+)
 
 from .coordinates import Part, Subscript
 
@@ -23,7 +28,7 @@ def find_part(cascade: Cascade, access: Access, carried: bool) -> Part:
         carried: whether an iterative rank carries the tensor on: then words are told apart by the
             rank, whatever is added to it.
 
-    >>> from einfuse.einsum.parser import parse
+    >>> from einfuse.einsum.language.parser import parse
     >>> text = "rank P, W\\ninput X[N], F[W]\\noutput Y\\nY[p] = X[2*p+w] * F[w]"
     >>> cascade = parse("rank N\\n" + text)
     >>> find_part(cascade, cascade.einsums[0].operands[0], False)[0].strides

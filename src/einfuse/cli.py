@@ -8,9 +8,10 @@ from contextlib import suppress
 
 import typer
 
-from einfuse.commands import MODULES, load
-from einfuse.einsum.errors import EinfuseError
-from einfuse.printing import forsake_output, standard_streams
+from einfuse.einsum import EinfuseError
+
+from .commands import MODULES, load
+from .printing import forsake_output, standard_streams
 
 app = typer.Typer(
     help="Attention algorithms as Einsum cascades: mapped, simulated, measured.",

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.files import require_writable, write_whole
+from einfuse.einsum import EinfuseError
+
+from .files import require_writable, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from einfuse.einsum.derivation import derive
-from einfuse.einsum.library import load
+from einfuse.einsum.derivation.search import derive
+from einfuse.einsum.library.cascades import load
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from einfuse.mapper.design import load_design
-from einfuse.simulator.model import evaluate
-from einfuse.studies.fusemax import ACCOUNTINGS, attention_table, paper, select_workloads
+from einfuse.mapper.design.design import load_design
+from einfuse.simulator.cost.model import evaluate
+from einfuse.studies.fusemax.study import ACCOUNTINGS, attention_table, paper, select_workloads
 
 pytestmark = pytest.mark.slow
 

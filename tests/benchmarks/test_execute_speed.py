@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from einfuse.einsum.batch import with_batch
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.batch import with_batch
+from einfuse.einsum.library.cascades import load
 
 HEADS, EMBEDDING = (1, 8), 64
 
@@ -93,8 +93,8 @@ def test_one_pass_takes_as_long_as_a_tiled_loop(benchmark: BenchmarkFixture, til
 @pytest.mark.slow
 def test_a_causal_mask_costs_little(benchmark: BenchmarkFixture) -> None:
     """Against a hand-written mask, on the filtered cascade."""
-    from einfuse.einsum.parser import parse
-    from einfuse.einsum.printer import render
+    from einfuse.einsum.language.parser import parse
+    from einfuse.einsum.language.printer import render
 
     text = render(with_batch(load("attention/3-pass"), ["B", "H"]))
     cascade = parse(text.replace("K[b,h,e,m]\n", "K[b,h,e, m: m<=p]\n"))

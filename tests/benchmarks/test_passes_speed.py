@@ -7,13 +7,13 @@ import time
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.footprint import footprint
-from einfuse.einsum.library import load
-from einfuse.einsum.lineage import trace
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import count_passes
-from einfuse.einsum.placement import fewest_passes
+from einfuse.einsum.analysis.dependences import trace
+from einfuse.einsum.analysis.footprint import footprint
+from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.analysis.placement import fewest_passes
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
 
 pytestmark = pytest.mark.slow
 

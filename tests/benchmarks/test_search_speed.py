@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from einfuse.einsum.library import load
-from einfuse.mapper.architecture import load_architecture
-from einfuse.mapper.choices import Interrupted, Rules, Tally, solve
-from einfuse.mapper.constraints import Constraints
-from einfuse.mapper.front import Front
-from einfuse.mapper.kept import Pieces
-from einfuse.mapper.objective import Numbers
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.mapper.tree import GroupTree
-from einfuse.simulator.objectives import find_objective
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.grouped.group_tree import GroupTree
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.choices import Interrupted, Rules, Tally, solve
+from einfuse.mapper.space.constraints import Constraints
+from einfuse.mapper.space.front import Front
+from einfuse.mapper.space.memo import Pieces
+from einfuse.mapper.space.objective import Numbers
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.objectives import find_objective
 
 
 class Everything(Front):

@@ -7,12 +7,12 @@ import time
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from einfuse.mapper.design import load_design
-from einfuse.simulator.events import Events, simulate_program
-from einfuse.simulator.overheads import find_overheads
-from einfuse.simulator.program import make_program
-from einfuse.simulator.simulation import prepare, simulate
-from einfuse.studies.analytic_vs_simulated import merged
+from einfuse.mapper.design.design import load_design
+from einfuse.simulator.events.machine import Events, simulate_program
+from einfuse.simulator.events.overheads import find_overheads
+from einfuse.simulator.events.program import make_program
+from einfuse.simulator.events.simulation import prepare, simulate
+from einfuse.studies.analytic_vs_simulated.study import merged
 
 pytestmark = pytest.mark.slow
 HEAD = {"B": 1, "H": 1, "E": 64, "F": 64}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from einfuse.einsum.parser import parse
+from einfuse.einsum.language.parser import parse
 
 TEXT = """rank M = 24
 input X[M]

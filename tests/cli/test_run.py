@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from einfuse.einsum.library import load
+from einfuse.einsum.library.cascades import load
 
 from .conftest import Command
 

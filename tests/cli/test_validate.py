@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from einfuse.kernels.measurement import Measurement, write_measurements
-from einfuse.studies.validation import PUBLISHED
-from einfuse.studies.validation_rows import COLUMNS
+from einfuse.kernels.measured.measurement import Measurement, write_measurements
+from einfuse.studies.validation.rows import COLUMNS
+from einfuse.studies.validation.verdicts import PUBLISHED
 
 Command = Callable[..., Any]
 
@@ -102,7 +102,7 @@ def test_a_gpu_is_measured_then_judged(
 ) -> None:
     """The measuring itself is replaced: it writes two rows of a GPU that this machine has not."""
     pytest.importorskip("torch", reason="a GPU is measured with torch")
-    from einfuse.kernels import device, measuring
+    from einfuse.kernels.measured import device, measuring
 
     def measure(cases: object, device: object, path: Path, *_: object) -> Iterator[None]:
         own = Measurement(

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.derivation import derive
-from einfuse.einsum.execute import run
-from einfuse.einsum.parser import parse
-from einfuse.einsum.verification import multiplied_inputs
+from einfuse.einsum.derivation.search import derive
+from einfuse.einsum.derivation.verification import multiplied_inputs
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
 
 Arrays = dict[str, npt.NDArray[np.float64]]
 

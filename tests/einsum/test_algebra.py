@@ -7,11 +7,11 @@ import random
 import pytest
 import sympy as sp
 
-from einfuse.einsum.algebra import Orbit, additive, orbit, ratio, separate, simplified
-from einfuse.einsum.expression import Access, Binary, Call, Number
-from einfuse.einsum.formula import Formula, SymbolTable
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render_expression
+from einfuse.einsum.derivation.algebra import Orbit, additive, orbit, ratio, separate, simplified
+from einfuse.einsum.derivation.symbols import Formula, SymbolTable
+from einfuse.einsum.language.expression import Access, Binary, Call, Number
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render_expression
 
 X, Y, V = sp.symbols("x y v", real=True)
 G, H = sp.symbols("g h", positive=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.batch import with_batch
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load
-from einfuse.einsum.operations import count_operations
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render, render_einsum
-from einfuse.einsum.shape import symbol
+from einfuse.einsum.analysis.operations import count_operations
+from einfuse.einsum.language.batch import with_batch
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render, render_einsum
+from einfuse.einsum.language.shape import symbol
+from einfuse.einsum.library.cascades import load
 
 
 def test_every_tensor_gets_the_batch_ranks_it_lacks() -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import EinfuseError, parse, render, run
-from einfuse.einsum.derivation import derive
-from einfuse.einsum.gradient import gradient
-from einfuse.einsum.passes import count_passes
-from einfuse.einsum.pointwise import run_pointwise
-from einfuse.einsum.unroll import unroll
+from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.derivation.search import derive
+from einfuse.einsum.derivation.unroll import unroll
+from einfuse.einsum.execution.pointwise import run_pointwise
+from einfuse.einsum.gradient.gradient import gradient
 
 LINEAR = """
 rank E, F, M, M1, M0, N0 = M0

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.contraction import contract
-from einfuse.einsum.numpy_backend import NumpyBackend
+from einfuse.einsum.execution.contraction import contract
+from einfuse.einsum.execution.numpy_backend import NumpyBackend
 
 EXTENTS = (2, 3, 4, 5, 3)
 

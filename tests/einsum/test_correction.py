@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfuse.einsum.derivation import derive
-from einfuse.einsum.execute import run
-from einfuse.einsum.parser import parse
+from einfuse.einsum.derivation.search import derive
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.parser import parse
 
 SCALED = "rank M = 64\ninput X[M]\noutput Y\nG[] = abs(X[m]) :: max(m)\nZ[m] = X[m] / G[]\n"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import count_passes, parse
-from einfuse.einsum.crossing import Use, crossings, origins
-from einfuse.einsum.cut import minimum_cut
+from einfuse.einsum.analysis.held_tensors import Use, crossings, origins
+from einfuse.einsum.analysis.minimum_cut import minimum_cut
 
 
 def _whole(

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.cut import minimum_cut
+from einfuse.einsum.analysis.minimum_cut import minimum_cut
 
 NAMES = "ABCDEFG"
 

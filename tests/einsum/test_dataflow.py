@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from einfuse.einsum.dataflow import Dataflow, Kind
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render_expression
+from einfuse.einsum.derivation.dataflow import Dataflow, Kind
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render_expression
+from einfuse.einsum.library.cascades import load
 
 TEXT = """
 rank M, P, T

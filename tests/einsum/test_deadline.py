@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from einfuse.einsum.deadline import LateError, check_time, time_limit
+from einfuse.einsum.derivation.deadline import LateError, check_time, time_limit
 
 
 def test_the_innermost_limit_counts() -> None:

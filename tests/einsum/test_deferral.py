@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.deferral import cancel, defer, deferral_hazards
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render_einsum
-from einfuse.einsum.verification import Verification
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.deferral import cancel, defer, deferral_hazards
+from einfuse.einsum.derivation.verification import Verification
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render_einsum
 
 pytestmark = pytest.mark.filterwarnings("ignore:input")
 

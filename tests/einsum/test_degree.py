@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.degree import degree
-from einfuse.einsum.parser import parse
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.degree import degree
+from einfuse.einsum.language.parser import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:input")
 

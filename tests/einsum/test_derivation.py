@@ -13,16 +13,16 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.derivation import Derived, derive
-from einfuse.einsum.equation import Einsum
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.execute import run
-from einfuse.einsum.expression import Access, Expression, Index, children
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import count_passes
-from einfuse.einsum.printer import render
+from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.derivation.search import Derived, derive
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.equation import Einsum
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.expression import Access, Expression, Index, children
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render
+from einfuse.einsum.library.cascades import load
 from einfuse.einsum.testing import cascades
 
 Array = npt.NDArray[Any]

@@ -7,17 +7,17 @@ import warnings
 import numpy as np
 import pytest
 
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.derivation import derive
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load, names
-from einfuse.einsum.movement import move_of
-from einfuse.einsum.needs import Needs
-from einfuse.einsum.parser import parse
-from einfuse.einsum.pointwise import run_pointwise
-from einfuse.einsum.rewrite import NotDerivableError
-from einfuse.einsum.sign import is_positive
-from einfuse.einsum.verification import Verification
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.movement import move_of
+from einfuse.einsum.derivation.needs import Needs
+from einfuse.einsum.derivation.normal_form import NotDerivableError
+from einfuse.einsum.derivation.search import derive
+from einfuse.einsum.derivation.sign import is_positive
+from einfuse.einsum.derivation.verification import Verification
+from einfuse.einsum.execution.pointwise import run_pointwise
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load, names
 
 from .derivable import derivable, differences, faults
 

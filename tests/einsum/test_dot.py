@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from einfuse.einsum import load, names
-from einfuse.einsum.dot import dot
+from einfuse.einsum.exchange.dot import dot
 
 
 def test_every_edge_joins_two_nodes_that_are_there() -> None:

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
-from einfuse.einsum.errors import CascadeError, EinfuseError, closest
-from einfuse.einsum.expression import Span
-from einfuse.einsum.parser import parse
+from einfuse.einsum.language.errors import CascadeError, EinfuseError, closest
+from einfuse.einsum.language.expression import Span
+from einfuse.einsum.language.parser import parse
 
 
 def test_an_error_knows_its_line_and_column() -> None:

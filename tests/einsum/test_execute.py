@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfuse.einsum.batch import with_batch
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.batch import with_batch
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
 
 ATTENTION = [f"attention/{form}" for form in ("1-pass", "2-pass", "3-pass", "3-pass-deferred")]
 RNG = np.random.default_rng(7)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from einfuse.einsum.execute import run
-from einfuse.einsum.parser import parse
-from einfuse.einsum.pointwise import run_pointwise
+from einfuse.einsum.execution.pointwise import run_pointwise
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.parser import parse
 
 RNG = np.random.default_rng(13)
 

@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from einfuse.einsum.batch import with_batch
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load, names
-from einfuse.einsum.parser import parse
-from einfuse.einsum.sampling import draw_inputs, shrunk
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.execution.sampling import draw_inputs, shrunk
+from einfuse.einsum.language.batch import with_batch
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load, names
 
 from .test_execute_absent import FORMS, masked
 
@@ -132,8 +132,8 @@ def test_tensors_on_two_devices_are_refused() -> None:
 
 def test_numpy_runs_do_not_import_torch() -> None:
     code = (
-        "import sys, numpy as np; from einfuse.einsum.execute import run; "
-        "from einfuse.einsum.library import load; a = np.ones((2, 2)); "
+        "import sys, numpy as np; from einfuse.einsum.execution.run import run; "
+        "from einfuse.einsum.library.cascades import load; a = np.ones((2, 2)); "
         "run(load('attention/3-pass'), {'Q': a, 'K': a, 'V': a}); "
         "sys.exit('torch' in sys.modules)"
     )

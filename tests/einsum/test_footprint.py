@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import sympy
 
-from einfuse.einsum.footprint import footprint, outer_ranks
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.shape import symbol
+from einfuse.einsum.analysis.footprint import footprint, outer_ranks
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import symbol
+from einfuse.einsum.library.cascades import load
 
 E, F, M, M0, M1, P = (symbol(name) for name in ("E", "F", "M", "M0", "M1", "P"))
 

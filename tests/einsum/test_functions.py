@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from einfuse.einsum import functions
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.functions import (
+from einfuse.einsum.analysis.operations import count_operations
+from einfuse.einsum.language import functions
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.functions import (
     coordinate_operator,
     function,
     function_names,
@@ -20,8 +21,7 @@ from einfuse.einsum.functions import (
     register_function,
     register_monoid,
 )
-from einfuse.einsum.operations import count_operations
-from einfuse.einsum.parser import parse
+from einfuse.einsum.language.parser import parse
 
 # The list of the language page.
 LANGUAGE = [

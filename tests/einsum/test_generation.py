@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from einfuse.einsum.errors import CascadeError, CascadeWarning
-from einfuse.einsum.parser import parse
-from einfuse.einsum.shape import generations
+from einfuse.einsum.language.errors import CascadeError, CascadeWarning
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import generations
 
 HEAD = "rank K, P\niter i over K\ninput A[K,P]\ninit:\nX[0,p] = 0\n"
 

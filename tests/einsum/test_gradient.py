@@ -18,11 +18,11 @@ from einfuse.einsum import (
     render,
     run,
 )
-from einfuse.einsum.derivative import register_derivative
-from einfuse.einsum.execute import bound_sizes
-from einfuse.einsum.expression import Expression, accesses
-from einfuse.einsum.gradient import gradient
-from einfuse.einsum.shape import representatives, tensor_shape
+from einfuse.einsum.execution.run import bound_sizes
+from einfuse.einsum.gradient.gradient import gradient
+from einfuse.einsum.language.derivative import register_derivative
+from einfuse.einsum.language.expression import Expression, accesses
+from einfuse.einsum.language.shape import representatives, tensor_shape
 
 
 def _check(

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.expression import Comparison, Expression
-from einfuse.einsum.indices import (
+from einfuse.einsum.language.affine import (
     Linear,
     at_most_zero,
     coordinates,
@@ -22,7 +20,9 @@ from einfuse.einsum.indices import (
     linear,
     offset,
 )
-from einfuse.einsum.parser import parse
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.expression import Comparison, Expression
+from einfuse.einsum.language.parser import parse
 
 SIZES = {"M": 7, "P": 5, "W": 3}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.errors import CascadeError, EinfuseError
-from einfuse.einsum.library import load, names
-from einfuse.einsum.parser import parse
+from einfuse.einsum.language.errors import CascadeError, EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load, names
 
 from .test_parser import ONE_PASS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.library.cascades import load
 
 RNG = np.random.default_rng(17)
 

@@ -7,15 +7,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from einfuse.einsum.batch import with_batch
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load
-from einfuse.einsum.memory import check_fits, peak_bytes, readable
-from einfuse.einsum.parser import parse
-from einfuse.einsum.sampling import draw_inputs
-from einfuse.einsum.shape import bind
+from einfuse.einsum.execution.memory import check_fits, peak_bytes, readable
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.execution.sampling import draw_inputs
+from einfuse.einsum.language.batch import with_batch
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind
+from einfuse.einsum.library.cascades import load
 
 SIZES = {"B": 2, "H": 2, "E": 16, "F": 16, "P": 1024, "M": 512}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.movement import Move, move_of, movement_hazards
-from einfuse.einsum.parser import parse
-from einfuse.einsum.rewrite import NotDerivableError, normalise
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.movement import Move, move_of, movement_hazards
+from einfuse.einsum.derivation.normal_form import NotDerivableError, normalise
+from einfuse.einsum.language.parser import parse
 
 HEAD = "rank M, P, T\ninput X[M,P], W[M]\noutput Y\n"
 

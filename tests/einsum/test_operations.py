@@ -9,11 +9,11 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.errors import CascadeWarning, EinfuseError
-from einfuse.einsum.library import load
-from einfuse.einsum.operations import count_operations, total_operations
-from einfuse.einsum.parser import parse
-from einfuse.einsum.shape import symbol
+from einfuse.einsum.analysis.operations import count_operations, total_operations
+from einfuse.einsum.language.errors import CascadeWarning, EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import symbol
+from einfuse.einsum.library.cascades import load
 from einfuse.einsum.testing import cascades, shapes
 
 E, F, M, P, M1, M0 = (symbol(name) for name in ("E", "F", "M", "P", "M1", "M0"))

@@ -8,10 +8,11 @@ import warnings
 
 import pytest
 
-from einfuse.einsum.cascade import Iteration, Rank, Split, Tensor
-from einfuse.einsum.equation import Populate, Reduce
-from einfuse.einsum.errors import CascadeError, CascadeWarning
-from einfuse.einsum.expression import (
+from einfuse.einsum.analysis.operations import count_operations
+from einfuse.einsum.language.cascade import Iteration, Rank, Split, Tensor
+from einfuse.einsum.language.equation import Populate, Reduce
+from einfuse.einsum.language.errors import CascadeError, CascadeWarning
+from einfuse.einsum.language.expression import (
     Access,
     Binary,
     Call,
@@ -23,10 +24,9 @@ from einfuse.einsum.expression import (
     RankSize,
     Span,
 )
-from einfuse.einsum.operations import count_operations
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render
-from einfuse.einsum.shape import symbol
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render
+from einfuse.einsum.language.shape import symbol
 
 # The example of the language page, letter by letter: the text form as it was fixed.
 ONE_PASS = """\

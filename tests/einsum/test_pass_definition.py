@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.lineage import trace
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import count_passes
-from einfuse.einsum.placement import fewest_passes
+from einfuse.einsum.analysis.dependences import trace
+from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.analysis.placement import fewest_passes
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
 from einfuse.einsum.testing import cascades
 
 STREAMED = {"aligned", "prefix", "suffix"}

@@ -9,14 +9,14 @@ from fractions import Fraction
 
 import pytest
 
-from einfuse.einsum.alignment import Kind
-from einfuse.einsum.cascade import Cascade
+from einfuse.einsum.analysis.access_kinds import Kind
+from einfuse.einsum.analysis.dependences import trace
+from einfuse.einsum.analysis.passes import PassReport, choose_rank, count_passes
 from einfuse.einsum.dependence import Direction
-from einfuse.einsum.errors import CascadeError, EinfuseError
-from einfuse.einsum.library import load, names
-from einfuse.einsum.lineage import trace
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import PassReport, choose_rank, count_passes
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.errors import CascadeError, EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load, names
 
 
 @dataclass(frozen=True)

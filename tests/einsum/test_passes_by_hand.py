@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.derivation import derive
-from einfuse.einsum.footprint import footprint
-from einfuse.einsum.lineage import trace
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import count_passes
-from einfuse.einsum.shape import bind_known
-from einfuse.einsum.torch_export import from_torch
+from einfuse.einsum.analysis.dependences import trace
+from einfuse.einsum.analysis.footprint import footprint
+from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.derivation.search import derive
+from einfuse.einsum.exchange.torch.export import from_torch
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind_known
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*never read")
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load, names
-from einfuse.einsum.parser import parse
-from einfuse.einsum.pointwise import run_pointwise
-from einfuse.einsum.printer import render
-from einfuse.einsum.sampling import draw_inputs, shrunk
+from einfuse.einsum.execution.pointwise import run_pointwise
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.execution.sampling import draw_inputs, shrunk
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render
+from einfuse.einsum.library.cascades import load, names
 from einfuse.einsum.testing import cascades, shapes
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
-from einfuse.einsum import library
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.expression import Access, Binary, Call, Coordinate, Index, Negate, Number
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import latex, render, render_expression
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.expression import (
+    Access,
+    Binary,
+    Call,
+    Coordinate,
+    Index,
+    Negate,
+    Number,
+)
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import latex, render, render_expression
+from einfuse.einsum.library import cascades as library
 from einfuse.einsum.testing import cascades
 
 A = Access("A", (Index(Coordinate("m")),))

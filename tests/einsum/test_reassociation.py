@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einfuse.einsum import Cascade, EinfuseError, count_passes, load, parse, render, run
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.derivation import derive
-from einfuse.einsum.gradient import gradient
-from einfuse.einsum.polynomial import Polynomials
-from einfuse.einsum.reassociation import reassociate
-from einfuse.einsum.shape import bind, tensor_shape
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.polynomial import Polynomials
+from einfuse.einsum.derivation.reassociation import reassociate
+from einfuse.einsum.derivation.search import derive
+from einfuse.einsum.derivation.vanishing import vanish
+from einfuse.einsum.gradient.gradient import gradient
+from einfuse.einsum.language.shape import bind, tensor_shape
 from einfuse.einsum.testing import cascades, shapes
-from einfuse.einsum.vanishing import vanish
 
 SIZES = {"E": 3, "F": 2, "P": 5, "M": 4}
 

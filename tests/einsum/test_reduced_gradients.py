@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import EinfuseError, bind, load, names, run
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.expression import accesses
-from einfuse.einsum.gradient import gradient
-from einfuse.einsum.reassociation import reassociate
-from einfuse.einsum.shape import representatives, tensor_shape
-from einfuse.einsum.vanishing import vanish
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.reassociation import reassociate
+from einfuse.einsum.derivation.vanishing import vanish
+from einfuse.einsum.gradient.gradient import gradient
+from einfuse.einsum.language.expression import accesses
+from einfuse.einsum.language.shape import representatives, tensor_shape
 
 pytestmark = pytest.mark.slow
 

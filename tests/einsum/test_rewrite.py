@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render_einsum
-from einfuse.einsum.rewrite import fresh, names_of, normalise, prune
-from einfuse.einsum.verification import Verification
+from einfuse.einsum.derivation.normal_form import fresh, names_of, normalise, prune
+from einfuse.einsum.derivation.verification import Verification
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render_einsum
 
 
 def cascade(lines: str, head: str = "rank M, P\ninput X[M,P]\noutput Y") -> Cascade:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.safety import overflows
+from einfuse.einsum.derivation.safety import overflows
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:input")
 

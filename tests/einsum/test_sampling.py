@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load, names
-from einfuse.einsum.parser import parse
-from einfuse.einsum.sampling import draw_inputs, shrunk
-from einfuse.einsum.shape import check_ranges
+from einfuse.einsum.execution.sampling import draw_inputs, shrunk
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import check_ranges
+from einfuse.einsum.library.cascades import load, names
 
 
 def test_a_seed_gives_the_same_numbers_in_the_dtype_asked_for() -> None:

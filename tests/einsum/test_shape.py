@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import sympy
 
-from einfuse.einsum.errors import CascadeError, CascadeWarning, EinfuseError
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.shape import bind, bind_known, bind_symbolic, symbol, tensor_shape
+from einfuse.einsum.language.errors import CascadeError, CascadeWarning, EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind, bind_known, bind_symbolic, symbol, tensor_shape
+from einfuse.einsum.library.cascades import load
 
 GIVEN = {"E": 64, "F": 32, "P": 128}
 

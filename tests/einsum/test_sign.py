@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.parser import parse
-from einfuse.einsum.sign import is_magnitude, is_never_zero, is_positive, may_be_minus_infinity
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.sign import (
+    is_magnitude,
+    is_never_zero,
+    is_positive,
+    may_be_minus_infinity,
+)
+from einfuse.einsum.language.parser import parse
 
 HEAD = "rank M, E\ninput X[M], B[M], Q[E], K[E,M]\noutput Y\n"
 

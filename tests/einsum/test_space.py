@@ -8,11 +8,11 @@ import warnings
 import pytest
 import sympy
 
-from einfuse.einsum.errors import CascadeWarning, EinfuseError
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.shape import bind_symbolic, symbol
-from einfuse.einsum.space import count_points, iteration_space
+from einfuse.einsum.analysis.points import count_points, iteration_space
+from einfuse.einsum.language.errors import CascadeWarning, EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind_symbolic, symbol
+from einfuse.einsum.library.cascades import load
 
 HEAD = "rank M, P, W = 3\nsplit M -> M1, M0\nsplit P -> P1, P0\ninput A[M], C[P]\n"
 SHAPES = [(1, 1, 1, 1), (2, 2, 1, 3), (1, 2, 3, 2), (2, 3, 2, 4), (4, 2, 1, 3), (3, 3, 3, 3)]

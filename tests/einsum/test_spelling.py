@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import count_passes
+from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.language.parser import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*never read")
 LONGEST = 5  # steps along the axis, at most: 5**5 assignments

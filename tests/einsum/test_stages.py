@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import parse, run
-from einfuse.einsum.derivation import derive
+from einfuse.einsum.derivation.search import derive
 
 HEAD = (
     "rank E, F, P, M, T = 3\ninput Q[E,P], K[E,M], V[F,M]\noutput AV\nQK[m,p] = Q[e,p] * K[e,m]\n"

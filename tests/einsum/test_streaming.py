@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.dataflow import Dataflow
-from einfuse.einsum.library import load
-from einfuse.einsum.localisation import localise
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render_einsum
-from einfuse.einsum.rewrite import NotDerivableError, normalise
-from einfuse.einsum.streaming import stream
-from einfuse.einsum.tiling import tile
-from einfuse.einsum.verification import Verification
+from einfuse.einsum.derivation.dataflow import Dataflow
+from einfuse.einsum.derivation.localisation import localise
+from einfuse.einsum.derivation.normal_form import NotDerivableError, normalise
+from einfuse.einsum.derivation.streaming import stream
+from einfuse.einsum.derivation.tiling import tile
+from einfuse.einsum.derivation.verification import Verification
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render_einsum
+from einfuse.einsum.library.cascades import load
 
 HEAD = "rank M, P\ninput X[M,P], W[M]\noutput {outputs}\n"
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.equation import Einsum
-from einfuse.einsum.expression import Binary, Coordinate, Expression, Number
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render_expression
-from einfuse.einsum.substitution import definition_at, inlined, plain_variables, put, rebuild
+from einfuse.einsum.language.equation import Einsum
+from einfuse.einsum.language.expression import Binary, Coordinate, Expression, Number
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render_expression
+from einfuse.einsum.language.substitution import (
+    definition_at,
+    inlined,
+    plain_variables,
+    put,
+    rebuild,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:input", "ignore:rank")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import CascadeError, CascadeWarning, EinfuseError, load, parse, render, run
-from einfuse.einsum.teaal import read_teaal, write_teaal
+from einfuse.einsum.exchange.teaal import read_teaal, write_teaal
 
 GAMMA = """
 einsum:

@@ -9,15 +9,15 @@ import warnings
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.equation import Einsum
-from einfuse.einsum.errors import CascadeWarning
-from einfuse.einsum.operations import is_view
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render
-from einfuse.einsum.shape import bind, filters
+from einfuse.einsum.analysis.operations import is_view
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.equation import Einsum
+from einfuse.einsum.language.errors import CascadeWarning
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render
+from einfuse.einsum.language.rules import validated
+from einfuse.einsum.language.shape import bind, filters
 from einfuse.einsum.testing import cascades, shapes
-from einfuse.einsum.validate import validated
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfuse.einsum.cascade import Cascade, Split
-from einfuse.einsum.execute import run
-from einfuse.einsum.parser import parse
-from einfuse.einsum.printer import render_einsum
-from einfuse.einsum.tiling import size_of, tile, tile_size
-from einfuse.einsum.verification import Verification
+from einfuse.einsum.derivation.tiling import size_of, tile, tile_size
+from einfuse.einsum.derivation.verification import Verification
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.language.cascade import Cascade, Split
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render_einsum
 
 
 def tiled(text: str) -> tuple[Cascade, list[str]]:

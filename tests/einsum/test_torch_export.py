@@ -13,9 +13,9 @@ from torch import Tensor
 
 import einfuse as ef
 from einfuse.einsum import Cascade, EinfuseError, parse, render, run
-from einfuse.einsum.gradient import gradient
-from einfuse.einsum.printer import render_einsum
-from einfuse.einsum.torch_export import from_torch
+from einfuse.einsum.exchange.torch.export import from_torch
+from einfuse.einsum.gradient.gradient import gradient
+from einfuse.einsum.language.printer import render_einsum
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

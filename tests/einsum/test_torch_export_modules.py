@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from einfuse.einsum import parse, render, run
-from einfuse.einsum.gradient import gradient
-from einfuse.einsum.torch_export import from_torch
+from einfuse.einsum.exchange.torch.export import from_torch
+from einfuse.einsum.gradient.gradient import gradient
 
 INF = math.inf
 GENERATOR = torch.Generator().manual_seed(3)

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from einfuse.einsum import EinfuseError, parse, render, run
-from einfuse.einsum.torch_export import from_torch
+from einfuse.einsum.exchange.torch.export import from_torch
 
 GENERATOR = torch.Generator().manual_seed(1)
 INF = math.inf

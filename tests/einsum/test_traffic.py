@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.traffic import compulsory_words, traffic_bound_bytes
+from einfuse.einsum.analysis.traffic import compulsory_words, traffic_bound_bytes
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
 
 SHAPE = {"E": 64, "F": 64, "P": 256, "M": 4096}
 NORMALISE = "rank M\ninput X[M]\noutput Y\nS[] = X[m] :: +(m)\nY[m] = X[m] / S[]"

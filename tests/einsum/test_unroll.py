@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import Cascade, CascadeError, EinfuseError, bind, load, names, parse, run
-from einfuse.einsum.expression import accesses
-from einfuse.einsum.shape import representatives, tensor_shape
-from einfuse.einsum.unroll import unroll
+from einfuse.einsum.derivation.unroll import unroll
+from einfuse.einsum.language.expression import accesses
+from einfuse.einsum.language.shape import representatives, tensor_shape
 
 LOOPS = [name for name in names() if load(name).loop]
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from einfuse.einsum import library
-from einfuse.einsum.cascade import Cascade, Rank, Tensor
-from einfuse.einsum.equation import Einsum
-from einfuse.einsum.errors import CascadeError, CascadeWarning
-from einfuse.einsum.expression import Access, Coordinate, Index
-from einfuse.einsum.parser import parse
-from einfuse.einsum.validate import validated, warnings
+from einfuse.einsum.language.cascade import Cascade, Rank, Tensor
+from einfuse.einsum.language.equation import Einsum
+from einfuse.einsum.language.errors import CascadeError, CascadeWarning
+from einfuse.einsum.language.expression import Access, Coordinate, Index
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.rules import validated, warnings
+from einfuse.einsum.library import cascades as library
 
 HEAD = "rank M, P, E\ninput A[M], K[E,M], Q[E,P]\n"
 

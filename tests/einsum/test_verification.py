@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.verification import Verification
+from einfuse.einsum.derivation.verification import Verification
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
 
 HEAD = "rank M, P\ninput X[M,P]\noutput Y\n"
 

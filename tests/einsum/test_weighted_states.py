@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import parse, run
-from einfuse.einsum.derivation import Derived, derive
+from einfuse.einsum.derivation.search import Derived, derive
 
 WEIGHTED = """
 rank N

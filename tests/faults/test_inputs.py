@@ -13,9 +13,9 @@ import yaml
 
 import einfuse as ef
 from einfuse.commands.arguments import parse_shape
-from einfuse.einsum.yaml_text import parse_yaml
-from einfuse.mapper.architecture import DATA
-from einfuse.mapper.formula import parse_formula
+from einfuse.einsum.language.yaml_text import parse_yaml
+from einfuse.mapper.machine.architecture import DATA
+from einfuse.mapper.machine.formula import parse_formula
 
 from .conftest import Command
 
@@ -192,7 +192,7 @@ def test_a_device_is_not_ignored(einfuse: Command) -> None:
 
 
 def test_study_help_names_every_study(einfuse: Command) -> None:
-    from einfuse.studies.study import STUDIES
+    from einfuse.studies.frame.study import STUDIES
 
     said = einfuse("study --help").stdout
     assert all(name in said for name in STUDIES)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.language.errors import EinfuseError
 from einfuse.files import require_folder, require_writable, sign_folder, write_text, write_whole
 
 from .conftest import Shell

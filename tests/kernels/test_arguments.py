@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from einfuse.einsum.errors import EinfuseError  # noqa: E402
-from einfuse.kernels.dispatch import attention, attention_with_lse  # noqa: E402
+from einfuse.einsum.language.errors import EinfuseError  # noqa: E402
+from einfuse.kernels.calls.dispatch import attention, attention_with_lse  # noqa: E402
 
 
 def call(**changes: Any) -> torch.Tensor:

@@ -10,12 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels import autotuning  # noqa: E402
-from einfuse.kernels.autotuning import Autotuner, candidates, tuned  # noqa: E402
-from einfuse.kernels.configuration import Configuration  # noqa: E402
-from einfuse.kernels.dispatch import attention  # noqa: E402
+from einfuse.kernels.calls import autotuning  # noqa: E402
+from einfuse.kernels.calls.autotuning import Autotuner, candidates, tuned  # noqa: E402
+from einfuse.kernels.calls.configuration import Configuration  # noqa: E402
+from einfuse.kernels.calls.dispatch import attention  # noqa: E402
+from einfuse.kernels.calls.registry import Kernel, find_kernel  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
-from einfuse.kernels.registry import Kernel, find_kernel  # noqa: E402
 
 KERNEL = find_kernel("one-pass")
 SIZES = {"head_size": 64, "itemsize": 2, "causal": 0, "queries": 1000, "keys": 1000}

@@ -8,16 +8,16 @@ import pytest
 
 pytest.importorskip("torch", reason="ceilings are measured with torch")
 
-from einfuse.kernels.calibration import (
+from einfuse.kernels.errors import KernelError
+from einfuse.kernels.measured.calibration import (
     Ceilings,
     describe_architecture,
     find_ceilings,
     require_writable_yaml,
     write_architecture,
 )
-from einfuse.kernels.device import Device, find_device
-from einfuse.kernels.errors import KernelError
-from einfuse.mapper.architecture import load_architecture
+from einfuse.kernels.measured.device import Device, find_device
+from einfuse.mapper.machine.architecture import load_architecture
 
 DEVICE = Device(kind="cpu", name="a CPU", units=2, memory_bytes=2**30, sm_clock_mhz=2000)
 CEILINGS = Ceilings("float32", 3.3e10, 2e10, (("exp", 1.5e9), ("multiply", 9e9)), 2e-6)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.kernels.measurement import read_measurements
+from einfuse.kernels.measured.measurement import read_measurements
 
 FILES = sorted((Path(__file__).parents[2] / "kernels" / "data").glob("measurements-*.csv"))
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.kernels.dataflow import trace
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.kernels.compiled.dataflow import trace
 from einfuse.kernels.errors import KernelError
 
 TILE = {"P": 128, "M": 64, "E": 32, "F": 32}

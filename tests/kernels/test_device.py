@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="a device is described through torch")
 
-from einfuse.kernels.device import find_device, read_sm_clock_mhz  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
+from einfuse.kernels.measured.device import find_device, read_sm_clock_mhz  # noqa: E402
 
 
 def test_a_processor_has_a_name_cores_and_software() -> None:

@@ -12,18 +12,18 @@ torch = pytest.importorskip("torch")
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from einfuse.kernels.check import judge  # noqa: E402
-from einfuse.kernels.dispatch import attention, attention_with_lse  # noqa: E402
-from einfuse.kernels.operators import attention_operator  # noqa: E402
-from einfuse.kernels.options import Options  # noqa: E402
-from einfuse.kernels.pairs import count_pairs, visible  # noqa: E402
-from einfuse.kernels.problem import Problem  # noqa: E402
-from einfuse.kernels.reference import (  # noqa: E402
+from einfuse.kernels.calls.dispatch import attention, attention_with_lse  # noqa: E402
+from einfuse.kernels.calls.operators import attention_operator  # noqa: E402
+from einfuse.kernels.calls.options import Options  # noqa: E402
+from einfuse.kernels.calls.pairs import count_pairs, visible  # noqa: E402
+from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.reference import (  # noqa: E402
     attend_by_cascade,
     attend_exactly,
     attend_plainly,
     differentiate_plainly,
 )
+from einfuse.kernels.measured.check import judge  # noqa: E402
 
 OPTIONS: list[dict[str, Any]] = [
     {},

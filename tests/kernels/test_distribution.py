@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from einfuse.kernels.distribution import Distribution, read_distributions
+from einfuse.kernels.compiled.distribution import Distribution, read_distributions
 
 IR = """
 #blocked = #ttg.blocked<{sizePerThread = [1, 8], threadsPerWarp = [1, 32], warpsPerCTA = [1, 4], order = [1, 0]}>

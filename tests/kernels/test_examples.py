@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.examples import list_examples  # noqa: E402
-from einfuse.kernels.launch import Launch  # noqa: E402
-from einfuse.kernels.registry import Kernel, find_kernel, kernels  # noqa: E402
+from einfuse.kernels.calls.launch import Launch  # noqa: E402
+from einfuse.kernels.calls.registry import Kernel, find_kernel, kernels  # noqa: E402
+from einfuse.kernels.compiled.examples import list_examples  # noqa: E402
 
 CASES = [
     (kernel, architecture)

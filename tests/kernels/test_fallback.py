@@ -10,17 +10,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.cache import CacheProblem, attend_cache  # noqa: E402
-from einfuse.kernels.decode import decode_attention  # noqa: E402
-from einfuse.kernels.errors import KernelError  # noqa: E402
-from einfuse.kernels.fallback import find_or_fall_back  # noqa: E402
-from einfuse.kernels.linear import linear_attention  # noqa: E402
-from einfuse.kernels.recurrence import RecurrenceProblem, attend_linearly  # noqa: E402
-from einfuse.kernels.registry import Traits  # noqa: E402
-from einfuse.kernels.shared_prefix import (  # noqa: E402
+from einfuse.kernels.attention.shared_prefix import (  # noqa: E402
     attend_with_prefix,
     shared_prefix_attention,
 )
+from einfuse.kernels.calls.fallback import find_or_fall_back  # noqa: E402
+from einfuse.kernels.calls.registry import Traits  # noqa: E402
+from einfuse.kernels.decoding.cache import CacheProblem, attend_cache  # noqa: E402
+from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402
+from einfuse.kernels.errors import KernelError  # noqa: E402
+from einfuse.kernels.linear.operator import linear_attention  # noqa: E402
+from einfuse.kernels.linear.recurrence import RecurrenceProblem, attend_linearly  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="is about calls that no kernel takes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.kernels.interpreter import round_to_bfloat16
+from einfuse.kernels.calls.interpreter import round_to_bfloat16
 
 torch = pytest.importorskip("torch")
 

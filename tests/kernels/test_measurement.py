@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.kernels.measurement import (
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.kernels.measured.measurement import (
     COLUMNS,
     Measurement,
     append_measurement,

@@ -9,21 +9,21 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="measuring needs torch")
 
-from einfuse.kernels import measuring  # noqa: E402
-from einfuse.kernels.check import judge  # noqa: E402
-from einfuse.kernels.contenders import (  # noqa: E402
+from einfuse.kernels.calls.options import Options  # noqa: E402
+from einfuse.kernels.calls.pairs import visible  # noqa: E402
+from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.measured import measuring  # noqa: E402
+from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.contenders import (  # noqa: E402
     Contender,
     attend_by_backend,
     attend_in_three_passes,
     list_contenders,
 )
-from einfuse.kernels.device import find_device  # noqa: E402
-from einfuse.kernels.gate import error_ratio, find_truth  # noqa: E402
-from einfuse.kernels.measurement import read_measurements  # noqa: E402
-from einfuse.kernels.options import Options  # noqa: E402
-from einfuse.kernels.pairs import visible  # noqa: E402
-from einfuse.kernels.problem import Problem  # noqa: E402
-from einfuse.kernels.suites import Case  # noqa: E402
+from einfuse.kernels.measured.device import find_device  # noqa: E402
+from einfuse.kernels.measured.gate import error_ratio, find_truth  # noqa: E402
+from einfuse.kernels.measured.measurement import read_measurements  # noqa: E402
+from einfuse.kernels.measured.suites import Case  # noqa: E402
 
 DEVICE = find_device("cpu")
 CASES = (

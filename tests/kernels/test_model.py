@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.operations import count_operations, total_operations
-from einfuse.kernels.dataflow import trace
-from einfuse.kernels.distribution import Distribution
+from einfuse.einsum.analysis.operations import count_operations, total_operations
+from einfuse.einsum.library.cascades import load
+from einfuse.kernels.compiled.dataflow import trace
+from einfuse.kernels.compiled.distribution import Distribution
+from einfuse.kernels.compiled.instructions import Placement, count_instructions, differences
+from einfuse.kernels.compiled.lowering import FunctionLowering, lower, lowering_table
 from einfuse.kernels.errors import KernelError
-from einfuse.kernels.lowering import FunctionLowering, lower, lowering_table
-from einfuse.kernels.model import Placement, count_instructions, differences
 
 TABLE = lowering_table()
 

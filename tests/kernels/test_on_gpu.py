@@ -7,13 +7,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.architecture import find_architecture  # noqa: E402
-from einfuse.kernels.check import judge  # noqa: E402
-from einfuse.kernels.dispatch import attention_with_lse  # noqa: E402
-from einfuse.kernels.options import Options  # noqa: E402
-from einfuse.kernels.problem import Problem  # noqa: E402
-from einfuse.kernels.reference import attend_exactly, attend_plainly  # noqa: E402
-from einfuse.kernels.registry import find_kernel  # noqa: E402
+from einfuse.kernels.calls.architecture import find_architecture  # noqa: E402
+from einfuse.kernels.calls.dispatch import attention_with_lse  # noqa: E402
+from einfuse.kernels.calls.options import Options  # noqa: E402
+from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
+from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
+from einfuse.kernels.measured.check import judge  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

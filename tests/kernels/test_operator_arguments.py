@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.einsum.errors import EinfuseError  # noqa: E402
-from einfuse.kernels.decode import decode_attention  # noqa: E402
-from einfuse.kernels.linear import linear_attention  # noqa: E402
-from einfuse.kernels.shared_prefix import shared_prefix_attention  # noqa: E402
+from einfuse.einsum.language.errors import EinfuseError  # noqa: E402
+from einfuse.kernels.attention.shared_prefix import shared_prefix_attention  # noqa: E402
+from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402
+from einfuse.kernels.linear.operator import linear_attention  # noqa: E402
 
 TENSORS = {name: torch.randn(2, 2, 10, 16) for name in "qkv"}
 DECODE_WRONG: list[tuple[dict[str, Any], str]] = [

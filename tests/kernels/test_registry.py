@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from einfuse.einsum.library import load
+from einfuse.einsum.library.cascades import load
+from einfuse.kernels.calls.registry import Kernel, Traits, choose_kernel, find_kernel, kernels
 from einfuse.kernels.errors import KernelError
-from einfuse.kernels.registry import Kernel, Traits, choose_kernel, find_kernel, kernels
 
 
 def traits(**changes: object) -> Traits:

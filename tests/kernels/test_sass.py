@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.kernels.sass import (
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.kernels.compiled.sass import (
     Loop,
     Resources,
     main_loop,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from einfuse.kernels.errors import KernelError
-from einfuse.kernels.suites import Case, list_cases
+from einfuse.kernels.measured.suites import Case, list_cases
 
 CASE = Case("fwd", "float16", 2, 16, 16, 8192, 8192, 128)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.kernels.timing import HostStopwatch, Timing, time_interleaved
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.kernels.calls.timing import HostStopwatch, Timing, time_interleaved
 
 samples = st.lists(st.floats(0.001, 1000), min_size=1, max_size=30).map(tuple)
 

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
+from einfuse.kernels.compiled.ranking import rank_candidates  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
-from einfuse.kernels.registry import find_kernel  # noqa: E402
-from einfuse.kernels.tuning import rank_candidates  # noqa: E402
 
 ONE_PASS = find_kernel("one-pass")
 

@@ -32,9 +32,15 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.equation import Einsum
-from einfuse.einsum.expression import (
+from einfuse.einsum.analysis.operations import (
+    is_constant,
+    is_product_sum,
+    is_view,
+    operations_per_point,
+)
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.equation import Einsum
+from einfuse.einsum.language.expression import (
     Access,
     Binary,
     Coordinate,
@@ -43,10 +49,9 @@ from einfuse.einsum.expression import (
     RankSize,
     variables,
 )
-from einfuse.einsum.operations import is_constant, is_product_sum, is_view, operations_per_point
-from einfuse.einsum.substitution import put
-from einfuse.mapper.counts import Problem
-from einfuse.mapper.mapping import Branch, Compute, Keep, Nest, Parallel, Temporal, walk_nest
+from einfuse.einsum.language.substitution import put
+from einfuse.mapper.nest.nest import Branch, Compute, Keep, Nest, Parallel, Temporal, walk_nest
+from einfuse.mapper.nest.reuse import Problem
 
 REGISTERS = "registers"
 Position = tuple[int, ...]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load
-from einfuse.mapper.accelforge import read_mapping
-from einfuse.mapper.architecture import load_architecture
-from einfuse.mapper.design import parse_design
-from einfuse.mapper.facts import facts
-from einfuse.simulator.model import evaluate
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.design.accelforge import read_mapping
+from einfuse.mapper.design.design import parse_design
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.nest.workload import facts
+from einfuse.simulator.cost.model import evaluate
 
 HEAD = "mapping:\n  nodes:\n"
 MAIN = "  - !Storage {tensors: [T0, W0, W1, T1, T2], component: MainMemory}\n"

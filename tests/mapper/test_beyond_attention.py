@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.zoo import defaults, entries, with_parameters
-from einfuse.mapper.architecture import Architecture, load_architecture, parse_architecture
-from einfuse.mapper.export import to_design
-from einfuse.mapper.facts import facts
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.einsum.library.zoo import defaults, entries, with_parameters
+from einfuse.mapper.machine.architecture import Architecture, load_architecture, parse_architecture
+from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.export import to_design
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
 
 SECONDS = 30
 LONG = "MPNKLST"  # ranks of a sequence

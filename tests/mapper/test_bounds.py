@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.mapper.architecture import load_architecture
-from einfuse.mapper.bounds import bound_group
-from einfuse.mapper.kept import Pieces
-from einfuse.mapper.loops import loop_in_time
-from einfuse.mapper.objective import Numbers
-from einfuse.mapper.pieces import count_leaf
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.objectives import find_objective
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.grouped.bounds import bound_group
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.nest.loops import loop_in_time
+from einfuse.mapper.nest.pieces import count_leaf
+from einfuse.mapper.space.memo import Pieces
+from einfuse.mapper.space.objective import Numbers
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.objectives import find_objective
 
 SHAPES = [
     {"B": 1, "H": 1, "E": 64, "F": 64, "M": 512, "P": 1024},

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import load_architecture
-from einfuse.mapper.design import Design
+from einfuse.einsum.language.parser import parse
+from einfuse.mapper.design.design import Design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.mapping import parse_nest, render_nest
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.point import find_point
-from einfuse.simulator.simulation import simulate
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.nest.nest import parse_nest, render_nest
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.point import find_point
+from einfuse.simulator.events.simulation import simulate
 
 TEXT = "rank M, N\ninput X[M], W[N]\noutput Y\nI[m] = X[m]\nY[m,n] = I[m] * W[n]\n"
 SHAPE = {"M": 64, "N": 8}

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.parser import parse
-from einfuse.einsum.shape import bind
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind
 from einfuse.einsum.testing import cascades
-from einfuse.mapper.counting import count
-from einfuse.mapper.counts import Counts, Problem
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.facts import Facts, facts
-from einfuse.mapper.mapping import Nest, parse_nest
+from einfuse.mapper.nest.nest import Nest, parse_nest
+from einfuse.mapper.nest.resolve import count
+from einfuse.mapper.nest.reuse import Counts, Problem
+from einfuse.mapper.nest.workload import Facts, facts
 
 from .brute_force import Found, interpret
 
@@ -79,7 +79,7 @@ class Case:
     def __repr__(self) -> str:
         import yaml
 
-        from einfuse.einsum.printer import render
+        from einfuse.einsum.language.printer import render
 
         sizes = {k: int(v) for k, v in self.problem.sizes.items()}
         known = self.problem

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.mapper.architecture import DATA, load_architecture, parse_architecture
-from einfuse.mapper.counting import count
-from einfuse.mapper.counts import Problem
-from einfuse.mapper.design import load_design, parse_design
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.mapper.design.design import load_design, parse_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
-from einfuse.mapper.facts import facts
-from einfuse.mapper.mapping import parse_nest
+from einfuse.mapper.machine.architecture import DATA, load_architecture, parse_architecture
+from einfuse.mapper.nest.nest import parse_nest
+from einfuse.mapper.nest.resolve import count
+from einfuse.mapper.nest.reuse import Problem
+from einfuse.mapper.nest.workload import facts
 
 FUSEMAX = yaml.safe_load((DATA / "designs" / "fusemax.yaml").read_text(encoding="utf-8"))
 HARDWARE = yaml.safe_load((DATA / "architectures" / "fusemax.yaml").read_text(encoding="utf-8"))
@@ -168,7 +168,7 @@ def test_a_line_that_is_none_is_shown_with_its_place(lines: Any, words: str) -> 
     ],
 )
 def test_a_wrong_mapping_shows_the_line(lines: list[Any], words: str) -> None:
-    from einfuse.einsum.library import load
+    from einfuse.einsum.library.cascades import load
 
     cascade = load("attention/1-pass")
     problem = Problem(
@@ -179,7 +179,7 @@ def test_a_wrong_mapping_shows_the_line(lines: list[Any], words: str) -> None:
 
 
 def test_a_tensor_that_is_kept_twice_apart_is_not_read_where_it_was_not_put() -> None:
-    from einfuse.einsum.parser import parse
+    from einfuse.einsum.language.parser import parse
 
     cascade = parse("rank M\ninput A[M]\noutput C\nT[m] = exp(A[m])\nC[m] = T[m] * 2\n", "two")
     lines = [

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.cascade import Cascade
-from einfuse.einsum.library import load
-from einfuse.einsum.zoo import defaults, entries, with_parameters
-from einfuse.mapper.architecture import Architecture, load_architecture
-from einfuse.mapper.design import load_design
+from einfuse.einsum.language.cascade import Cascade
+from einfuse.einsum.library.cascades import load
+from einfuse.einsum.library.zoo import defaults, entries, with_parameters
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
-from einfuse.mapper.export import to_yaml
-from einfuse.mapper.facts import facts
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.mapper.machine.architecture import Architecture, load_architecture
+from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.export import to_yaml
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
 
 from .test_beyond_attention import machine, shape_of
 

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import Architecture, load_architecture, parse_architecture
-from einfuse.mapper.constraints import ROLES, Constraints, Homes, parse_constraints
-from einfuse.mapper.counting import count
-from einfuse.mapper.counts import Counts, Problem
-from einfuse.mapper.design import load_design
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.explicit_plan import ExplicitPlan
-from einfuse.mapper.export import to_design, to_yaml
-from einfuse.mapper.facts import Facts, facts
-from einfuse.mapper.mapping import parse_nest
-from einfuse.mapper.search import SearchResult, find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.mapper.machine.architecture import Architecture, load_architecture, parse_architecture
+from einfuse.mapper.nest.nest import parse_nest
+from einfuse.mapper.nest.resolve import count
+from einfuse.mapper.nest.reuse import Counts, Problem
+from einfuse.mapper.nest.workload import Facts, facts
+from einfuse.mapper.search.export import to_design, to_yaml
+from einfuse.mapper.search.search import SearchResult, find_best
+from einfuse.mapper.sequential.nest import ExplicitPlan
+from einfuse.mapper.space.constraints import ROLES, Constraints, Homes, parse_constraints
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
 
 PRODUCT = "rank M, K, N\ninput A[M,K], B[K,N]\noutput C\nC[m,n] = A[m,k] * B[k,n]\n"
 CHAIN = (

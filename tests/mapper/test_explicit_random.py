@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import Architecture, parse_architecture
-from einfuse.mapper.constraints import ROLES, Constraints
+from einfuse.einsum.language.parser import parse
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.explicit_search import ExplicitSearch
-from einfuse.mapper.explicit_ways import Ways
-from einfuse.mapper.export import to_design
-from einfuse.mapper.search import SearchResult, find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.mapper.machine.architecture import Architecture, parse_architecture
+from einfuse.mapper.search.export import to_design
+from einfuse.mapper.search.search import SearchResult, find_best
+from einfuse.mapper.sequential.search import ExplicitSearch
+from einfuse.mapper.sequential.ways import Ways
+from einfuse.mapper.space.constraints import ROLES, Constraints
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
 
 CASCADES = {
     "product": "rank M, K, N\ninput A[M,K], B[K,N]\noutput C\nC[m,n] = A[m,k] * B[k,n]\n",

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from einfuse.mapper.design import load_design
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.formula import Scope, parse_formula, render_formula
-from einfuse.simulator.model import evaluate
+from einfuse.mapper.machine.formula import Scope, parse_formula, render_formula
+from einfuse.simulator.cost.model import evaluate
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import load_architecture, parse_architecture
-from einfuse.mapper.counting import count
-from einfuse.mapper.counts import Counts, Problem
-from einfuse.mapper.design import parse_design
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.design.design import parse_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
-from einfuse.mapper.export import to_design
-from einfuse.mapper.facts import facts
-from einfuse.mapper.mapping import parse_nest
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
-from einfuse.simulator.simulation import simulate
+from einfuse.mapper.machine.architecture import load_architecture, parse_architecture
+from einfuse.mapper.nest.nest import parse_nest
+from einfuse.mapper.nest.resolve import count
+from einfuse.mapper.nest.reuse import Counts, Problem
+from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.export import to_design
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
+from einfuse.simulator.events.simulation import simulate
 
 SIZES = {"M": 4, "K": 3, "N": 6}
 LINES = [

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import parse_architecture
-from einfuse.mapper.counting import count
-from einfuse.mapper.counts import Counts, Problem
-from einfuse.mapper.facts import facts
-from einfuse.mapper.mapping import parse_nest
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.einsum.language.parser import parse
+from einfuse.mapper.machine.architecture import parse_architecture
+from einfuse.mapper.nest.nest import parse_nest
+from einfuse.mapper.nest.resolve import count
+from einfuse.mapper.nest.reuse import Counts, Problem
+from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
 
 from .brute_force import interpret
 from .test_counts import MEMORIES, QUIET, Case, cases, compare

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.mapper.space_size import count_space
 
-from einfuse.einsum.errors import CascadeError
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.zoo import with_parameters
-from einfuse.mapper.architecture import load_architecture
-from einfuse.mapper.constraints import Constraints, parse_constraints
-from einfuse.mapper.design import load_design
+from einfuse.einsum.language.errors import CascadeError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.einsum.library.zoo import with_parameters
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
-from einfuse.mapper.export import to_yaml
-from einfuse.mapper.facts import facts
-from einfuse.mapper.search import find_best
-from einfuse.mapper.sizing import count_space
-from einfuse.mapper.space import MapSpace
-from einfuse.mapper.structure import offsets
-from einfuse.mapper.tiling import tile_choices
-from einfuse.simulator.objectives import find_objective
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.export import to_yaml
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.constraints import Constraints, parse_constraints
+from einfuse.mapper.space.space import MapSpace
+from einfuse.mapper.space.structures import offsets
+from einfuse.mapper.space.tiling import tile_choices
+from einfuse.simulator.cost.objectives import find_objective
 
 SHAPE = {"B": 2, "H": 2, "E": 16, "F": 16, "M": 64, "P": 64}
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from einfuse.mapper.design import load_design
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.mapping import (
+from einfuse.mapper.nest.nest import (
     Branch,
     Compute,
     Keep,

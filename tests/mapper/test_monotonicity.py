@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.library import load
-from einfuse.mapper.architecture import Architecture, load_architecture
-from einfuse.mapper.constraints import Constraints
-from einfuse.mapper.space import MapSpace
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.machine.architecture import Architecture, load_architecture
+from einfuse.mapper.space.constraints import Constraints
+from einfuse.mapper.space.space import MapSpace
 
 from .test_search import FIGURES, MORE, SLOW_OK, best_of, cases, constraints, make_architecture
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.mapper.design import load_design
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.facts import facts
-from einfuse.mapper.pipeline import Stage, StageFile, compose, parse_stage, resolve
+from einfuse.mapper.nest.stages import Stage, StageFile, compose, parse_stage, resolve
+from einfuse.mapper.nest.workload import facts
 
 ONE_PASS = facts(load("attention/1-pass"))
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.mapper.architecture import load_architecture
+from einfuse.einsum.library.cascades import load
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.export import to_design
-from einfuse.mapper.processes import worker_processes
-from einfuse.mapper.search import SearchResult, find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.search.export import to_design
+from einfuse.mapper.search.processes import worker_processes
+from einfuse.mapper.search.search import SearchResult, find_best
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
 
 SMALL = {"B": 1, "H": 1, "E": 4, "F": 4, "M": 8, "P": 4}
 

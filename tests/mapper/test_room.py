@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import load_architecture
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.room import least_words
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.objectives import find_objective
+from einfuse.mapper.grouped.capacity_bounds import least_words
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.objectives import find_objective
 
 from .test_beyond_attention import shape_of
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from einfuse.mapper.chain import iterations, shared_loops
-from einfuse.mapper.design import load_design
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.schedule import DeadlockError, Schedule
-from einfuse.simulator.simulation import prepare
+from einfuse.mapper.nest.resolved import iterations, shared_loops
+from einfuse.mapper.nest.schedule import DeadlockError, Schedule
+from einfuse.simulator.events.simulation import prepare
 
 SHAPE = {"B": 2, "H": 3, "M": 1024, "P": 2048, "E": 64, "F": 64}
 

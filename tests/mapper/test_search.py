@@ -21,26 +21,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import (
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.design.design import Design, load_design
+from einfuse.mapper.errors import MappingError
+from einfuse.mapper.machine.architecture import (
     Architecture,
     load_architecture,
     parse_architecture,
 )
-from einfuse.mapper.constraints import Constraints
-from einfuse.mapper.design import Design, load_design
-from einfuse.mapper.errors import MappingError
-from einfuse.mapper.explanation import explain_mapping
-from einfuse.mapper.export import to_design, to_yaml
-from einfuse.mapper.mapping import parse_nest, render_nest
-from einfuse.mapper.pipeline import StageFile, parse_stage
-from einfuse.mapper.rules import block_tiles, group_tiles
-from einfuse.mapper.search import SearchResult, find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.evaluation import Evaluation
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.mapper.nest.nest import parse_nest, render_nest
+from einfuse.mapper.nest.stages import StageFile, parse_stage
+from einfuse.mapper.search.explanation import explain_mapping
+from einfuse.mapper.search.export import to_design, to_yaml
+from einfuse.mapper.search.search import SearchResult, find_best
+from einfuse.mapper.space.constraints import Constraints
+from einfuse.mapper.space.space import MapSpace
+from einfuse.mapper.space.tile_sizes import block_tiles, group_tiles
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
+from einfuse.simulator.result.evaluation import Evaluation
 
 CASCADES = {
     "copy": "rank P\ninput A[P]\noutput Y\nY[p] = A[p] + A[p]",

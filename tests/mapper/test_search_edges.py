@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import Architecture, parse_architecture
-from einfuse.mapper.constraints import Constraints
-from einfuse.mapper.export import to_design
-from einfuse.mapper.search import SearchResult, find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.evaluation import Evaluation
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.einsum.language.parser import parse
+from einfuse.mapper.machine.architecture import Architecture, parse_architecture
+from einfuse.mapper.search.export import to_design
+from einfuse.mapper.search.search import SearchResult, find_best
+from einfuse.mapper.space.constraints import Constraints
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
+from einfuse.simulator.result.evaluation import Evaluation
 
 
 def machine(buffer_bytes: int, units: tuple[str, ...] = ("one",)) -> Architecture:

@@ -10,21 +10,21 @@ from threading import Event
 
 import pytest
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import load_architecture
-from einfuse.mapper.constraints import Constraints
-from einfuse.mapper.design import Design, load_design
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.design.design import Design, load_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
-from einfuse.mapper.explanation import explain_mapping
-from einfuse.mapper.export import to_design, to_yaml
-from einfuse.mapper.objective import cost_of
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.mapper.trade_offs import nearest_trade_offs
-from einfuse.simulator.evaluation import Evaluation
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import figures_of, find_objective
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.search.explanation import explain_mapping
+from einfuse.mapper.search.export import to_design, to_yaml
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.search.trade_offs import nearest_trade_offs
+from einfuse.mapper.space.constraints import Constraints
+from einfuse.mapper.space.objective import cost_of
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import figures_of, find_objective
+from einfuse.simulator.result.evaluation import Evaluation
 
 from .test_beyond_attention import shape_of
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from einfuse.mapper.design import load_design
+from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.mapping import select
-from einfuse.simulator.accesses import tally
-from einfuse.simulator.rooms import find_peaks
-from einfuse.simulator.simulation import Prepared, prepare
+from einfuse.mapper.nest.nest import select
+from einfuse.simulator.events.simulation import Prepared, prepare
+from einfuse.simulator.functional.accesses import tally
+from einfuse.simulator.functional.rooms import find_peaks
 
 from ..mapper.test_counts import MOST_POINTS, Case, cases  # noqa: TID252  (drawn nests)
 from .test_functional import LAYER, SHAPE, TINY, design_of

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import parse_architecture
-from einfuse.mapper.design import Design
-from einfuse.mapper.mapping import parse_nest
-from einfuse.simulator.events import simulate_program
-from einfuse.simulator.overheads import Overheads
-from einfuse.simulator.program import (
+from einfuse.einsum.language.parser import parse
+from einfuse.mapper.design.design import Design
+from einfuse.mapper.machine.architecture import parse_architecture
+from einfuse.mapper.nest.nest import parse_nest
+from einfuse.simulator.events.machine import simulate_program
+from einfuse.simulator.events.overheads import Overheads
+from einfuse.simulator.events.program import (
     BANDWIDTH,
     CAPACITY,
     CAUSES,
@@ -24,7 +24,7 @@ from einfuse.simulator.program import (
     Program,
     Task,
 )
-from einfuse.simulator.simulation import simulate
+from einfuse.simulator.events.simulation import simulate
 
 ARRAY, VECTOR = 0, 1
 DRAM, BUFFER = 0, 1

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from einfuse.mapper.design import load_design
-from einfuse.simulator.evaluation import Evaluation
-from einfuse.simulator.model import DesignWarning, evaluate
+from einfuse.mapper.design.design import load_design
+from einfuse.simulator.cost.model import DesignWarning, evaluate
+from einfuse.simulator.result.evaluation import Evaluation
 
 CLOCK, GIB = 940e6, 2**30
 MAC, ADD, MAX, DIVIDE = 17.1645, 8.3395, 0.028036, 36.251153

@@ -12,16 +12,21 @@ import numpy as np
 import pytest
 import yaml
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.parser import parse
-from einfuse.mapper.architecture import DATA, load_architecture, parse_architecture
-from einfuse.mapper.design import Design, load_design, parse_design
-from einfuse.mapper.export import _architecture
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.cost_model import CostModel, Price, find_cost_model, register_cost_model
-from einfuse.simulator.evaluation import Evaluation
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.objectives import find_objective
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.mapper.design.design import Design, load_design, parse_design
+from einfuse.mapper.machine.architecture import DATA, load_architecture, parse_architecture
+from einfuse.mapper.search.export import _architecture
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.components.cost_model import (
+    CostModel,
+    Price,
+    find_cost_model,
+    register_cost_model,
+)
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.cost.objectives import find_objective
+from einfuse.simulator.result.evaluation import Evaluation
 
 SHAPE = {"B": 1, "H": 2, "M": 1024, "P": 1024, "E": 64, "F": 64}
 COSTED = ("fusemax-45nm", "fusemax-7nm", "flat-45nm", "flat-7nm")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.simulator.cost_model import DATA, find_cost_model
-from einfuse.simulator.cost_table import TableModel, load_table
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.simulator.components.cost_model import DATA, find_cost_model
+from einfuse.simulator.components.cost_table import TableModel, load_table
 
 HEAD = "component,type,quantity,at,per,node,value,status,source,version\n"
 

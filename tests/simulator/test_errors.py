@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.mapper.architecture import DATA
-from einfuse.mapper.design import load_design, parse_design
-from einfuse.simulator.model import DesignWarning, evaluate
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.mapper.design.design import load_design, parse_design
+from einfuse.mapper.machine.architecture import DATA
+from einfuse.simulator.cost.model import DesignWarning, evaluate
 
 SHAPE = {"B": 1, "H": 1, "M": 512, "P": 512, "E": 64, "F": 64}
 FUSEMAX = yaml.safe_load((DATA / "designs" / "fusemax.yaml").read_text(encoding="utf-8"))
-pytestmark = pytest.mark.filterwarnings("ignore::einfuse.simulator.model.DesignWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::einfuse.simulator.cost.model.DesignWarning")
 
 
 @pytest.mark.parametrize(

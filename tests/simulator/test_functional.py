@@ -12,34 +12,34 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load, names
-from einfuse.einsum.parser import parse
-from einfuse.einsum.sampling import shrunk
-from einfuse.einsum.shape import bind
-from einfuse.mapper import design as designs
-from einfuse.mapper.architecture import Architecture, load_architecture, parse_architecture
-from einfuse.mapper.constraints import Constraints
-from einfuse.mapper.design import Design, load_design, parse_design
+from einfuse.einsum.execution.sampling import shrunk
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind
+from einfuse.einsum.library.cascades import load, names
+from einfuse.mapper.design import design as designs
+from einfuse.mapper.design.design import Design, load_design, parse_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.export import to_design
-from einfuse.mapper.facts import facts
-from einfuse.mapper.mapping import parse_nest
-from einfuse.mapper.schedule import DeadlockError
-from einfuse.mapper.search import find_best
-from einfuse.mapper.space import MapSpace
-from einfuse.simulator.carried import Tensors
-from einfuse.simulator.functional import Functional, run_tasks, simulate_functional
-from einfuse.simulator.objectives import find_objective
-from einfuse.simulator.simulation import prepare
-from einfuse.simulator.tasks import order_tasks
+from einfuse.mapper.machine.architecture import Architecture, load_architecture, parse_architecture
+from einfuse.mapper.nest.nest import parse_nest
+from einfuse.mapper.nest.schedule import DeadlockError
+from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.export import to_design
+from einfuse.mapper.search.search import find_best
+from einfuse.mapper.space.constraints import Constraints
+from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.objectives import find_objective
+from einfuse.simulator.events.simulation import prepare
+from einfuse.simulator.functional.functional import Functional, run_tasks, simulate_functional
+from einfuse.simulator.functional.partial_tensors import Tensors
+from einfuse.simulator.functional.tasks import order_tasks
 
 from ..mapper.test_counts import Case, cases  # noqa: TID252  (drawn nests of its tests)
 
 TINY = {"array_2d.rows": 4, "array_2d.columns": 4, "array_1d.lanes": 4}
 SHAPE = {"B": 2, "H": 1, "M": 16, "P": 12, "E": 3, "F": 5}
 LAYER = {"B": 2, "P": 4, "H": 2, "E": 2, "D": 4, "S": 8, "T": 8, "N": 4}
-DATA = Path(designs.__file__).with_name("data") / "designs"
+DATA = Path(designs.__file__).parents[1] / "data" / "designs"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in DATA.glob("*.yaml")))

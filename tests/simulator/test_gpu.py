@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import einfuse as ef
-from einfuse.einsum.operations import count_operations
-from einfuse.mapper.architecture import DATA, load_architecture
-from einfuse.mapper.design import KernelDesign
+from einfuse.einsum.analysis.operations import count_operations
+from einfuse.mapper.design.design import KernelDesign
 from einfuse.mapper.errors import ArchitectureError, MappingError
+from einfuse.mapper.machine.architecture import DATA, load_architecture
 
 GPUS = ("a100", "h100", "h100-pcie", "h200", "rtx-4090", "mi300x")
 KERNELS = sorted(path.stem for path in (DATA / "designs" / "gpu").glob("*.yaml"))
@@ -203,8 +203,8 @@ def test_an_architecture_that_does_not_fit_is_refused_by_name(
 
 
 def test_a_kernel_needs_tensor_cores() -> None:
-    from einfuse.mapper.architecture import read_yaml
-    from einfuse.mapper.design import parse_design
+    from einfuse.mapper.design.design import parse_design
+    from einfuse.mapper.machine.architecture import read_yaml
 
     card = read_yaml(DATA / "architectures" / "a100.yaml")
     del card["units"]["tensor"]
@@ -272,7 +272,7 @@ def test_head_sizes_between_those_of_a_kernel_are_padded() -> None:
 
 
 def test_a_kernel_is_not_simulated_tile_by_tile() -> None:
-    from einfuse.simulator.simulation import simulate
+    from einfuse.simulator.events.simulation import simulate
 
     with pytest.raises(MappingError, match="schedule of thread blocks"):
         simulate(load("flash-attention-2", "h100"), SHAPE)
@@ -295,8 +295,8 @@ def test_a_kernel_is_not_simulated_tile_by_tile() -> None:
     ],
 )
 def test_a_wrong_file_is_refused_in_words(change: dict[str, Any], said: str) -> None:
-    from einfuse.mapper.architecture import read_yaml
-    from einfuse.mapper.design import parse_design
+    from einfuse.mapper.design.design import parse_design
+    from einfuse.mapper.machine.architecture import read_yaml
 
     content = read_yaml(DATA / "designs" / "gpu" / "flash-attention-2.yaml")
     with pytest.raises(MappingError, match=said):

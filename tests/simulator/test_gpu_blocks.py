@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfuse.simulator.gpu_blocks import UNBOUNDED, Blocks, count_tiles, find_makespan
+from einfuse.simulator.gpu.blocks import UNBOUNDED, Blocks, count_tiles, find_makespan
 
 
 def blocks(

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.mapper.design import parse_design
-from einfuse.simulator import cost_model
-from einfuse.simulator.cost_model import find_cost_model
-from einfuse.simulator.hwcomponents import load_plugin
-from einfuse.simulator.model import evaluate
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.mapper.design.design import parse_design
+from einfuse.simulator.components import cost_model
+from einfuse.simulator.components.cost_model import find_cost_model
+from einfuse.simulator.components.hwcomponents import load_plugin
+from einfuse.simulator.cost.model import evaluate
 
 
 class Action:

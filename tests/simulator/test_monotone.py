@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfuse.mapper.design import Design, load_design
-from einfuse.simulator.evaluation import Evaluation
-from einfuse.simulator.model import DesignWarning, evaluate
+from einfuse.mapper.design.design import Design, load_design
+from einfuse.simulator.cost.model import DesignWarning, evaluate
+from einfuse.simulator.result.evaluation import Evaluation
 
 ATTENTION = ["unfused", "flat", "fusemax-cascade", "fusemax-architecture", "fusemax"]
 SOME = settings(max_examples=30, deadline=None)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.mapper.design import load_design
-from einfuse.simulator.evaluation import Evaluation
-from einfuse.simulator.model import evaluate
-from einfuse.studies.fusemax import paper
+from einfuse.mapper.design.design import load_design
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.result.evaluation import Evaluation
+from einfuse.studies.fusemax.study import paper
 
 DATA = Path(__file__).parent.parent / "data" / "fusemax"
 DESIGNS = {

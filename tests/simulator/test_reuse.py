@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.mapper.design import load_design
-from einfuse.simulator.reuse import find_reuse
+from einfuse.mapper.design.design import load_design
+from einfuse.simulator.cost.reuse import find_reuse
 
 
 @pytest.mark.parametrize(("keys", "queries"), [(512, 1024), (2048, 256), (4096, 4096)])

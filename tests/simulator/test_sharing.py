@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from einfuse.simulator.events import Recording, simulate_program
-from einfuse.simulator.program import DEPENDENCY, UNIT, Edge, Program, Task
+from einfuse.simulator.events.machine import Recording, simulate_program
+from einfuse.simulator.events.program import DEPENDENCY, UNIT, Edge, Program, Task
 
 TWO = ("array", "vector")
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from einfuse.mapper.design import Design, load_design
+from einfuse.mapper.design.design import Design, load_design
 from einfuse.mapper.errors import MappingError
-from einfuse.mapper.pipeline import StageFile, parse_stage
-from einfuse.simulator.model import evaluate
-from einfuse.simulator.overheads import NAMES, NONE, Overheads, find_overheads
-from einfuse.simulator.simulation import Simulation, simulate
+from einfuse.mapper.nest.stages import StageFile, parse_stage
+from einfuse.simulator.cost.model import evaluate
+from einfuse.simulator.events.overheads import NAMES, NONE, Overheads, find_overheads
+from einfuse.simulator.events.simulation import Simulation, simulate
 
 DESIGNS = ("fusemax", "fusemax-architecture", "fusemax-cascade", "flat", "unfused")
 SHAPE = {"B": 1, "H": 1, "M": 4096, "P": 4096, "E": 64, "F": 64}

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from einfuse.mapper.design import load_design
-from einfuse.simulator.events import Recording
-from einfuse.simulator.overheads import Overheads
-from einfuse.simulator.simulation import Simulation, simulate
-from einfuse.simulator.trace import render_trace
-from einfuse.studies.analytic_vs_simulated import merged
+from einfuse.mapper.design.design import load_design
+from einfuse.simulator.events.machine import Recording
+from einfuse.simulator.events.overheads import Overheads
+from einfuse.simulator.events.simulation import Simulation, simulate
+from einfuse.simulator.events.trace import render_trace
+from einfuse.studies.analytic_vs_simulated.study import merged
 
 SHAPE = {"B": 1, "H": 1, "M": 1024, "P": 1024, "E": 64, "F": 64}
 DESIGNS = ("fusemax", "fusemax-architecture", "fusemax-cascade", "flat", "unfused")

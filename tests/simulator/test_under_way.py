@@ -8,15 +8,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.shape import bind
-from einfuse.mapper.constraints import Constraints
-from einfuse.mapper.export import to_design
-from einfuse.mapper.space import MapSpace, Structure
-from einfuse.mapper.structure import Group, Home, Inner, Plan, copies, spans
-from einfuse.simulator.functional import simulate_functional
-from einfuse.simulator.simulation import simulate
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.shape import bind
+from einfuse.einsum.library.cascades import load
+from einfuse.mapper.search.export import to_design
+from einfuse.mapper.space.constraints import Constraints
+from einfuse.mapper.space.space import MapSpace, Structure
+from einfuse.mapper.space.structures import Group, Home, Inner, Plan, copies, spans
+from einfuse.simulator.events.simulation import simulate
+from einfuse.simulator.functional.functional import simulate_functional
 
 from .test_functional import machine_for
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.mapper.explicit_plan import ExplicitPlan
-from einfuse.simulator.model import evaluate
-from einfuse.studies.accelforge import (
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.mapper.sequential.nest import ExplicitPlan
+from einfuse.simulator.cost.model import evaluate
+from einfuse.studies.accelforge.cases import CASES, find_case
+from einfuse.studies.accelforge.peer import is_installed
+from einfuse.studies.accelforge.study import (
     compare_mappings,
     compare_searches,
     mapping_cases,
@@ -18,8 +20,6 @@ from einfuse.studies.accelforge import (
     run,
     search_here,
 )
-from einfuse.studies.accelforge_cases import CASES, find_case
-from einfuse.studies.accelforge_peer import is_installed
 
 needs_accelforge = pytest.mark.skipif(
     not is_installed(),
@@ -58,7 +58,7 @@ def test_its_search_charges_a_copy_the_wrong_way_round() -> None:
 
 def test_a_wrong_count_would_be_noticed() -> None:
     """Without the drains' reads the words differ by far more than is allowed."""
-    from einfuse.studies.accelforge import _bits_there, _worst, converted, count_bits
+    from einfuse.studies.accelforge.study import _bits_there, _worst, converted, count_bits
 
     case, text = next((c, t) for c, t in mapping_cases() if c.name == "drawn-1-nvdla")
     record = next(r for r in read_records() if r["case"] == case.name and r["what"] == "evaluation")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.mapper.design import load_design
-from einfuse.simulator.functional import simulate_functional
-from einfuse.studies.analytic_vs_simulated import (
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.mapper.design.design import load_design
+from einfuse.simulator.functional.functional import simulate_functional
+from einfuse.studies.analytic_vs_simulated.study import (
     BINDINGS,
     DESIGNS,
     bandwidth_table,

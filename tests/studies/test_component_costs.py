@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.studies.component_costs import (
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.studies.component_costs.study import (
     PARTS,
     STEPS,
     area_table,
@@ -17,7 +17,7 @@ from einfuse.studies.component_costs import (
     run,
     share_table,
 )
-from einfuse.studies.fusemax import attention_table, ratio_table, select_workloads
+from einfuse.studies.fusemax.study import attention_table, ratio_table, select_workloads
 
 POINT = select_workloads(["BERT"], ["4K"])
 

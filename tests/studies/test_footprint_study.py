@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.studies.footprint import buffer_table, run, traffic_table
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.studies.footprint.study import buffer_table, run, traffic_table
 
 
 def test_more_passes_grow_with_the_sequence_and_one_does_not() -> None:

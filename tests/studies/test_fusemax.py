@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum.language.errors import EinfuseError
 from einfuse.files import undisturbed, write_text
-from einfuse.studies import fusemax, run_study
+from einfuse.studies import run_study
+from einfuse.studies.fusemax import study as fusemax
 
 
 @pytest.fixture(scope="module")

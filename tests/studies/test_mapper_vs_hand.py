@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.studies.mapper_vs_hand import HANDS, comparison_table, run
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.studies.mapper_vs_hand.study import HANDS, comparison_table, run
 
 
 def test_what_is_found_is_never_slower_and_says_what_it_does_otherwise() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("torch", reason="a launch is described with torch")
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.kernels import compile_check
-from einfuse.kernels.compile_check import Check
-from einfuse.studies import model_vs_compiled, run_study
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.kernels.compiled import check as compile_check
+from einfuse.kernels.compiled.check import Check
+from einfuse.studies import run_study
+from einfuse.studies.model_vs_compiled import study as model_vs_compiled
 
 CHECKS = (
     Check(

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.zoo import entries
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.library.cascades import load
+from einfuse.einsum.library.zoo import entries
 from einfuse.studies import run_study
-from einfuse.studies.growth import Order, order_between
-from einfuse.studies.kept import kept_operations
+from einfuse.studies.taxonomy.growth import Order, order_between
+from einfuse.studies.taxonomy.masked_operations import kept_operations
 
 
 @pytest.fixture(scope="module")

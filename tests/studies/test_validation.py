@@ -10,26 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.kernels.measurement import Measurement, write_measurements
-from einfuse.studies import validation_baselines
-from einfuse.studies.validation import Verdict, error_summary, judge, to_json
-from einfuse.studies.validation_baselines import Known, interpolated_ms
-from einfuse.studies.validation_cases import Case, Skipped, find_case
-from einfuse.studies.validation_constants import (
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.kernels.measured.measurement import Measurement, write_measurements
+from einfuse.studies.validation import baselines as validation_baselines
+from einfuse.studies.validation.baselines import Known, interpolated_ms
+from einfuse.studies.validation.cases import Case, Skipped, find_case
+from einfuse.studies.validation.constants import (
     Constants,
     Owner,
     find_constants,
     format_constants,
     read_constants,
 )
-from einfuse.studies.validation_figures import draw_held_out, draw_scatter
-from einfuse.studies.validation_fit import Range, fit_constants
-from einfuse.studies.validation_holdout import leave_one_out
-from einfuse.studies.validation_names import find_gpu, find_kernel
-from einfuse.studies.validation_prediction import fit, predict
-from einfuse.studies.validation_report import report
-from einfuse.studies.validation_rows import AttentionRow, read_rows
+from einfuse.studies.validation.figures import draw_held_out, draw_scatter
+from einfuse.studies.validation.fit import Range, fit_constants
+from einfuse.studies.validation.holdout import leave_one_out
+from einfuse.studies.validation.names import find_gpu, find_kernel
+from einfuse.studies.validation.prediction import fit, predict
+from einfuse.studies.validation.report import report
+from einfuse.studies.validation.rows import AttentionRow, read_rows
+from einfuse.studies.validation.verdicts import Verdict, error_summary, judge, to_json
 
 from .validation_models import LAUNCH_S, LineModel, row
 

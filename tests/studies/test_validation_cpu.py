@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from einfuse.studies.validation_cpu import (
+from einfuse.studies.validation.cpu import (
     CALIBRATION,
     PREDICTION,
     CpuRow,
@@ -16,9 +16,9 @@ from einfuse.studies.validation_cpu import (
     fit_kernel,
     validate_cpu,
 )
-from einfuse.studies.validation_cpu_model import KEPT_BYTES, Rates, predict_s
-from einfuse.studies.validation_cpu_report import cpu_report, cpu_section, read_committed
-from einfuse.studies.validation_work import Call
+from einfuse.studies.validation.cpu_model import KEPT_BYTES, Rates, predict_s
+from einfuse.studies.validation.cpu_report import cpu_report, cpu_section, read_committed
+from einfuse.studies.validation.work import Call
 
 NAMES = ("exp", "add", "max", "divide", "multiply")
 RATES = Rates(1e9, 1e10, dict.fromkeys(NAMES, 2e9), 0.0)

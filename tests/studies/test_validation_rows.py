@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.studies.validation import PUBLISHED
-from einfuse.studies.validation_rows import COLUMNS, read_rows
-from einfuse.studies.validation_work import Call, find_call, find_milliseconds
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.studies.validation.rows import COLUMNS, read_rows
+from einfuse.studies.validation.verdicts import PUBLISHED
+from einfuse.studies.validation.work import Call, find_call, find_milliseconds
 
 from .validation_models import BASE, row
 

@@ -7,12 +7,12 @@ import functools
 import numpy as np
 import pytest
 
-from einfuse.studies.validation import PUBLISHED, Verdict, error_summary, judge
-from einfuse.studies.validation_baselines import published_peaks
-from einfuse.studies.validation_cases import Case, find_cases
-from einfuse.studies.validation_constants import Owner, read_constants
-from einfuse.studies.validation_prediction import fit
-from einfuse.studies.validation_rows import AttentionRow, read_rows
+from einfuse.studies.validation.baselines import published_peaks
+from einfuse.studies.validation.cases import Case, find_cases
+from einfuse.studies.validation.constants import Owner, read_constants
+from einfuse.studies.validation.prediction import fit
+from einfuse.studies.validation.rows import AttentionRow, read_rows
+from einfuse.studies.validation.verdicts import PUBLISHED, Verdict, error_summary, judge
 
 from .validation_models import row
 

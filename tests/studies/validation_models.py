@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from einfuse.studies.validation_fit import Range
-from einfuse.studies.validation_rows import COLUMNS, AttentionRow, parse_row
-from einfuse.studies.validation_work import Call, Direction
+from einfuse.studies.validation.fit import Range
+from einfuse.studies.validation.rows import COLUMNS, AttentionRow, parse_row
+from einfuse.studies.validation.work import Call, Direction
 
 LAUNCH_S = 5e-6
 BASE: dict[str, object] = {

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
 
 if TYPE_CHECKING:
-    from einfuse.einsum.cascade import Cascade
+    from einfuse.einsum import Cascade
 
 _SIZE = re.compile(
     r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"
@@ -67,8 +67,7 @@ def load_cascade(name_or_path: str, settings: Sequence[str] = ()) -> Cascade:
         name_or_path: a name of the library, a file, or ``-`` for standard input.
         settings: parameters of the algorithm, such as ``window=512,sinks=4``.
     """
-    from einfuse.einsum.library import load
-    from einfuse.einsum.parser import parse
+    from einfuse.einsum import load, parse
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -79,7 +78,7 @@ def load_cascade(name_or_path: str, settings: Sequence[str] = ()) -> Cascade:
         print(f"warning: {where}: {warning.message}", file=sys.stderr)
     if not settings:
         return cascade
-    from einfuse.einsum.zoo import with_parameters
+    from einfuse.einsum import with_parameters
 
     return with_parameters(cascade, parse_numbers(settings))
 

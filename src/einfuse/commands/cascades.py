@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import Parameters, load_cascade, parse_shape, print_json
+from .arguments import Parameters, load_cascade, parse_shape, print_json
 
 if TYPE_CHECKING:
     import sympy
 
-    from einfuse.einsum.cascade import Cascade
-    from einfuse.einsum.equation import Einsum
+    from einfuse.einsum import Cascade, Einsum
 
 _WIDTH = 100  # columns of a table that is piped
 
@@ -33,7 +32,7 @@ def show(
     latex: Annotated[bool, typer.Option("--latex", help="print the Einsums as LaTeX")] = False,
 ) -> None:
     """Show a cascade: its text, each Einsum's iteration space and operations."""
-    from einfuse.einsum import printer
+    from einfuse.einsum.language import printer
 
     loaded = load_cascade(cascade, settings or ())
     if latex:
@@ -50,10 +49,18 @@ def describe(cascade: Cascade, sizes: dict[str, int]) -> dict[str, Any]:
     """Return what ``show --json`` prints: formulas, and numbers where sizes are given."""
     import sympy
 
-    from einfuse.einsum.operations import count_operations, einsum_operations, total_operations
-    from einfuse.einsum.printer import render, render_einsum
-    from einfuse.einsum.shape import bind, bind_symbolic, tensor_shape
-    from einfuse.einsum.space import count_points, iteration_space
+    from einfuse.einsum import (
+        bind,
+        bind_symbolic,
+        count_operations,
+        count_points,
+        einsum_operations,
+        iteration_space,
+        render,
+        render_einsum,
+        tensor_shape,
+        total_operations,
+    )
 
     open_sizes = bind_symbolic(cascade)
     bound = bind(cascade, sizes) if sizes else None

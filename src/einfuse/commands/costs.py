@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
 
 from .arguments import parse_numbers, print_json
 
 if TYPE_CHECKING:
-    from einfuse.simulator.cost_table import TableModel
+    from einfuse.simulator import TableModel
 
 
 def costs(
@@ -28,8 +28,7 @@ def costs(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """What components cost at a technology, and who says so; at sizes, their figures."""
-    from einfuse.simulator.cost_model import find_cost_model
-    from einfuse.simulator.cost_table import TableModel
+    from einfuse.simulator import TableModel, find_cost_model
 
     model = find_cost_model(technology)
     if at is None and not against:
@@ -63,7 +62,7 @@ def _list(model: TableModel, component: str, type: str) -> list[dict[str, Any]]:
 def _price(
     technologies: list[str], component: str, type: str, sizes: dict[str, float]
 ) -> list[dict[str, Any]]:
-    from einfuse.simulator.cost_model import find_cost_model
+    from einfuse.simulator import find_cost_model
 
     models = [find_cost_model(name) for name in technologies]
     known = [model.quantities(component, type) for model in models]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import load_cascade, parse_shape, print_json
+from .arguments import load_cascade, parse_shape, print_json
 
 if TYPE_CHECKING:
-    from einfuse.einsum.derivation import Derived
+    from einfuse.einsum import Derived
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def derive(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Derive equivalent cascades: the Pareto set over passes, operations and footprint."""
-    from einfuse.einsum import derivation
+    from einfuse.einsum.derivation import search as derivation
 
     loaded = load_cascade(cascade)
     found = derivation.derive(loaded, rank, seconds=seconds, sizes=parse_shape(shape))

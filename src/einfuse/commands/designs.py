@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
 
 from .arguments import parse_names, parse_numbers, parse_shape, print_json
 
@@ -48,8 +48,8 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Cost of a design at a shape: time, traffic, energy, area, utilization, peak bytes."""
-    from einfuse.mapper.design import load_design
-    from einfuse.simulator.model import evaluate as run
+    from einfuse.mapper import load_design
+    from einfuse.simulator import evaluate as run
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -72,7 +72,7 @@ def evaluate(
 
 def architectures(json: Json = False) -> None:
     """The shipped architectures: their figures, and where each is from."""
-    from einfuse.mapper.figures import architecture_figures, render_figures
+    from einfuse.mapper import architecture_figures, render_figures
 
     figures = architecture_figures()
     if json:
@@ -104,9 +104,7 @@ def schema(kind: Annotated[str, typer.Argument(help="architecture, design or ker
     """The JSON schema of a kind of file, for editors and other programs."""
     from pydantic import BaseModel
 
-    from einfuse.mapper.architecture import ArchitectureFile
-    from einfuse.mapper.design import DesignFile
-    from einfuse.mapper.kernel_file import KernelFile
+    from einfuse.mapper import ArchitectureFile, DesignFile, KernelFile
 
     kinds: dict[str, type[BaseModel]] = {
         "architecture": ArchitectureFile,

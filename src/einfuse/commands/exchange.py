@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from einfuse.commands.arguments import load_cascade, parse_settings, parse_shape
-from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.einsum import EinfuseError, closest
+
+from .arguments import load_cascade, parse_settings, parse_shape
 
 if TYPE_CHECKING:
-    from einfuse.einsum.cascade import Cascade
+    from einfuse.einsum import Cascade
 
 _SOURCES = ("teaal", "accelforge")
 _TARGETS = ("text", "teaal", "accelforge", "latex", "dot")
@@ -75,9 +76,7 @@ def _mapping(
 ) -> str:
     import yaml
 
-    from einfuse.mapper.accelforge import read_mapping
-    from einfuse.mapper.architecture import load_architecture
-    from einfuse.mapper.facts import facts
+    from einfuse.mapper import facts, load_architecture, read_mapping
 
     content = read_mapping(
         _text(path),
@@ -105,8 +104,7 @@ def _check(value: str, option: str, known: tuple[str, ...]) -> None:
 
 def _read(path: str, source: str, settings: dict[str, str]) -> tuple[Cascade, str]:
     """Return the cascade, and what a comment in front of it says."""
-    from einfuse.einsum.accelforge import read_accelforge
-    from einfuse.einsum.teaal import read_teaal
+    from einfuse.einsum import read_accelforge, read_teaal
 
     if not source:
         if path.endswith((".yaml", ".yml")):
@@ -130,17 +128,17 @@ def _read(path: str, source: str, settings: dict[str, str]) -> tuple[Cascade, st
 
 def _written(cascade: Cascade, to: str, shape: dict[str, int], bits: int) -> str:
     if to == "teaal":
-        from einfuse.einsum.teaal import write_teaal
+        from einfuse.einsum import write_teaal
 
         return write_teaal(cascade, shape)
     if to == "accelforge":
-        from einfuse.einsum.accelforge import write_accelforge
+        from einfuse.einsum import write_accelforge
 
         return write_accelforge(cascade, shape, bits)
     if to == "dot":
-        from einfuse.einsum.dot import dot
+        from einfuse.einsum import dot
 
         return dot(cascade)
-    from einfuse.einsum.printer import latex, render
+    from einfuse.einsum import latex, render
 
     return latex(cascade) if to == "latex" else render(cascade)

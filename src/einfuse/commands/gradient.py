@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from einfuse.commands.arguments import load_cascade, parse_names, parse_shape, print_json
+from .arguments import load_cascade, parse_names, parse_shape, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -33,10 +33,10 @@ def gradient(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Derive the cascade of the gradients by some inputs, and count its passes."""
-    from einfuse.commands.passes import describe
-    from einfuse.einsum import gradient as reverse
-    from einfuse.einsum.passes import choose_rank, count_passes
-    from einfuse.einsum.printer import render
+    from einfuse.einsum import choose_rank, count_passes, render
+    from einfuse.einsum.gradient import gradient as reverse
+
+    from .passes import describe
 
     wanted = parse_names([with_respect_to], "--with-respect-to")
     saved = parse_names([save], "--save") if save else []

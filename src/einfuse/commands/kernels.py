@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import parse_settings, print_json
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
+
+from .arguments import parse_settings, print_json
 
 if TYPE_CHECKING:
     from einfuse.kernels import Kernel
@@ -62,12 +63,10 @@ def tune(
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Rank tiles by compiling for a GPU that need not be there (needs torch and triton)."""
-    from einfuse.kernels.packages import require_packages
+    from einfuse.kernels import require_packages
 
     require_packages("tuning", "torch", "triton")
-    from einfuse.kernels import find_kernel
-    from einfuse.kernels.compilation import default_cache
-    from einfuse.kernels.tuning import rank_candidates
+    from einfuse.kernels import default_cache, find_kernel, rank_candidates
 
     ranked = rank_candidates(
         find_kernel(kernel),

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
+from einfuse.einsum import EinfuseError
 
 from .arguments import parse_numbers, parse_shape, print_json
 from .progress import progress
 
 if TYPE_CHECKING:
-    from einfuse.mapper.explanation import Ratio
-    from einfuse.mapper.search import SearchResult, Solution
-    from einfuse.simulator.evaluation import Evaluation
+    from einfuse.mapper import Ratio, SearchResult, Solution
+    from einfuse.simulator import Evaluation
 
 Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -77,16 +76,20 @@ def map_(
     nearest trade-offs that were found: a little slower for less energy, say.
     """
     started = monotonic()
-    from einfuse.einsum.library import load
+    from einfuse.einsum import load
     from einfuse.files import require_writable, write_text
-    from einfuse.mapper.architecture import load_architecture
-    from einfuse.mapper.constraints import Constraints, load_constraints
-    from einfuse.mapper.export import to_design, to_yaml
-    from einfuse.mapper.processes import usable_cores, worker_processes
-    from einfuse.mapper.search import find_best
-    from einfuse.mapper.space import MapSpace
-    from einfuse.simulator.model import evaluate
-    from einfuse.simulator.objectives import find_objective
+    from einfuse.mapper import (
+        Constraints,
+        MapSpace,
+        find_best,
+        load_architecture,
+        load_constraints,
+        to_design,
+        to_yaml,
+        usable_cores,
+        worker_processes,
+    )
+    from einfuse.simulator import evaluate, find_objective
 
     if seconds is not None and not seconds > 0:
         raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")
@@ -149,9 +152,8 @@ def _trade_offs(
     result: SearchResult, own: Evaluation, pair: tuple[str, str], accounting: str, seconds: float
 ) -> list[tuple[dict[str, Any], str]]:
     """The nearest trade-offs, as records and as words; what there is no price for is left out."""
-    from einfuse.mapper.search import find_best
-    from einfuse.mapper.trade_offs import nearest_trade_offs
-    from einfuse.simulator.objectives import figures_of, find_objective
+    from einfuse.mapper import find_best, nearest_trade_offs
+    from einfuse.simulator import figures_of, find_objective
 
     space = result.space
     try:
@@ -177,14 +179,13 @@ def _trade_offs(
 
 
 def _nest(result: SearchResult, plan: Any) -> list[Any]:
-    from einfuse.mapper.export import to_design
-    from einfuse.mapper.mapping import render_nest
+    from einfuse.mapper import render_nest, to_design
 
     return render_nest(to_design(result.space, plan).nest)
 
 
 def _to_json(result: SearchResult, found: list[tuple[Solution, Evaluation]]) -> dict[str, Any]:
-    from einfuse.mapper.export import open_sizes
+    from einfuse.mapper import open_sizes
 
     def one(solution: Solution, evaluation: Evaluation) -> dict[str, Any]:
         return {
@@ -212,7 +213,7 @@ def _front(result: SearchResult) -> str:
 
 
 def _verdict(result: SearchResult) -> str:
-    from einfuse.mapper.design import Design
+    from einfuse.mapper import Design
 
     plan = result.best.plan
     if result.optimal and isinstance(plan, Design) and not result.is_front:
@@ -239,15 +240,16 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say why a mapping is chosen: loops, what binds, what more would bring, what comes next."""
-    from einfuse.mapper.constraints import parse_constraints
-    from einfuse.mapper.design import DesignFile, load_design
-    from einfuse.mapper.explanation import explain_mapping
-    from einfuse.mapper.extension import read_yaml
-    from einfuse.mapper.mapping import render_nest
-    from einfuse.mapper.space import MapSpace
-    from einfuse.simulator.model import evaluate
-    from einfuse.simulator.objectives import figures_of, find_objective
-    from einfuse.simulator.reuse import find_reuse
+    from einfuse.mapper import (
+        DesignFile,
+        MapSpace,
+        explain_mapping,
+        load_design,
+        parse_constraints,
+        read_yaml,
+        render_nest,
+    )
+    from einfuse.simulator import evaluate, figures_of, find_objective, find_reuse
 
     if not seconds > 0:
         raise EinfuseError(f"--seconds: expected more than 0, found {seconds:g}")

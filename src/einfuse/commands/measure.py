@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.kernels.packages import require_packages
+from einfuse.einsum import EinfuseError
+from einfuse.kernels import require_packages
 
 from .arguments import print_json
 
 if TYPE_CHECKING:
-    from einfuse.kernels.compile_check import Check
-    from einfuse.kernels.measuring import Outcome
+    from einfuse.kernels import Check, Outcome
 
 _T = TypeVar("_T")
 
@@ -37,8 +36,7 @@ def compile_check(
 ) -> None:
     """Compile every shipped kernel configuration without a GPU (needs torch and triton)."""
     require_packages("compiling", "torch", "triton")
-    from einfuse.kernels.compilation import default_cache
-    from einfuse.kernels.compile_check import check_all, list_tasks
+    from einfuse.kernels import check_all, default_cache, list_tasks
 
     architectures = tuple(dict.fromkeys(filter(None, map(str.strip, arch.split(",")))))
     if not architectures:
@@ -63,10 +61,13 @@ def measure(
 ) -> None:
     """Check, then time the kernels and PyTorch's own on this machine; resumable; needs torch."""
     require_packages("measuring", "torch")
-    from einfuse.kernels.device import find_device
-    from einfuse.kernels.measurement import read_measurements, require_writable
-    from einfuse.kernels.measuring import measure_suite
-    from einfuse.kernels.suites import list_cases
+    from einfuse.kernels import (
+        find_device,
+        list_cases,
+        measure_suite,
+        read_measurements,
+        require_writable,
+    )
 
     found = find_device(device)
     cases = list_cases(found.kind, suite)
@@ -96,12 +97,12 @@ def calibrate(
 ) -> None:
     """Measure this machine's ceilings (matmul, copy, exp, launch) into an architecture file."""
     require_packages("calibrating", "torch")
-    from einfuse.kernels.calibration import (
+    from einfuse.kernels import (
         find_ceilings,
+        find_device,
         require_writable_yaml,
         write_architecture,
     )
-    from einfuse.kernels.device import find_device
 
     found = find_device(device)
     require_writable_yaml(out)

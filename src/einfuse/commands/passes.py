@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import Parameters, load_cascade, parse_shape, print_json
+from .arguments import Parameters, load_cascade, parse_shape, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from einfuse.einsum.cascade import Cascade
-    from einfuse.einsum.passes import PassReport
-    from einfuse.einsum.placement import Barrier
+    from einfuse.einsum import Barrier, Cascade, PassReport
 
 
 def register(app: typer.Typer) -> None:
@@ -41,13 +39,13 @@ def passes(
     ] = None,
 ) -> None:  # fmt: skip
     """Prove how many passes a cascade needs over a rank, and what it must hold on chip."""
-    from einfuse.einsum.passes import count_passes
+    from einfuse.einsum import count_passes
 
     loaded = load_cascade(cascade, settings or ())
     report = count_passes(loaded, rank or None)
     words = _live_words(loaded, report, parse_shape(shape)) if shape else {}
     if plot is not None:
-        from einfuse.studies.pass_graph import draw_passes
+        from einfuse.studies import draw_passes
 
         draw_passes(loaded, report, plot)
     if json:
@@ -62,7 +60,7 @@ def passes(
 
 def _live_words(cascade: Cascade, report: PassReport, shape: Mapping[str, int]) -> dict[str, int]:
     """Return the live words at every level of the rank, for sizes of all ranks."""
-    from einfuse.einsum.footprint import footprint
+    from einfuse.einsum import footprint
 
     levels = report.footprint
     return {

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import (
+from einfuse.einsum import EinfuseError
+
+from .arguments import (
     Parameters,
     load_cascade,
     parse_numbers,
     parse_shape,
     print_json,
 )
-from einfuse.einsum.errors import EinfuseError
 
 if TYPE_CHECKING:
-    from einfuse.einsum.cascade import Cascade
+    from einfuse.einsum import Cascade
 
 Arrays = dict[str, Any]
 
@@ -63,9 +64,8 @@ def run(
     """Run a cascade, on inputs from a file or drawn at random, and summarise its outputs."""
     import numpy as np
 
-    from einfuse.einsum.execute import bound_sizes
-    from einfuse.einsum.execute import run as execute
-    from einfuse.einsum.zoo import naming_parameters
+    from einfuse.einsum import bound_sizes, naming_parameters
+    from einfuse.einsum import run as execute
     from einfuse.files import require_writable, write_whole
 
     if dtype and dtype not in _DTYPES:
@@ -104,7 +104,7 @@ def _with_parameters(
     cascade: Cascade, settings: Sequence[str], sizes: Mapping[str, int], inputs: Arrays | None
 ) -> Cascade:
     """Return the cascade with parameters as set, and defaults where nothing else says."""
-    from einfuse.einsum.zoo import defaults, with_parameters
+    from einfuse.einsum import defaults, with_parameters
 
     known = {*sizes, *(inputs or ())}
     known |= {r for t in cascade.input_tensors if t.name in (inputs or ()) for r in t.ranks}
@@ -116,17 +116,14 @@ def _with_parameters(
 
 def _batched(cascade: Cascade, sizes: Mapping[str, int]) -> Cascade:
     """Return the cascade with the batch ranks that a shape names and it leaves out."""
-    from einfuse.einsum.batch import with_batch
+    from einfuse.einsum import with_batch
 
     ranks = [rank for rank in _BATCH if rank in sizes and rank not in cascade.rank_names]
     return with_batch(cascade, ranks) if ranks else cascade
 
 
 def _drawn(cascade: Cascade, sizes: Mapping[str, int], seed: int, dtype: str) -> Arrays:
-    from einfuse.einsum.backend import available_main_memory_bytes
-    from einfuse.einsum.memory import check_fits
-    from einfuse.einsum.sampling import draw_inputs
-    from einfuse.einsum.shape import bind
+    from einfuse.einsum import available_main_memory_bytes, bind, check_fits, draw_inputs
 
     bound = bind(cascade, sizes)
     kind = "float32" if dtype in ("", "bfloat16") else dtype
@@ -168,7 +165,7 @@ def _require_room(path: Path, loaded: Any) -> None:
     """Refuse an .npz whose headers claim more than is in it, or than memory holds."""
     import numpy as np
 
-    from einfuse.einsum.backend import available_main_memory_bytes
+    from einfuse.einsum import available_main_memory_bytes
 
     claimed = 0
     for entry in loaded.zip.infolist():
@@ -252,9 +249,8 @@ def _checked(
     backend: str,
 ) -> dict[str, Any]:
     """Compare outputs with float64, and a tiny run with the point-by-point interpreter."""
-    from einfuse.einsum.execute import run as execute
-    from einfuse.einsum.pointwise import run_pointwise
-    from einfuse.einsum.sampling import draw_inputs, shrunk
+    from einfuse.einsum import draw_inputs, run_pointwise, shrunk
+    from einfuse.einsum import run as execute
 
     wide = {name: _numpy(array) for name, array in inputs.items()}
     wide = {n: a.astype("float64") if a.dtype.kind == "f" else a for n, a in wide.items()}

@@ -55,12 +55,15 @@ def simulate(
     """Run a design in time, tile by tile: cycles, stalls by cause, beside the analytic model."""
     from einfuse.figures import require_figure, write_figure
     from einfuse.files import require_writable, write_text
-    from einfuse.mapper.design import load_design
-    from einfuse.simulator.events import Recording
-    from einfuse.simulator.functional import simulate_functional
-    from einfuse.simulator.overheads import find_overheads
-    from einfuse.simulator.simulation import simulate as run
-    from einfuse.simulator.waterfall import EPOCHS, draw_waterfall
+    from einfuse.mapper import load_design
+    from einfuse.simulator import (
+        EPOCHS,
+        Recording,
+        draw_waterfall,
+        find_overheads,
+        simulate_functional,
+    )
+    from einfuse.simulator import simulate as run
 
     found = load_design(design)
     sizes, numbers = parse_shape(shape), parse_numbers(settings or [])
@@ -84,7 +87,7 @@ def simulate(
     if trace is not None:
         import json as encoder
 
-        from einfuse.simulator.trace import render_trace
+        from einfuse.simulator import render_trace
 
         write_text(trace, encoder.dumps(render_trace(result)))
     carried = (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from einfuse.einsum.errors import EinfuseError, closest
+from einfuse.einsum import EinfuseError, closest
 
 from .arguments import print_json
 
@@ -37,7 +37,7 @@ def validate(
     json: Annotated[bool, typer.Option("--json", help="Print an object per row.")] = False,
 ) -> None:
     """Predict measured attention: the error per kernel and shape, where it fails, and why."""
-    from einfuse.studies import validation_run as run
+    from einfuse.studies.validation import run
 
     if device not in _DEVICES:
         raise EinfuseError(f"--device: there is no '{device}'{closest(device, _DEVICES)}")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einfuse.commands.arguments import print_json
+from .arguments import print_json
 
 if TYPE_CHECKING:
-    from einfuse.einsum.zoo import Entry
+    from einfuse.einsum import Entry
 
 _WIDTH = 160  # columns of a table that is piped
 _COLUMNS = (
@@ -28,7 +28,7 @@ def zoo(
     json: Annotated[bool, typer.Option("--json", help="print JSON, with every fact")] = False,
 ) -> None:
     """List the shipped cascades: family, passes, parameters, source, what is simplified."""
-    from einfuse.einsum.zoo import entries
+    from einfuse.einsum import entries
 
     found = [describe(entry) for entry in entries(family or None)]
     if json:
@@ -39,8 +39,7 @@ def zoo(
 
 def describe(entry: Entry) -> dict[str, Any]:
     """Return what ``zoo --json`` prints of a cascade: its facts, and its passes."""
-    from einfuse.einsum.library import load
-    from einfuse.einsum.zoo import passes_over
+    from einfuse.einsum import load, passes_over
 
     cascade = load(entry.name)
     return {

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from einfuse.einsum.errors import EinfuseError
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load
-from einfuse.einsum.parser import parse
-from einfuse.einsum.passes import count_passes
-from einfuse.einsum.printer import render
-from einfuse.einsum.sampling import draw_inputs
-from einfuse.einsum.shape import bind
-from einfuse.einsum.zoo import defaults, entries, families, with_parameters
+from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.execution.sampling import draw_inputs
+from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.parser import parse
+from einfuse.einsum.language.printer import render
+from einfuse.einsum.language.shape import bind
+from einfuse.einsum.library.cascades import load
+from einfuse.einsum.library.zoo import defaults, entries, families, with_parameters
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)

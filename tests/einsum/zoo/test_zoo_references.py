@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from einfuse.einsum.batch import with_batch
-from einfuse.einsum.execute import run
-from einfuse.einsum.library import load, names
-from einfuse.einsum.sampling import draw_inputs
-from einfuse.einsum.shape import bind
-from einfuse.einsum.zoo import entries, with_parameters
+from einfuse.einsum.execution.run import run
+from einfuse.einsum.execution.sampling import draw_inputs
+from einfuse.einsum.language.batch import with_batch
+from einfuse.einsum.language.shape import bind
+from einfuse.einsum.library.cascades import load, names
+from einfuse.einsum.library.zoo import entries, with_parameters
 
 from . import cab, causal, dense, dynamic, linear, modified, positioned, sparse
 from .case import Arrays, Case, Tensors

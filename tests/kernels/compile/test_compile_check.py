@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("torch", reason="a launch is described with torch")
 pytest.importorskip("triton", reason="Triton has no build here: nothing can be compiled")
 
-from einfuse.kernels import compile_check
-from einfuse.kernels.compilation import compile_launch
-from einfuse.kernels.compile_check import Check, check, check_all, list_tasks
+from einfuse.kernels.compiled import check as compile_check
+from einfuse.kernels.compiled.check import Check, check, check_all, list_tasks
+from einfuse.kernels.compiled.compilation import compile_launch
+from einfuse.kernels.compiled.loops import loop_models
 from einfuse.kernels.errors import KernelError
-from einfuse.kernels.loops import loop_models
 
 pytestmark = pytest.mark.compiled  # minutes: `make kernels`
 CORES = os.cpu_count() or 1

@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels import autotuning  # noqa: E402
-from einfuse.kernels.decode import decode_attention  # noqa: E402
-from einfuse.kernels.dispatch import attention  # noqa: E402
+from einfuse.kernels.calls import autotuning  # noqa: E402
+from einfuse.kernels.calls.dispatch import attention  # noqa: E402
+from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.einsum.execute import run  # noqa: E402
-from einfuse.einsum.library import load  # noqa: E402
-from einfuse.kernels.decode import decode_attention  # noqa: E402
-from einfuse.kernels.dispatch import attention  # noqa: E402
-from einfuse.kernels.linear import linear_attention  # noqa: E402
-from einfuse.kernels.registry import find_kernel  # noqa: E402
-from einfuse.kernels.shared_prefix import shared_prefix_attention  # noqa: E402
+from einfuse.einsum.execution.run import run  # noqa: E402
+from einfuse.einsum.library.cascades import load  # noqa: E402
+from einfuse.kernels.attention.shared_prefix import shared_prefix_attention  # noqa: E402
+from einfuse.kernels.calls.dispatch import attention  # noqa: E402
+from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
+from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402
+from einfuse.kernels.linear.operator import linear_attention  # noqa: E402
 
 E, F, P, M = 16, 24, 64, 96
 SCALE = E**-0.5

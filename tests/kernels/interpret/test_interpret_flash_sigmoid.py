@@ -9,12 +9,12 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 
-from einfuse.kernels.check import judge  # noqa: E402
-from einfuse.kernels.dispatch import attention  # noqa: E402
-from einfuse.kernels.flash_sigmoid import choose_method, sigmoid  # noqa: E402
-from einfuse.kernels.options import Options  # noqa: E402
-from einfuse.kernels.problem import Problem  # noqa: E402
-from einfuse.kernels.reference import attend_exactly, attend_plainly  # noqa: E402
+from einfuse.kernels.attention.flash_sigmoid import choose_method, sigmoid  # noqa: E402
+from einfuse.kernels.calls.dispatch import attention  # noqa: E402
+from einfuse.kernels.calls.options import Options  # noqa: E402
+from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
+from einfuse.kernels.measured.check import judge  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SCALE = 24**-0.5

@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.check import judge  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
-from einfuse.kernels.linear import linear_attention  # noqa: E402
-from einfuse.kernels.recurrence import RecurrenceProblem, attend_linearly  # noqa: E402
+from einfuse.kernels.linear.operator import linear_attention  # noqa: E402
+from einfuse.kernels.linear.recurrence import RecurrenceProblem, attend_linearly  # noqa: E402
+from einfuse.kernels.measured.check import judge  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -9,12 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.check import judge  # noqa: E402
-from einfuse.kernels.options import Options  # noqa: E402
-from einfuse.kernels.problem import Problem  # noqa: E402
-from einfuse.kernels.reference import attend_exactly, attend_plainly  # noqa: E402
-from einfuse.kernels.registry import find_kernel  # noqa: E402
-from einfuse.kernels.window import plan_forward  # noqa: E402
+from einfuse.kernels.attention.window import plan_forward  # noqa: E402
+from einfuse.kernels.calls.options import Options  # noqa: E402
+from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
+from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
+from einfuse.kernels.measured.check import judge  # noqa: E402
 
 KERNEL = find_kernel("window")
 CAUSAL = Options(scale=24**-0.5, causal=True)

@@ -1,0 +1,1 @@
+"""Equivalent cascades that need fewer passes."""

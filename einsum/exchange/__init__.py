@@ -1,0 +1,1 @@
+"""Cascades read from and written to other tools' formats."""

@@ -1,0 +1,1 @@
+"""A PyTorch function as a cascade."""

@@ -1,0 +1,1 @@
+"""Cascades run on NumPy or PyTorch."""

@@ -1,0 +1,1 @@
+"""The gradient of a cascade, as a cascade."""

@@ -1,0 +1,1 @@
+"""The language of cascades: values, parser, printer, rules, sizes."""

@@ -1,0 +1,1 @@
+"""The cascades that come along, and the facts of the zoo."""

@@ -1,0 +1,36 @@
+"""The same algorithms on a real GPU; names are loaded on first use so that torch stays optional."""
+
+from .attention.shared_prefix import shared_prefix_attention as shared_prefix_attention
+from .calls.dispatch import attention as attention
+from .calls.dispatch import attention_with_lse as attention_with_lse
+from .calls.options import Options as Options
+from .calls.problem import Problem as Problem
+from .calls.registry import Kernel as Kernel
+from .calls.registry import find_kernel as find_kernel
+from .calls.registry import kernels as kernels
+from .calls.timing import ProcessorStopwatch as ProcessorStopwatch
+from .calls.timing import time_interleaved as time_interleaved
+from .compiled.check import Check as Check
+from .compiled.check import check_all as check_all
+from .compiled.check import list_tasks as list_tasks
+from .compiled.compilation import default_cache as default_cache
+from .compiled.loops import unmodelled_functions as unmodelled_functions
+from .compiled.lowering import lowering_table as lowering_table
+from .compiled.ranking import rank_candidates as rank_candidates
+from .decoding.split_kv import decode_attention as decode_attention
+from .errors import KernelError as KernelError
+from .linear.operator import linear_attention as linear_attention
+from .measured.calibration import Ceilings as Ceilings
+from .measured.calibration import find_ceilings as find_ceilings
+from .measured.calibration import require_writable_yaml as require_writable_yaml
+from .measured.calibration import write_architecture as write_architecture
+from .measured.contenders import attend_by_backend as attend_by_backend
+from .measured.contenders import attend_in_three_passes as attend_in_three_passes
+from .measured.device import Device as Device
+from .measured.device import find_device as find_device
+from .measured.measurement import read_measurements as read_measurements
+from .measured.measurement import require_writable as require_writable
+from .measured.measuring import Outcome as Outcome
+from .measured.measuring import measure_suite as measure_suite
+from .measured.suites import list_cases as list_cases
+from .packages import require_packages as require_packages

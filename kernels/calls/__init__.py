@@ -1,0 +1,1 @@
+"""Calling a kernel: arguments, dispatch, launches, timing."""

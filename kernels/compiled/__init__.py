@@ -1,0 +1,1 @@
+"""Kernels compiled without a GPU: instructions against the model."""

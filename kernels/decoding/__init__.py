@@ -1,0 +1,1 @@
+"""Kernels that decode: one query against a cache of keys."""

@@ -1,0 +1,1 @@
+"""Designs: a cascade, an architecture and a mapping in one file."""

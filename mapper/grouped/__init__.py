@@ -1,0 +1,1 @@
+"""The search over fusion groups, with lower bounds."""

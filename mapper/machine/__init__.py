@@ -1,0 +1,1 @@
+"""Architectures, and the formulas their figures are written in."""

@@ -1,0 +1,1 @@
+"""Finding the best mapping, explaining it, writing it down."""

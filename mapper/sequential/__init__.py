@@ -1,0 +1,1 @@
+"""The search Einsum by Einsum, counted as AccelForge does."""

@@ -1,0 +1,1 @@
+"""What a search may choose: structures, tiles, constraints, objectives."""

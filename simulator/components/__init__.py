@@ -1,0 +1,1 @@
+"""What components cost: tables, formulas, other packages."""

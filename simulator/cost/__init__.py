@@ -1,0 +1,1 @@
+"""What a design costs: time, energy, area."""

@@ -1,0 +1,1 @@
+"""A design in time, event by event."""

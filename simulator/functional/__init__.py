@@ -1,0 +1,1 @@
+"""A simulation whose tasks carry numbers."""

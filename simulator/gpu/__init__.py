@@ -1,0 +1,1 @@
+"""Kernel schedules on GPUs, block by block."""

@@ -1,0 +1,1 @@
+"""AccelForge on the same cases."""

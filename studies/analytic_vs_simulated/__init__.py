@@ -1,0 +1,1 @@
+"""What drain, ports and waits cost."""

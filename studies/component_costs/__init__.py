@@ -1,0 +1,1 @@
+"""FuseMax against FLAT with everything that costs."""

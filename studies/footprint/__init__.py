@@ -1,0 +1,1 @@
+"""Buffer against sequence length, by passes."""

@@ -1,0 +1,1 @@
+"""The FuseMax paper's tables and figures."""

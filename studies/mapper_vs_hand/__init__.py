@@ -1,0 +1,1 @@
+"""Where the search beats the published mappings."""

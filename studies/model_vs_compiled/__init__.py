@@ -1,0 +1,1 @@
+"""Compiled instructions against the model."""

@@ -1,0 +1,1 @@
+"""The zoo by passes, work and buffer."""
