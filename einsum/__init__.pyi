@@ -1,8 +1,8 @@
 """What is computed: cascades of Extended Einsums, no hardware."""
 
-from .analysis.dependences import trace as trace
 from .analysis.footprint import Footprint as Footprint
 from .analysis.footprint import footprint as footprint
+from .analysis.lineage import trace as trace
 from .analysis.operations import MULTIPLY_ACCUMULATE as MULTIPLY_ACCUMULATE
 from .analysis.operations import count_operations as count_operations
 from .analysis.operations import einsum_operations as einsum_operations

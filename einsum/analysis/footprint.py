@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from einfuse.einsum.dependence import Dependence, Direction, Read
 from einfuse.einsum.language.cascade import Cascade, Rank
 from einfuse.einsum.language.expression import Access, Binary, variables
 from einfuse.einsum.language.shape import bind, bind_symbolic
 
 from .access_kinds import Kind
-from .dependences import trace
+from .dependence import Dependence, Direction, Read
 from .held_tensors import Use, crossings, origins
+from .lineage import trace
 from .operations import is_view
 from .partition import finest_levels
 from .placement import positions, within_generation

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from einfuse.einsum.dependence import Dependence
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.errors import EinfuseError, expect
 from einfuse.einsum.language.expression import accesses
@@ -22,8 +21,9 @@ from einfuse.einsum.language.intervals import guarding_maxima
 from einfuse.einsum.language.shape import check_own_ranges
 
 from .coordinates import same_coordinates
-from .dependences import trace
+from .dependence import Dependence
 from .footprint import footprint_along
+from .lineage import trace
 from .partition import partition
 from .placement import Barrier, Count, fewest_passes, positions
 

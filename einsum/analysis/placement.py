@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from einfuse.einsum.dependence import Dependence, Direction, Edge
 from einfuse.einsum.language.errors import EinfuseError
+
+from .dependence import Dependence, Direction, Edge
 
 SEARCH_LIMIT = 2**12
 """How many orders of directions are tried for an exact count; beyond, alternation bounds it."""

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from einfuse.einsum.dependence import Dependence
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.equation import Einsum
 from einfuse.einsum.language.errors import EinfuseError
@@ -27,8 +26,9 @@ from einfuse.einsum.language.shape import bind
 
 from .access_kinds import Kind
 from .coordinates import same_coordinates
-from .dependences import trace
+from .dependence import Dependence
 from .footprint import outer_ranks
+from .lineage import trace
 from .minimum_cut import minimum_cut
 from .partition import finest_levels
 from .placement import critical_path, positions

@@ -7,8 +7,8 @@ import time
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from einfuse.einsum.analysis.dependences import trace
 from einfuse.einsum.analysis.footprint import footprint
+from einfuse.einsum.analysis.lineage import trace
 from einfuse.einsum.analysis.passes import count_passes
 from einfuse.einsum.analysis.placement import fewest_passes
 from einfuse.einsum.language.cascade import Cascade

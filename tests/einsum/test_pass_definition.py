@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from einfuse.einsum.analysis.dependences import trace
+from einfuse.einsum.analysis.lineage import trace
 from einfuse.einsum.analysis.passes import count_passes
 from einfuse.einsum.analysis.placement import fewest_passes
 from einfuse.einsum.language.cascade import Cascade

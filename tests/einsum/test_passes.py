@@ -10,9 +10,9 @@ from fractions import Fraction
 import pytest
 
 from einfuse.einsum.analysis.access_kinds import Kind
-from einfuse.einsum.analysis.dependences import trace
+from einfuse.einsum.analysis.dependence import Direction
+from einfuse.einsum.analysis.lineage import trace
 from einfuse.einsum.analysis.passes import PassReport, choose_rank, count_passes
-from einfuse.einsum.dependence import Direction
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.errors import CascadeError, EinfuseError
 from einfuse.einsum.language.parser import parse

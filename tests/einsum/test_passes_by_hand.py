@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pytest
 
-from einfuse.einsum.analysis.dependences import trace
 from einfuse.einsum.analysis.footprint import footprint
+from einfuse.einsum.analysis.lineage import trace
 from einfuse.einsum.analysis.passes import count_passes
 from einfuse.einsum.derivation.search import derive
 from einfuse.einsum.exchange.torch.export import from_torch

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from einfuse.einsum.dependence import Dependence, Direction, Edge, Read
 from einfuse.einsum.language.affine import Linear, linear
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.equation import Populate
@@ -27,6 +26,7 @@ from einfuse.einsum.language.shape import bind_symbolic
 
 from .access_kinds import Kind, Sweep, open_sizes
 from .coordinates import MARK, same_coordinates
+from .dependence import Dependence, Direction, Edge, Read
 from .partition import Partition, check_rank, partition
 from .unrolled import tile_of, tiles
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
-from einfuse.einsum.analysis.access_kinds import Kind
-from einfuse.einsum.analysis.operations import is_view
-from einfuse.einsum.analysis.partition import Partition
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.equation import Einsum
 from einfuse.einsum.language.errors import EinfuseError
+
+from .access_kinds import Kind
+from .operations import is_view
+from .partition import Partition
 
 
 class Direction(Enum):
