@@ -8,7 +8,7 @@ The names below are loaded on first use, so that ``import einfuse`` is quick and
 'array_1d'
 """
 
-from .lazy import attach
+from einfuse.lazy import attach
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import typer
 
+from einfuse.einsum import EinfuseError
+
 from .commands import MODULES, load
-from .einsum import EinfuseError
 from .printing import forsake_output, standard_streams
 
 app = typer.Typer(

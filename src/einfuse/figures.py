@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .einsum import EinfuseError
+from einfuse.einsum import EinfuseError
+
 from .files import require_writable, write_whole
 
 if TYPE_CHECKING:

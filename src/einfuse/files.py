@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from .einsum import EinfuseError
+from einfuse.einsum import EinfuseError
 
 if TYPE_CHECKING:
     import pandas as pd

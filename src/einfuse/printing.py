@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-from .einsum import EinfuseError
+from einfuse.einsum import EinfuseError
 
 _PLAIN = str.maketrans(
     {
