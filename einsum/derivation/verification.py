@@ -319,7 +319,7 @@ def _drawn(
     if equal:
         sizes = {name: part + 2 if name in parts else (part + 2) ** 2 for name in sizes}
     elif rank in sizes and rank not in parts:
-        sizes[rank] = _tileable(least + 4, turn)
+        sizes[rank] = _tileable(least + 6, turn)
     groups = [{r.name, r.size} for r in cascade.ranks if isinstance(r.size, str)]
     for _ in sizes:
         for split in cascade.splits:
