@@ -109,7 +109,7 @@ class _Tiling:
         ranks = [r for r in cascade.ranks if r.name != rank or self._mentions_whole(einsums)]
         if not any(r.name == rank for r in ranks) and size is not None:
             ranks.append(Rank(rank, size))
-        sizes = {self.outer: None, self.inner: self.inner_size}
+        sizes: dict[str, int | str | None] = {self.outer: None, self.inner: self.inner_size}
         sizes |= {r.name: r.size for r in ranks if r.size is not None and r.name in sizes}
         ranks = [r for r in ranks if r.name not in sizes]
         ranks += [Rank(name, known) for name, known in sizes.items()]

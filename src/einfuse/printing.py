@@ -158,9 +158,10 @@ def standard_streams() -> Iterator[None]:
 def forsake_output() -> None:
     """Let what is still held for a standard output that cannot be written go nowhere."""
     for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None:
+            continue
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())

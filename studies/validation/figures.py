@@ -96,7 +96,7 @@ def _dress(times: object, errors: object, verdicts: Sequence[Verdict]) -> None:
     times.fill_between(ends, 0.85 * ends, 1.15 * ends, color="#DDDDDD", zorder=-1, linewidth=0)
     times.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
     if ends[1] < 10 * ends[0]:  # no two powers of ten: a few marks of our own, else they overlap
-        marks = np.geomspace(*(ends * (1.1, 1 / 1.1)), 4)
+        marks = np.geomspace(1.1 * ends[0], ends[1] / 1.1, 4)
         for axis in (times.xaxis, times.yaxis):
             axis.set_minor_locator(NullLocator())
             axis.set_ticks(marks, [f"{mark:.3g}" for mark in marks])

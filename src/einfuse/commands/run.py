@@ -170,10 +170,9 @@ def _require_room(path: Path, loaded: Any) -> None:
     claimed = 0
     for entry in loaded.zip.infolist():
         with loaded.zip.open(entry) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0
-            read = np.lib.format.read_array_header_2_0 if version > (1, 0) else read
-            shape, _, dtype = read(file)
+            version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+            first, later = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+            shape, _, dtype = (later if version > (1, 0) else first)(file)  # type: ignore[no-untyped-call]
         item_bytes = math.prod(shape) * dtype.itemsize
         if item_bytes > entry.file_size:
             raise EinfuseError(
