@@ -116,7 +116,10 @@ def require_writable(path: Path) -> None:
     """Refuse a file that cannot be written before any time is spent on measuring for it."""
     _format(path)
     if path.exists() and not path.is_file():
-        raise EinfuseError(f"{path}: expected a file to write measurements to, and to resume from")
+        raise EinfuseError(
+            f"{path}: expected a file to write measurements to, and to resume "
+            f"from, found {'a directory' if path.is_dir() else 'no regular file'}"
+        )
     require_place(path)
 
 

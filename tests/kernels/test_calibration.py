@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="ceilings are measured with torch")
 
-from einfuse.kernels.errors import KernelError
+from einfuse.einsum import EinfuseError
 from einfuse.kernels.measured.calibration import (
     Ceilings,
     describe_architecture,
@@ -63,5 +63,5 @@ def test_this_machine_has_ceilings() -> None:
     ("name", "words"), [("a.txt", r"ending in \.yaml"), ("no/a.yaml", "there is no folder")]
 )
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, words: str) -> None:
-    with pytest.raises(KernelError, match=words):
+    with pytest.raises(EinfuseError, match=words):
         require_writable_yaml(tmp_path / name)
