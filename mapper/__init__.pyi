@@ -24,6 +24,7 @@ from .machine.formula import Formula as Formula
 from .machine.formula import Scope as Scope
 from .machine.formula import Values as Values
 from .machine.formula import parse_formula as parse_formula
+from .nest.counting import count_resolved as count_resolved
 from .nest.loops import Loop as Loop
 from .nest.loops import moving_loops as moving_loops
 from .nest.nest import Branch as Branch
@@ -37,10 +38,9 @@ from .nest.nest import computes_of as computes_of
 from .nest.nest import render_nest as render_nest
 from .nest.nest import select as select
 from .nest.nest import walk_nest as walk_nest
-from .nest.resolve import count as count
+from .nest.resolve import resolve as resolve
 from .nest.resolved import Chain as Chain
-from .nest.resolved import Home as Home
-from .nest.resolved import find_chains as find_chains
+from .nest.resolved import ResolvedNest as ResolvedNest
 from .nest.resolved import iterations as iterations
 from .nest.resolved import shared_loops as shared_loops
 from .nest.reuse import REGISTERS as REGISTERS
@@ -53,7 +53,8 @@ from .nest.schedule import find_schedules as find_schedules
 from .nest.stages import Phase as Phase
 from .nest.stages import Stage as Stage
 from .nest.stages import compose as compose
-from .nest.stages import resolve as resolve
+from .nest.stages import time_stage as time_stage
+from .nest.storage import Storage as Storage
 from .nest.storage import touched_below as touched_below
 from .nest.workload import EinsumFacts as EinsumFacts
 from .nest.workload import Facts as Facts

@@ -54,7 +54,7 @@ class Subscript:
     def sums(self, sizes: Extents) -> list[Sum]:
         """Return sums of which the least is how many coordinates there are in a tile.
 
-        >>> window = Subscript(("P", "W"), "X", False, (1, 1))
+        >>> window = Subscript(("P", "W"), "X", distinct=False, strides=(1, 1))
         >>> tile = {"P": 4, "W": 3}
         >>> [int(evaluate(found, tile)) for found in window.sums({"X": 99})]
         [12, 6, 99]
@@ -101,7 +101,7 @@ class Coordinates:
     def without(self, ranks: Iterable[str]) -> Coordinates:
         """Return it for one coordinate of some ranks.
 
-        >>> of_ranks({"P", "M"}).without({"M"}).ranks
+        >>> of_ranks(frozenset("PM")).without("M").ranks
         frozenset({'P'})
         """
         gone = frozenset(ranks) & self.ranks
@@ -200,7 +200,7 @@ def find_coordinates(accesses: frozenset[Part]) -> Coordinates:
 
 
 @lru_cache(maxsize=4096)
-def of_ranks(ranks: frozenset[str] | set[str] | str) -> Coordinates:
+def of_ranks(ranks: frozenset[str]) -> Coordinates:
     """Return those of a tensor that is named by its ranks."""
     return find_coordinates(frozenset({tuple(Subscript((r,)) for r in sorted(ranks))}))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from einfuse.mapper.machine.formula import Values
 
 from .reuse import REGISTERS, Delivery, Problem, Traffic, Work
-from .storage import Home
+from .storage import Storage
 from .transfers import ONE_MEMORY, Crossing, Sides, find_crossing
 
 
@@ -16,7 +16,7 @@ class Exchanges:
 
     Args:
         problem: the rules.
-        work: what each Einsum does, which may fill as the homes are found.
+        work: what each Einsum does.
     """
 
     def __init__(self, problem: Problem, work: Mapping[str, Work]) -> None:
@@ -38,7 +38,7 @@ class Exchanges:
         entry[0] = entry[0] + reads
         entry[1] = entry[1] + writes
 
-    def settle(self, home: Home) -> None:
+    def settle(self, home: Storage) -> None:
         """Count what a home exchanges with the one above it."""
         parent = home.parent
         if parent is None:
@@ -67,18 +67,18 @@ class Exchanges:
             if inside:
                 self._deliver(einsum, home.tensor, cross, cross.words)
 
-    def _crossing(self, einsum: str, home: Home, parent: Home, kind: str) -> Crossing:
+    def _crossing(self, einsum: str, home: Storage, parent: Storage, kind: str) -> Crossing:
         sides, active = self._sides(home, parent, kind), self.work[einsum].active
         return find_crossing(self.problem, home.loops, home.tiles, home.moved, sides, active)
 
-    def _sides(self, home: Home, parent: Home, kind: str) -> Sides:
+    def _sides(self, home: Storage, parent: Storage, kind: str) -> Sides:
         instanced = self.problem.instanced
         if home.moved.plain and not instanced and not any(self.problem.shares.values()):
             return ONE_MEMORY
         inside = home.level == REGISTERS
         return Sides(kind, inside, home.level in instanced, parent.level in instanced)
 
-    def _access(self, home: Home, einsum: str, reads: Values = 0, writes: Values = 0) -> None:
+    def _access(self, home: Storage, einsum: str, reads: Values = 0, writes: Values = 0) -> None:
         self.add(einsum, home.tensor, home.level, reads, writes)
         if home.keep is not None and home.keep.spill is not None:
             share, level = home.spilled, home.keep.spill.level

@@ -1,4 +1,4 @@
-"""Counting: one walk over a nest finds its homes and its work (`.counts` has the rules)."""
+"""Resolving: one walk over a nest at a shape finds its loops, its storages and its Einsums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from einfuse.mapper.errors import MappingError
 from einfuse.mapper.machine.architecture import INSTANCES
 from einfuse.mapper.machine.formula import Values
 
-from .exchanges import Exchanges
 from .loops import Loop, ceil_divide, loop_in_time
 from .nest import (
     Branch,
@@ -25,52 +24,51 @@ from .nest import (
     computes_of,
     render_nest,
 )
-from .reuse import REGISTERS, Counts, Problem, Work
+from .resolved import Chain, ResolvedNest, Use
+from .reuse import REGISTERS, Problem
 from .storage import (
     Held,
-    Home,
     Peak,
+    Storage,
     held_by,
     in_turn,
     staying,
+    tile_words,
     together,
     touched_below,
-    words_of,
 )
-from .transfers import ONE_MEMORY, find_crossing
-from .work import find_points, find_work
 from .workload import EinsumFacts, Operand
 
 
-def count(nest: Nest, problem: Problem) -> Counts:
-    """Return the counts of a nest whose conditions are decided (see `select`).
+def resolve(nest: Nest, problem: Problem) -> ResolvedNest:
+    """Return a nest whose conditions are decided (see `select`) at a shape.
 
     Raises:
         MappingError: the nest leaves a rank, an Einsum or a tensor out, names an unknown one, or
             reads a tensor before it is made or where it is not put.
+
+    >>> from einfuse.einsum.language.parser import parse
+    >>> from einfuse.mapper.nest.workload import facts
+    >>> from einfuse.mapper.nest.nest import parse_nest
+    >>> cascade = parse("rank M, N\\ninput A[M,N]\\noutput Y\\nY[n] = A[m,n]")
+    >>> problem = Problem(facts(cascade), {"M": 8, "N": 3}, {}, {"vector": {"lanes": 4}}, ("dram",))
+    >>> nest = parse_nest(["for N", "for M in 4", "parallel M over lanes", "compute Y on vector"])
+    >>> [(loop.rank, int(loop.count)) for loop in resolve(nest, problem).chains["Y"].loops]
+    [('N', 3), ('M', 2), ('M', 4)]
     """
     walk = _Walk(problem)
-    homes = walk.implicit_homes()
-    peak = walk.visit(nest, (), dict(problem.sizes), homes, {}, "mapping")
-    missing = [name for name in walk.einsums if name not in walk.work]
+    backing = walk.backing()
+    peak = walk.visit(nest, (), dict(problem.sizes), backing, (), {}, "mapping")
+    missing = [name for name in walk.einsums if name not in walk.chains]
     if missing:
         raise MappingError(
             f"Einsum {missing[0]} of {problem.facts.cascade.name} has no place in the mapping: add "
             f"'compute {missing[0]} on UNIT'"
         )
-    walk.check_sources(homes)
-    for home in walk.homes:
-        walk.exchanges.settle(home)
+    walk.check_sources(backing)
     outermost = {problem.memories[0]: Held(0)}
-    peak = together([outermost, held_by(homes.values()), peak])
-    return Counts(
-        walk.exchanges.traffic,
-        walk.work,
-        {level: held.words for level, held in peak.items()},
-        {level: held.holders for level, held in peak.items()},
-        walk.valid,
-        tuple(walk.exchanges.deliveries),
-    )
+    peak = together([outermost, held_by(backing.values()), peak])
+    return ResolvedNest(problem, walk.chains, tuple(walk.storages), peak, walk.valid)
 
 
 class _Walk:
@@ -80,53 +78,69 @@ class _Walk:
         self.problem = problem
         self.facts = problem.facts
         self.einsums = problem.facts.einsums
-        self.work: dict[str, Work] = {}
-        self.exchanges = Exchanges(problem, self.work)
-        self.homes: list[Home] = []
-        self.reads: list[tuple[str, Home]] = []
+        self.chains: dict[str, Chain] = {}
+        self.storages: list[Storage] = []
+        self.reads: list[tuple[str, Storage]] = []
         self.producers = {o.tensor: e.name for e in self.einsums.values() for o in e.outputs}
         self.valid: Values = True
 
-    def implicit_homes(self) -> dict[str, Home]:
+    def backing(self) -> dict[str, Storage]:
         """Inputs and outputs live in the outermost memory."""
         cascade, outer = self.facts.cascade, self.problem.memories[0]
-        homes: dict[str, Home] = {}
+        sizes = dict(self.problem.sizes)
+        found: dict[str, Storage] = {}
         for name in (*cascade.inputs, *cascade.outputs):
             root = self.facts.root(name)
-            if root in self.facts.ranks and root not in homes:
-                homes[root] = Home(root, outer, None, (), dict(self.problem.sizes))
-                homes[root].place = homes[root].room = words_of(homes[root], self.problem)
-        return homes
+            if root in self.facts.ranks and root not in found:
+                visited = self.facts.visited(root, self.einsums)
+                words = tile_words(self.problem, outer, visited, (), sizes)
+                found[root] = Storage(
+                    root, outer, None, (), sizes, own_words=words, place=words, words=words
+                )
+        return found
 
     def visit(
         self,
         nest: Nest,
         loops: tuple[Loop, ...],
         tiles: dict[str, Values],
-        homes: Mapping[str, Home],
+        homes: Mapping[str, Storage],
+        way: tuple[Storage, ...],
         used: Mapping[str, Values],
         where: str,
     ) -> Peak:
-        """Walk a nest; return the peak of each level below."""
-        own: list[Home] = []
+        """Walk a nest; return the peak of each level below.
+
+        Args:
+            nest: what is left of it.
+            loops: those above, outer before inner.
+            tiles: the extent of each rank that they leave.
+            homes: where each tensor is found.
+            way: the storages above, outer before inner.
+            used: the lanes taken of each dimension.
+            where: its place in the mapping, for errors.
+        """
+        own: list[Storage] = []
         below: list[Peak] = []
         homes, used = dict(homes), dict(used)
         for number, node in enumerate(nest):
             step = node.step
             if isinstance(step, Branch):
+                above = (*way, *own)
                 passing = self._passing(nest, number, own)
-                own = [home for home in own if home not in passing]
-                below.append(self._branch(step, loops, tiles, homes, used, where, passing))
+                own = [storage for storage in own if storage not in passing]
+                below.append(self._branch(step, loops, tiles, homes, above, used, where, passing))
                 continue
             try:
-                loops, tiles = self._step(step, nest[number + 1 :], loops, tiles, homes, used, own)
+                below_it = nest[number + 1 :]
+                loops, tiles = self._step(step, below_it, loops, tiles, homes, way, used, own)
             except MappingError as error:
                 line = render_nest((Node(step),))[0]
                 raise MappingError(f"{where}: '{line}': {error}") from None
         return together([held_by(own), in_turn(below)])
 
-    def _passing(self, nest: Nest, number: int, own: Sequence[Home]) -> list[Home]:
-        """The homes right above a branch that are there for some of its children only."""
+    def _passing(self, nest: Nest, number: int, own: Sequence[Storage]) -> list[Storage]:
+        """The storages right above a branch that are there for some of its children only."""
         step = nest[number].step
         assert isinstance(step, Branch)
         branches = sum(isinstance(node.step, Branch) for node in nest)
@@ -147,9 +161,10 @@ class _Walk:
         following: Nest,
         loops: tuple[Loop, ...],
         tiles: dict[str, Values],
-        homes: dict[str, Home],
+        homes: dict[str, Storage],
+        way: tuple[Storage, ...],
         used: dict[str, Values],
-        own: list[Home],
+        own: list[Storage],
     ) -> tuple[tuple[Loop, ...], dict[str, Values]]:
         """Take one step inwards; return the loops and the tiles below it."""
         match step:
@@ -171,7 +186,7 @@ class _Walk:
             case Keep():
                 own.extend(self._keep(step, following, loops, tiles, homes))
             case Compute():
-                self._compute(step, loops, tiles, homes)
+                self._compute(step, loops, tiles, homes, (*way, *own))
         return loops, tiles
 
     def _branch(
@@ -179,20 +194,21 @@ class _Walk:
         step: Branch,
         loops: tuple[Loop, ...],
         tiles: dict[str, Values],
-        homes: Mapping[str, Home],
+        homes: Mapping[str, Storage],
+        way: tuple[Storage, ...],
         used: Mapping[str, Values],
         where: str,
-        passing: Sequence[Home],
+        passing: Sequence[Storage],
     ) -> Peak:
         """Walk the children; one after the other, or all at once."""
         peaks: list[Peak] = []
         kept: list[Peak] = []
         kind = "pipeline" if step.pipeline else "branch"
         for number, child in enumerate(step.children):
-            first = len(self.homes)
+            first = len(self.storages)
             place = f"{where}.{kind}[{number}]"
-            peaks.append(self.visit(child, loops, tiles, homes, used, place))
-            kept.append(staying(self.homes[first:], len(loops), self.problem.retention))
+            peaks.append(self.visit(child, loops, tiles, homes, way, used, place))
+            kept.append(staying(self.storages[first:], len(loops), self.problem.retention))
         if step.pipeline:
             return together(peaks)
         for home in passing:
@@ -258,7 +274,7 @@ class _Walk:
         shares = self.problem.shares.get(units.pop(), {}).get(step.dimension, "any")
         return np.maximum(room, 1), shares
 
-    def _check_own(self, homes: Mapping[str, Home], dimension: str) -> None:
+    def _check_own(self, homes: Mapping[str, Storage], dimension: str) -> None:
         for home in homes.values():
             if home.level == REGISTERS:
                 raise MappingError(
@@ -277,26 +293,12 @@ class _Walk:
         below: Nest,
         loops: tuple[Loop, ...],
         tiles: Mapping[str, Values],
-        homes: dict[str, Home],
-    ) -> list[Home]:
+        homes: dict[str, Storage],
+    ) -> list[Storage]:
         levels = (*self.problem.memories, REGISTERS)
-        for level in (step.level, *([step.spill.level] if step.spill else [])):
-            if level not in levels:
-                raise MappingError(f"no level '{level}'{closest(level, levels)}")
-        if step.spill and levels.index(step.spill.level) >= levels.index(step.level):
-            raise MappingError(
-                f"what spills from {step.level} goes to a level further out, not to "
-                f"{step.spill.level}"
-            )
-        kept: list[Home] = []
-        beneath: Values = 0
-        if step.overlaying is not None:
-            under = homes.get(self.facts.root(step.overlaying))
-            if under is None or under.level != step.level:
-                raise MappingError(
-                    f"overlaying {step.overlaying}, which is not kept at {step.level} above"
-                )
-            beneath = under.place
+        self._check_levels(step, levels)
+        kept: list[Storage] = []
+        beneath = self._beneath(step, homes)
         for name in step.tensors:
             tensor = self.facts.root(name)
             if tensor not in self.facts.ranks:
@@ -306,23 +308,56 @@ class _Walk:
             parent = homes.get(tensor)
             if parent is not None and levels.index(step.level) <= levels.index(parent.level):
                 if parent.keep is None and parent.level == step.level:
-                    continue  # the implicit home, said aloud
+                    continue  # its backing storage, said aloud
                 raise MappingError(
                     f"{name} is kept at {step.level} inside its home at "
                     f"{parent.level}: expected a level further in"
                 )
-            home = Home(tensor, step.level, parent, loops, dict(tiles), step)
-            home.copies = self._copies(step)
-            home.spilled = self._spilled(tensor, step)
-            home.visited = self.facts.visited(tensor, (c.einsum for c in computes_of(below)))
-            home.copy = self._copied(name, step) if step.copied else ""
-            home.place = np.maximum(words_of(home, self.problem), beneath)
-            home.room = home.place - beneath
-            kept.append(home)
+            copies, spilled = self._copies(step), self._spilled(tensor, step)
+            visited = self.facts.visited(tensor, (c.einsum for c in computes_of(below)))
+            words = tile_words(self.problem, step.level, visited, loops, tiles)
+            words = words * copies * (1 - spilled)
+            place = np.maximum(words, beneath)
+            storage = Storage(
+                tensor,
+                step.level,
+                parent,
+                loops,
+                dict(tiles),
+                step,
+                copies,
+                spilled,
+                self._copied(name, step) if step.copied else "",
+                words,
+                place,
+                place - beneath,
+            )
+            kept.append(storage)
             if not step.streamed:
-                homes[tensor] = home
-                self.homes.append(home)
+                homes[tensor] = storage
+                self.storages.append(storage)
         return kept
+
+    def _check_levels(self, step: Keep, levels: Sequence[str]) -> None:
+        for level in (step.level, *([step.spill.level] if step.spill else [])):
+            if level not in levels:
+                raise MappingError(f"no level '{level}'{closest(level, levels)}")
+        if step.spill and levels.index(step.spill.level) >= levels.index(step.level):
+            raise MappingError(
+                f"what spills from {step.level} goes to a level further out, not to "
+                f"{step.spill.level}"
+            )
+
+    def _beneath(self, step: Keep, homes: Mapping[str, Storage]) -> Values:
+        """The words of the place that a step overlays."""
+        if step.overlaying is None:
+            return 0
+        under = homes.get(self.facts.root(step.overlaying))
+        if under is None or under.level != step.level:
+            raise MappingError(
+                f"overlaying {step.overlaying}, which is not kept at {step.level} above"
+            )
+        return under.place
 
     def _copied(self, name: str, step: Keep) -> str:
         """The view that a copy stands for."""
@@ -363,14 +398,15 @@ class _Walk:
         step: Compute,
         loops: tuple[Loop, ...],
         tiles: Mapping[str, Values],
-        homes: Mapping[str, Home],
+        homes: Mapping[str, Storage],
+        way: tuple[Storage, ...],
     ) -> None:
         einsum = self.einsums.get(step.einsum)
         if einsum is None:
             raise MappingError(
                 f"compute of an unknown Einsum '{step.einsum}'{closest(step.einsum, self.einsums)}"
             )
-        if step.einsum in self.work:
+        if step.einsum in self.chains:
             raise MappingError(f"Einsum {step.einsum} is computed twice")
         if step.unit not in self.problem.lanes:
             raise MappingError(f"no unit '{step.unit}'{closest(step.unit, self.problem.lanes)}")
@@ -381,22 +417,10 @@ class _Walk:
                     f"in one step: add 'for {rank}' or 'parallel {rank} over ...'"
                 )
         self._check_options(step, einsum)
-        work = find_work(self.problem, step, einsum, loops, self._register_words(einsum, homes))
-        self.work[step.einsum] = work
-        points = find_points(self.problem, loops, einsum.ranks, einsum.ranks, work.active)
-        for operand in einsum.operands:
-            self._read(step, operand, loops, homes, points)
-        for output in einsum.outputs:
-            self._write(step, output, loops, homes, points)
-
-    def _register_words(self, einsum: EinsumFacts, homes: Mapping[str, Home]) -> Values:
-        """The words of one lane: what is kept in its registers, else one of each tensor."""
-        words: Values = 0
-        for tensor in dict.fromkeys(used.tensor for used in (*einsum.operands, *einsum.outputs)):
-            home = homes.get(tensor)
-            kept = home is not None and home.level == REGISTERS
-            words = words + (words_of(home, self.problem) if home is not None and kept else 1)
-        return words
+        self.chains[step.einsum] = Chain(step.einsum, step, loops, way)  # it may read its own
+        reads = tuple(self._read(step, operand, loops, homes) for operand in einsum.operands)
+        writes = tuple(self._write(step, output, loops, homes) for output in einsum.outputs)
+        self.chains[step.einsum] = Chain(step.einsum, step, loops, way, reads, writes)
 
     def _check_options(self, step: Compute, einsum: EinsumFacts) -> None:
         operands = {name for o in einsum.operands for name in (o.name, o.tensor)}
@@ -414,18 +438,16 @@ class _Walk:
         step: Compute,
         operand: Operand,
         loops: tuple[Loop, ...],
-        homes: Mapping[str, Home],
-        points: Values,
-    ) -> None:
+        homes: Mapping[str, Storage],
+    ) -> Use:
         tensor = operand.tensor
         maker = self.producers.get(tensor, step.einsum)
-        if maker not in self.work and tensor not in self.facts.carried:
+        if maker not in self.chains and tensor not in self.facts.carried:
             raise MappingError(
                 f"{step.einsum} reads {tensor} before {maker} makes it: compute {maker} first"
             )
-        self.exchanges.add(step.einsum, tensor, REGISTERS, reads=points)
         if operand.name in step.forwarding or tensor in step.forwarding:
-            return
+            return Use(operand, None)
         home = homes.get(tensor)
         if home is None:
             raise MappingError(
@@ -433,45 +455,43 @@ class _Walk:
                 f"'keep {operand.name} at LEVEL' above, or 'forwarding {operand.name}'"
             )
         self.reads.append((step.einsum, home))
-        register: Home | None = self._register(tensor, home, loops)
-        while register is not None:
-            register.readers.append((step.einsum, operand.visited))
-            register = None if register.forwarded else register.parent
+        registers = self._registers(tensor, home, loops)
+        above: Storage | None = registers
+        while above is not None:
+            above.readers.append((step.einsum, operand.visited))
+            above = None if above.forwarded else above.parent
+        return Use(operand, registers)
 
     def _write(
         self,
         step: Compute,
         output: Operand,
         loops: tuple[Loop, ...],
-        homes: Mapping[str, Home],
-        points: Values,
-    ) -> None:
-        tensor = output.tensor
-        visited = output.visited.without(step.accumulating)
-        active = self.work[step.einsum].active
-        first = find_crossing(self.problem, loops, {}, visited, ONE_MEMORY, active).lane_once
-        self.exchanges.add(step.einsum, tensor, REGISTERS, reads=points - first, writes=points)
-        home = homes.get(tensor)
-        register = None if home is None else self._register(tensor, home, loops)
-        while register is not None:
-            register.writers.append((step.einsum, visited))
-            register = register.parent
+        homes: Mapping[str, Storage],
+    ) -> Use:
+        home = homes.get(output.tensor)
+        registers = None if home is None else self._registers(output.tensor, home, loops)
+        above = registers
+        while above is not None:
+            above.writers.append((step.einsum, output.visited.without(step.accumulating)))
+            above = above.parent
+        return Use(output, registers)
 
-    def _register(self, tensor: str, home: Home, loops: tuple[Loop, ...]) -> Home:
+    def _registers(self, tensor: str, home: Storage, loops: tuple[Loop, ...]) -> Storage:
         """The registers that an access goes to: kept ones, or a word for it alone."""
         if home.level == REGISTERS:
             return home
-        self.homes.append(Home(tensor, REGISTERS, home, loops, {}))
-        return self.homes[-1]
+        self.storages.append(Storage(tensor, REGISTERS, home, loops, {}))
+        return self.storages[-1]
 
-    def check_sources(self, implicit: Mapping[str, Home]) -> None:
+    def check_sources(self, backing: Mapping[str, Storage]) -> None:
         """What is read must come from where its maker puts it, or from the outermost memory."""
         for einsum, home in self.reads:
             source = home.outermost
             maker = self.producers.get(home.tensor)
             if source is None or maker is None or source.writers:
                 continue
-            if implicit.get(home.tensor) is not source:
+            if backing.get(home.tensor) is not source:
                 raise MappingError(
                     f"{einsum} reads {home.tensor} from {source.level}, where {maker} does not put "
                     f"it: add 'keep {home.tensor} at LEVEL' above both"

@@ -1,6 +1,7 @@
-"""The way down to each Einsum: the loops above it and the homes on the way, outer before inner.
+"""A loop nest at a shape: walked once, then counted, simulated, and asked for what it holds.
 
-What stands above several Einsums is one object, shared by their chains: `shared_loops` finds it.
+`einfuse.mapper.nest.resolve.resolve` makes it. What stands above several Einsums is one object,
+shared by their chains: `shared_loops` finds it.
 """
 
 from __future__ import annotations
@@ -10,28 +11,46 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from einfuse.mapper.machine.formula import Values
+
 from .loops import Loop
-from .nest import Branch, Compute, Keep, Nest, Parallel, Temporal, computes_of
+from .nest import Compute
 from .reuse import Problem
+from .storage import Peak, Storage
+from .workload import Operand
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """A tensor kept at a level below the first ``depth`` loops of a chain."""
+class Use:
+    """An access of an Einsum, and the storage in registers that it goes to; None: forwarded."""
 
-    tensor: str
-    keep: Keep
-    depth: int
+    operand: Operand
+    registers: Storage | None
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """An Einsum's loops (those in space with their waves in time before them) and homes."""
+    """The way down to an Einsum.
+
+    Attributes:
+        einsum: its name.
+        step: its step of the mapping.
+        loops: those above it, those in space with their waves in time before them.
+        homes: the storages on the way that the mapping asks for, outer before inner.
+        reads, writes: its accesses.
+    """
 
     einsum: str
-    unit: str
+    step: Compute
     loops: tuple[Loop, ...]
-    homes: tuple[Home, ...]
+    homes: tuple[Storage, ...]
+    reads: tuple[Use, ...] = ()
+    writes: tuple[Use, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """The unit that does it."""
+        return self.step.unit
 
     @property
     def steps_in_time(self) -> tuple[Loop, ...]:
@@ -44,63 +63,23 @@ class Chain:
         return tuple(found)
 
 
-def find_chains(nest: Nest, problem: Problem) -> dict[str, Chain]:
-    """Return the chain of every Einsum of a nest that `einfuse.mapper.nest.resolve.count` accepts.
+@dataclass(frozen=True, slots=True)
+class ResolvedNest:
+    """Every loop with its count, every storage with its tiles and parent, every Einsum.
 
-    >>> from einfuse.einsum.language.parser import parse
-    >>> from einfuse.mapper.nest.workload import facts
-    >>> from einfuse.mapper.nest.nest import parse_nest
-    >>> cascade = parse("rank M, N\\ninput A[M,N]\\noutput Y\\nY[n] = A[m,n]")
-    >>> problem = Problem(facts(cascade), {"M": 8, "N": 3}, {}, {"vector": {"lanes": 4}}, ("dram",))
-    >>> nest = parse_nest(["for N", "for M in 4", "parallel M over lanes", "compute Y on vector"])
-    >>> [(loop.rank, int(loop.count)) for loop in find_chains(nest, problem)["Y"].loops]
-    [('N', 3), ('M', 2), ('M', 4)]
+    Attributes:
+        problem: what the nest was resolved for.
+        chains: the way down to each Einsum, in the order of the mapping.
+        storages: all of them but those that inputs and outputs have without being asked for.
+        peak: the most that lives at each level at once.
+        valid: false at points of an array where a tile comes out below 1.
     """
-    chains: dict[str, Chain] = {}
-    _walk(nest, problem, (), dict(problem.sizes), (), {}, chains)
-    return chains
 
-
-def _walk(
-    nest: Nest,
-    problem: Problem,
-    loops: tuple[Loop, ...],
-    tiles: Mapping[str, float],
-    homes: tuple[Home, ...],
-    used: Mapping[str, float],
-    chains: dict[str, Chain],
-) -> None:
-    for number, node in enumerate(nest):
-        match node.step:
-            case Temporal(rank=rank) as step:
-                tile = _tile(step, tiles, problem)
-                loops = (*loops, Loop(rank, np.ceil(tiles[rank] / tile), False, tile))
-                tiles = {**tiles, rank: tile}
-            case Parallel(rank=rank, dimension=dimension) as step:
-                tile = _tile(step, tiles, problem)
-                unit = computes_of(nest[number:])[0].unit
-                room = np.floor(problem.lanes[unit][dimension] / used.get(dimension, 1))
-                wanted = np.ceil(tiles[rank] / tile)
-                side = min(wanted, max(room, 1))
-                used = {**used, dimension: used.get(dimension, 1) * side}
-                if wanted > side:
-                    waves = np.ceil(tiles[rank] / (side * tile))
-                    loops = (*loops, Loop(rank, waves, False, side * tile))
-                loops = (*loops, Loop(rank, side, True, tile))
-                tiles = {**tiles, rank: tile}
-            case Keep(tensors=tensors) as step:
-                root = problem.facts.root
-                homes = (*homes, *(Home(root(name), step, len(loops)) for name in tensors))
-            case Compute(einsum=einsum, unit=unit):
-                chains[einsum] = Chain(einsum, unit, loops, homes)
-            case Branch(children=children):
-                for child in children:
-                    _walk(child, problem, loops, tiles, homes, used, chains)
-
-
-def _tile(step: Temporal | Parallel, tiles: Mapping[str, float], problem: Problem) -> float:
-    tile = 1.0 if step.tile is None else float(np.floor(step.tile.evaluate(problem.names)))
-    return min(tile, tiles[step.rank]) if problem.edges == "exact" else tile
+    problem: Problem
+    chains: Mapping[str, Chain]
+    storages: tuple[Storage, ...]
+    peak: Peak
+    valid: Values = True
 
 
 def shared_loops(chains: Iterable[Chain]) -> tuple[Loop, ...]:

@@ -16,8 +16,12 @@ there, and what was there returns to the home (fills). A home that an Einsum bel
 filled for readers: they find there what was made. Fills are charged to the first Einsum below;
   those of a ``copied`` view to the view.
 
-- A word is named by the ranks of an access: arithmetic in indices is not looked into, so
-  ``X[p+w]`` is a word for each pair, and generations of an iterative rank are distinct.
+- A word is a coordinate of the tensor behind views; generations of an iterative rank are distinct.
+  Accesses with other subscripts are *parts* of a tile (`X[p] * X[m]`): what is there is their
+  union; a step brings the parts that it moves, less what the others have there, and a part whole.
+  A window (`X[p+w]`) has the coordinates that it covers, a gather no more than the tensor has.
+  Where it is not known what parts, or lanes with tiles apart, have in common, that is nothing: so
+  no count is too low (see `einfuse.mapper.nest.coordinates`).
 - A memory is one memory, however many lanes use it: a tile that lanes share is kept once, tiles
   that differ side by side. Registers are each lane's own, hence below all loops in space; they
   are counted for one active lane (an average, where ragged edges leave lanes unequal).
@@ -27,8 +31,8 @@ filled for readers: they find there what was made. Fills are charged to the firs
 - ``drains``: whether a home that sends its words up is read for it (``read``) or not (``free``).
 - A home's share that spills is read and written where it spills to (the home's own counts stay
   whole), and crosses to the home above no more.
-- Room: a home takes the words of its tile, along the ranks that an Einsum below it indexes (of
-  several, the largest tile), from the time it is filled; children of a branch take turns, except
+- Room: a home takes the words of its tile that Einsums below it read or write, from the time it is
+  filled; children of a branch take turns, except
   that a tile which ``trailing`` retention keeps over a loop above the branch stays while the other
   children run; children of a pipeline are all there at once. Under ``explicit`` retention a home
   right above a branch is there from the first child that touches its tensor to the last.

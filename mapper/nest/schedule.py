@@ -22,7 +22,7 @@ from einfuse.mapper.errors import MappingError
 from einfuse.mapper.machine.formula import Values
 
 from .resolved import Chain, iterations, shared_loops
-from .stages import Phase, Stage, Stall, resolve
+from .stages import Phase, Stage, Stall, time_stage
 from .workload import Edge, Facts
 
 
@@ -119,7 +119,7 @@ def find_schedules(
             _in_own_pace(Stage(stage.name, (phase,)), facts, chains, iterative) for phase in phases
         )
     distance = int(stage.distance.evaluate(names))
-    timing = resolve(stage, facts, distance, iterative)
+    timing = time_stage(stage, facts, distance, iterative)
     offsets = dict(timing.offsets if repair else stage.offsets)
     interval = int(timing.interval) if repair else 1
     tiles = _tiles(stage, names)

@@ -148,7 +148,7 @@ class Timing:
     violations: tuple[str, ...]
 
 
-def resolve(stage: Stage, facts: Facts, distance: Values, iterations: Values) -> Timing:
+def time_stage(stage: Stage, facts: Facts, distance: Values, iterations: Values) -> Timing:
     """Return the offsets and the interval under which every edge of the cascade is kept.
 
     Args:

@@ -1,8 +1,8 @@
-"""Where a nest keeps tensors, the words that takes, and how much of it is there at once."""
+"""Storage nodes: a tensor at a level, its tiles, and the most words that are there at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,30 +17,45 @@ from .reuse import REGISTERS, Problem
 from .workload import Facts
 
 
-@dataclass(slots=True, eq=False)
-class Home:
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
     """A tensor at a memory or in registers, with the Einsums below that read and write it.
 
-    ``place`` are the words of its place, which it may share with what it overlays; ``room`` those
-    beyond what it overlays. ``copies`` tiles are there at once; ``spilled`` is the share of it that
-    lives elsewhere. ``visited`` is what the Einsums below read and write of it, of a carried tensor
-    in one generation; ``copy`` is the view that is copied here, if one is.
+    Attributes:
+        tensor: the one behind views.
+        level: a memory, or "registers".
+        parent: the storage that it is filled from; None for the backing storage.
+        loops: those above it, outer before inner.
+        tiles: the extent of each rank in it.
+        keep: the step of the mapping; None where it follows from an Einsum, or is implied.
+        copies: how many tiles are there at once.
+        spilled: the share of it that lives elsewhere.
+        copy: the view that is copied here, if one is.
+        own_words: those of its copies.
+        place: the words of its place, which it may share with what it overlays.
+        words: those beyond what it overlays.
+        readers, writers: Einsums below, with what they visit; the walk over a nest fills them.
     """
 
     tensor: str
     level: str
-    parent: Home | None
+    parent: Storage | None
     loops: tuple[Loop, ...]
     tiles: Mapping[str, Values]
     keep: Keep | None = None
     copies: Values = 1
     spilled: Values = 0
-    visited: Coordinates | None = None
     copy: str = ""
+    own_words: Values = 0
     place: Values = 0
-    room: Values = 0
+    words: Values = 0
     readers: list[tuple[str, Coordinates]] = field(default_factory=list)
     writers: list[tuple[str, Coordinates]] = field(default_factory=list)
+
+    @property
+    def depth(self) -> int:
+        """How many loops stand above it."""
+        return len(self.loops)
 
     @property
     def forwarded(self) -> bool:
@@ -48,8 +63,18 @@ class Home:
         return self.keep is not None and self.keep.forwarded
 
     @property
+    def streamed(self) -> bool:
+        """Whether what is here only passes through."""
+        return self.keep is not None and self.keep.streamed
+
+    @property
+    def overlaying(self) -> str | None:
+        """The tensor with which it takes turns in one place."""
+        return None if self.keep is None else self.keep.overlaying
+
+    @property
     def moved(self) -> Coordinates:
-        """What goes to and from the home above: what its writer, else its readers, visit."""
+        """What goes to and from its parent: what its writer, else its readers, visit."""
         every = dict.fromkeys(visited for _, visited in self.writers or self.readers)
         if len(every) == 1:
             return next(iter(every))
@@ -57,8 +82,8 @@ class Home:
         return find_coordinates(parts) if parts else of_ranks(frozenset())
 
     @property
-    def outermost(self) -> Home | None:
-        """The home that what is read here comes from; None if another unit makes it."""
+    def outermost(self) -> Storage | None:
+        """The storage that what is read here comes from; None if another unit makes it."""
         if self.forwarded:
             return None
         return self if self.parent is None else self.parent.outermost
@@ -69,25 +94,34 @@ def touched_below(facts: Facts, tensor: str, nest: Nest) -> bool:
     return bool(facts.accesses(tensor, (compute.einsum for compute in computes_of(nest))))
 
 
-def words_of(home: Home, problem: Problem) -> Values:
-    """Return the words that a home takes: of a generational tensor, one generation."""
-    visited = home.visited or problem.facts.visited(home.tensor, problem.facts.einsums)
-    words = visited.words(
-        {rank: _extent(home, rank, problem) for rank in visited.ranks}, problem.sizes
-    )
-    return words * home.copies * (1 - home.spilled)
+def tile_words(
+    problem: Problem,
+    level: str,
+    visited: Coordinates,
+    loops: Sequence[Loop],
+    tiles: Mapping[str, Values],
+) -> Values:
+    """Return the words of what lanes side by side have at a level, of one lane in registers.
 
+    Args:
+        problem: its sizes, its edges, and the memories of which each instance has its own.
+        level: a memory, or "registers".
+        visited: what the Einsums below read and write there.
+        loops: those above, outer before inner.
+        tiles: the extent of each rank there.
+    """
 
-def _extent(home: Home, rank: str, problem: Problem) -> Values:
-    """How much of a rank the tiles have that lie side by side at a home."""
-    own = [loop for loop in home.loops if loop.rank == rank]
-    if home.level in problem.instanced:
-        own = [replace(o, parallel=False) if o.dimension == INSTANCES else o for o in own]
-    if home.level == REGISTERS or not any(loop.parallel for loop in own):
-        return home.tiles[rank]
-    if problem.exact:
-        return count_pieces(problem.sizes[rank], own, None, spread=True, words=True)
-    return home.tiles[rank] * product(o.count for o in own if o.parallel)
+    def extent(rank: str) -> Values:
+        own = [loop for loop in loops if loop.rank == rank]
+        if level in problem.instanced:
+            own = [replace(o, parallel=False) if o.dimension == INSTANCES else o for o in own]
+        if level == REGISTERS or not any(loop.parallel for loop in own):
+            return tiles[rank]
+        if problem.exact:
+            return count_pieces(problem.sizes[rank], own, None, spread=True, words=True)
+        return tiles[rank] * product(o.count for o in own if o.parallel)
+
+    return visited.words({rank: extent(rank) for rank in visited.ranks}, problem.sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +135,9 @@ class Held:
 Peak = Mapping[str, Held]  # of each level
 
 
-def held_by(homes: Iterable[Home]) -> Peak:
-    """Return what homes take that are there together."""
-    return together([{home.level: Held(home.room, ((home.tensor, home.room),))} for home in homes])
+def held_by(storages: Iterable[Storage]) -> Peak:
+    """Return what storages take that are there together."""
+    return together([{s.level: Held(s.words, ((s.tensor, s.words),))} for s in storages])
 
 
 def together(peaks: Iterable[Peak]) -> Peak:
@@ -135,24 +169,24 @@ def in_turn(peaks: Iterable[Peak]) -> Peak:
     return longest
 
 
-def staying(homes: Iterable[Home], depth: int, retention: str) -> Peak:
-    """Return what homes hold on to while the loops down to a depth go on.
+def staying(storages: Iterable[Storage], depth: int, retention: str) -> Peak:
+    """Return what storages hold on to while the loops down to a depth go on.
 
     That is the tiles that ``trailing`` retention keeps over one of those loops.
     """
     if retention != "trailing" or not depth:
         return {}
     return together(
-        {home.level: Held(words, ((home.tensor, words),))}
-        for home in homes
-        if home.keep is not None and np.any(words := _staying_words(home, depth, retention))
+        {storage.level: Held(words, ((storage.tensor, words),))}
+        for storage in storages
+        if storage.keep is not None and np.any(words := _staying_words(storage, depth, retention))
     )
 
 
-def _staying_words(home: Home, depth: int, retention: str) -> Values:
-    moving = moving_loops(home.loops, home.moved.ranks, retention)
+def _staying_words(storage: Storage, depth: int, retention: str) -> Values:
+    moving = moving_loops(storage.loops, storage.moved.ranks, retention)
     stays: Values = False
-    for loop, moves in zip(home.loops[:depth], moving, strict=False):
+    for loop, moves in zip(storage.loops[:depth], moving, strict=False):
         if not loop.parallel and moves is not True:
             stays = stays | (np.logical_not(moves) & (loop.count > 1))
-    return np.where(stays, home.room, 0)[()]
+    return np.where(stays, storage.words, 0)[()]

@@ -152,10 +152,12 @@ def joint_crossing(
         sides: as for `whole_crossing`.
         active: the lanes that share the work below.
 
+    >>> from einfuse.mapper.nest.coordinates import Subscript, find_coordinates
     >>> loops = (Loop("P", 4, False, 2), Loop("M", 2, False, 4))
     >>> sizes = {"P": 8, "M": 8, "N": 8}
     >>> nested = Nested(loops, {"P": 2, "M": 4}, sizes, "trailing")
-    >>> both = find_coordinates(frozenset({(Subscript(("P",), "N"),), (Subscript(("M",), "N"),)}))
+    >>> parts = [(Subscript((rank,), "N"),) for rank in "PM"]
+    >>> both = find_coordinates(frozenset(parts))
     >>> int(joint_crossing(nested, both).words)  # 8 along P, 4 x 8 along M, 8 of them there already
     32
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from einfuse.mapper import MappingError, Phase, Stage, Traffic, Values, Work, compose, resolve
+from einfuse.mapper import MappingError, Phase, Stage, Traffic, Values, Work, compose, time_stage
 from einfuse.simulator.result.accounting import Accounting
 
 from .point import Point, add_up
@@ -47,7 +47,7 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
                     f"stage {stage.name}: {name}: expected a number of at least 1, found "
                     f"{np.min(formula.evaluate(point.scope)):g} ({formula.text})"
                 )
-        timing = resolve(stage, point.facts, stage.distance.evaluate(point.scope), iterations)
+        timing = time_stage(stage, point.facts, stage.distance.evaluate(point.scope), iterations)
         notes += timing.violations
         composed = compose(
             stage,
@@ -64,7 +64,7 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
             resources[level] = resources.get(level, 0.0) + taken
             longest = np.maximum(longest, taken * clock)
         cycles = cycles + longest
-    for copy in {e for e, _, _ in point.counts.traffic if e not in point.counts.work}:
+    for copy in copies_of(point):
         longest = 0.0
         for level, taken in _memories(point, {copy}, accounting).items():
             resources[level] = resources.get(level, 0.0) + taken
@@ -105,6 +105,12 @@ def _alone(einsum: str, work: Work) -> Phase:
     return Phase(((work.unit, (einsum,)),))
 
 
+def copies_of(point: Point) -> tuple[str, ...]:
+    """The views that are copied, each in a time of its own behind the stages."""
+    every = dict.fromkeys(einsum for einsum, _, _ in point.counts.traffic)
+    return tuple(einsum for einsum in every if einsum not in point.counts.work)
+
+
 def memory_seconds(
     point: Point, level: str, einsums: set[str], ports: bool = False
 ) -> Values | None:
@@ -112,17 +118,29 @@ def memory_seconds(
 
     With ``ports`` an access takes a port for one of its cycles as well.
     """
-    traffic = [(e, t) for (e, _, at), t in point.counts.traffic.items() if at == level]
-    moved = [t for e, t in traffic if e in einsums]
-    if level in point.architecture.instanced:  # the time of each of those that are used
-        work = point.counts.work
-        moved = [
-            Traffic(t.reads / work[e].instances, t.writes / work[e].instances)
-            for e, t in traffic
-            if e in einsums
-        ]
+    moved = [
+        _of_an_instance(point, level, einsum, traffic)
+        for (einsum, _, at), traffic in point.counts.traffic.items()
+        if at == level and einsum in einsums
+    ]
+    reads, writes = add_up(t.reads for t in moved), add_up(t.writes for t in moved)
+    return transfer_seconds(point, level, reads, writes, ports)
+
+
+def _of_an_instance(point: Point, level: str, einsum: str, traffic: Traffic) -> Traffic:
+    """What an Einsum moves at each of those instances of a level that it uses."""
+    if level not in point.architecture.instanced:
+        return traffic
+    used = point.counts.work[einsum].instances
+    return Traffic(traffic.reads / used, traffic.writes / used)
+
+
+def transfer_seconds(
+    point: Point, level: str, reads: Values, writes: Values, ports: bool = False
+) -> Values | None:
+    """The time that words read and written take at one memory; None if it is unlimited."""
     word = point.number("word_bytes")
-    reads, writes = word * add_up(t.reads for t in moved), word * add_up(t.writes for t in moved)
+    reads, writes = word * reads, word * writes
     times = [
         amount / point.values[f"{level}.{name}"]
         for name, amount in (

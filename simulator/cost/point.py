@@ -23,12 +23,14 @@ from einfuse.mapper import (
     MappingError,
     Nest,
     Problem,
+    ResolvedNest,
     Scope,
     Values,
     Work,
-    count,
+    count_resolved,
     facts,
     parse_formula,
+    resolve,
     select,
     walk_nest,
 )
@@ -41,7 +43,8 @@ _ROUNDING = 1e-12  # a share that fills a level to the last byte may round above
 class Point:
     """A design at a shape (or at arrays of shapes): what every cost is worked out from.
 
-    ``values`` has the architecture's parameters, ``scope`` every name that formulas read;
+    ``values`` has the architecture's parameters, ``scope`` every name that formulas read; ``nest``
+    is the mapping at the shape;
     ``cycles`` is the time of each Einsum alone; ``peak_bytes`` the most alive at each level.
     """
 
@@ -51,6 +54,7 @@ class Point:
     values: Mapping[str, Values | None]
     scope: Scope
     sizes: Mapping[str, Values]
+    nest: ResolvedNest
     counts: Counts
     cycles: Mapping[str, Values]
     peak_bytes: Mapping[str, Values]
@@ -107,7 +111,7 @@ def find_point(
         unit: {d: values[f"{unit}.{d}"] for d in architecture.dimensions(unit)}
         for unit in architecture.units
     }
-    counts = count(
+    resolved = resolve(
         nest,
         Problem(
             known,
@@ -122,6 +126,7 @@ def find_point(
             architecture.instanced,
         ),
     )
+    counts = count_resolved(resolved)
     for name, work in counts.work.items():
         if work.pipelined and not architecture.file.units[work.unit].pipelined:
             raise MappingError(
@@ -132,7 +137,9 @@ def find_point(
     word = values["word_bytes"]
     peak = {level: words * word for level, words in counts.peak_words.items()}
     feasible = feasible & counts.valid & _capacity(values, counts, peak, scalar)
-    return Point(design, known, architecture, values, scope, sizes, counts, cycles, peak, feasible)
+    return Point(
+        design, known, architecture, values, scope, sizes, resolved, counts, cycles, peak, feasible
+    )
 
 
 def add_up(values: Iterable[Values]) -> Values:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from einfuse.mapper import REGISTERS, Chain, Schedule, iterations, moving_loops
+from einfuse.simulator.cost.latency import transfer_seconds
 from einfuse.simulator.cost.point import Point
-from einfuse.simulator.functional.rooms import copies_of
 
 from .overheads import Overheads
 
@@ -271,36 +271,20 @@ class _Times:
     ) -> None:
         self.schedule, self.point, self.chains = schedule, point, chains
         self.with_ports = with_ports
-        self.ports = tuple(level for level in point.architecture.memories if self._limits(level))
+        self.ports = tuple(
+            level
+            for level in point.architecture.memories
+            if transfer_seconds(point, level, 0.0, 0.0, with_ports) is not None
+        )
 
-    def _limits(self, level: str) -> dict[str, float]:
-        limits = {
-            name: self.point.values[f"{level}.{name}"]
-            for name in (
-                "bandwidth_bytes_per_s",
-                "read_bandwidth_bytes_per_s",
-                "write_bandwidth_bytes_per_s",
-            )
-        }
-        found = {name: float(value) for name, value in limits.items() if value is not None}
-        ports = self.point.values[f"{level}.ports"]
-        if self.with_ports and ports is not None:
-            own = self.point.values[f"{level}.port_hz"]
-            cycles = float(self.point.number("clock_hz") if own is None else own)
-            found["ports"] = float(ports * self.point.number(f"{level}.access_bytes")) * cycles
-        return found
-
-    def cycles(self, level: str, reads: float, writes: float) -> float:
-        """The cycles that words read and written take at a level."""
-        limits = self._limits(level)
-        moved = {
-            "bandwidth_bytes_per_s": reads + writes,
-            "read_bandwidth_bytes_per_s": reads,
-            "write_bandwidth_bytes_per_s": writes,
-            "ports": reads + writes,
-        }
-        scale = float(self.point.number("word_bytes")) * float(self.point.number("clock_hz"))
-        return max(moved[name] * scale / limit for name, limit in limits.items())
+    def cycles(self, level: str, einsum: str, reads: float, writes: float) -> float:
+        """The cycles that what an Einsum reads and writes takes at a level, or at an instance."""
+        if level in self.point.architecture.instanced:
+            used = float(self.point.counts.work[einsum].instances)
+            reads, writes = reads / used, writes / used
+        seconds = transfer_seconds(self.point, level, reads, writes, self.with_ports)
+        assert seconds is not None
+        return float(seconds) * float(self.point.number("clock_hz"))
 
     def fetches(self) -> Iterator[_Fetch]:
         """Tiles of input that a memory keeps, brought in whole from the one above."""
@@ -312,8 +296,8 @@ class _Times:
                 continue
             above = dict.fromkeys(self.point.facts.ranks, self.point.architecture.memories[0])
             for home in chain.homes:
-                level, parent = home.keep.level, above[home.tensor]
-                if home.keep.streamed or level == REGISTERS:
+                level, parent = home.level, above[home.tensor]
+                if home.streamed or level == REGISTERS:
                     continue
                 above[home.tensor] = level
                 moved = traffic.get((slot.einsum, home.tensor, parent))
@@ -322,9 +306,8 @@ class _Times:
                     continue
                 if not float(moved.reads) or parent not in self.ports:
                     continue
-                ranks = self.point.facts.ranks[home.tensor]
-                loops = chain.loops[: home.depth]
-                moving = moving_loops(loops, ranks, self.point.design.retention)
+                loops = home.loops
+                moving = moving_loops(loops, home.moved.ranks, self.point.design.retention)
                 loads = iterations(
                     [
                         loop
@@ -334,10 +317,12 @@ class _Times:
                 )
                 tiles = self.schedule.tiles // slot.period
                 period = tiles // loads if tiles % loads == 0 else 1
-                cycles = self.cycles(parent, float(moved.reads), 0.0) / (tiles // period)
+                cycles = self.cycles(parent, slot.einsum, float(moved.reads), 0.0) / (
+                    tiles // period
+                )
                 yield _Fetch(
                     home.tensor, parent, number, period * slot.period, cycles,
-                    self.ports.index(parent), copies_of(home.keep, self.point.scope),
+                    self.ports.index(parent), int(home.copies),
                 )  # fmt: skip
 
     def demands(
@@ -351,4 +336,4 @@ class _Times:
                     reads += 0.0 if (name, tensor, at) in fetched else float(moved.reads)
                     writes += float(moved.writes)
             if reads or writes:
-                yield port, self.cycles(level, reads, writes) / tiles
+                yield port, self.cycles(level, einsum, reads, writes) / tiles

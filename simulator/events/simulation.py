@@ -10,22 +10,9 @@ from typing import Any
 import numpy as np
 
 from einfuse.einsum import EinfuseError
-from einfuse.mapper import (
-    Architecture,
-    ArchitectureError,
-    Chain,
-    Design,
-    Keep,
-    MappingError,
-    Problem,
-    Schedule,
-    find_chains,
-    find_schedules,
-    select,
-    walk_nest,
-)
+from einfuse.mapper import ArchitectureError, Chain, Design, MappingError, Schedule, find_schedules
 from einfuse.simulator.cost.charges import find_energy, total
-from einfuse.simulator.cost.latency import iterations_of, memory_seconds, stages_of
+from einfuse.simulator.cost.latency import copies_of, iterations_of, memory_seconds, stages_of
 from einfuse.simulator.cost.model import evaluate
 from einfuse.simulator.cost.point import Point, add_up, find_point
 from einfuse.simulator.result.accounting import find_accounting
@@ -170,17 +157,7 @@ def prepare(
     """
     try:
         point = find_point(design, shape, set or {}, scalar=True)
-        architecture = point.architecture
-        _check_simulated(design, architecture)
-        lanes = {
-            unit: {d: point.number(f"{unit}.{d}") for d in architecture.dimensions(unit)}
-            for unit in architecture.units
-        }
-        problem = Problem(
-            point.facts, point.sizes, point.scope, lanes, architecture.memories,
-            design.retention, design.edges,
-        )  # fmt: skip
-        chains = find_chains(select(design.nest, point.scope), problem)
+        chains = point.nest.chains
         iterations = int(iterations_of(point))
         schedules = tuple(
             find_schedules(stage, point.facts, chains, point.scope, iterations, repair=repair)
@@ -189,16 +166,6 @@ def prepare(
     except EinfuseError as error:
         raise _named(design, error) from None
     return Prepared(point, chains, schedules)
-
-
-def _check_simulated(design: Design, architecture: Architecture) -> None:
-    instanced = [f"instances of {level}" for level in sorted(architecture.instanced)]
-    shares = [f"{unit}.shares" for unit in architecture.units if architecture.shares(unit)]
-    drains = ["drains: read"] if design.drains != "free" else []
-    steps = (node.step for node in walk_nest(design.nest))
-    copied = ["'copied'" for step in steps if isinstance(step, Keep) and step.copied]
-    for what in (*instanced, *shares, *drains, *copied):
-        raise MappingError(f"the simulation does not know {what}; evaluate the design instead")
 
 
 def _named(design: Design, error: EinfuseError) -> EinfuseError:
@@ -231,6 +198,13 @@ def _check_tiles(design: Design, prepared: Prepared) -> None:
                 f"more than the {MOST_EPOCHS:.3g} that can be told apart: choose a smaller shape, "
                 "or evaluate the design"
             )
+
+
+def _memory_cycles(point: Point, einsums: set[str], ports: bool) -> dict[str, float]:
+    """The cycles that each memory of limited bandwidth takes for some Einsums."""
+    clock = point.number("clock_hz")
+    every = {m: memory_seconds(point, m, einsums, ports) for m in point.architecture.memories}
+    return {m: float(taken * clock) for m, taken in every.items() if taken is not None}
 
 
 def simulate(
@@ -301,15 +275,19 @@ def simulate(
                 busy[unit] += float(events.busy[number])
                 for cause, lost in zip(CAUSES, events.stalls[number], strict=True):
                     stalls[unit][cause] += float(lost)
-        longest = compute
-        for level in point.architecture.memories:
-            taken = memory_seconds(point, level, {*stage.einsums}, with_ports)
-            if taken is not None:
-                longest = max(longest, float(taken * clock))
-                if not overheads.fetches:
-                    memories.append((level, start, float(taken * clock)))
+        taken = _memory_cycles(point, {*stage.einsums}, with_ports)
+        longest = max(compute, *taken.values(), 0.0)
+        if not overheads.fetches:
+            memories += [(level, start, own) for level, own in taken.items()]
         for unit in units:
             stalls[unit][CAUSES[BANDWIDTH]] += longest - compute
+        cycles = cycles + longest
+    for copy in copies_of(point):
+        taken = _memory_cycles(point, {copy}, with_ports)
+        memories += [(level, cycles, own) for level, own in taken.items()]
+        longest = max(0.0, *taken.values())
+        for unit in units:
+            stalls[unit][CAUSES[BANDWIDTH]] += longest
         cycles = cycles + longest
     energy = total(find_energy(point, accounting, cycles / clock).components)
     traffic = point.counts.traffic.items()

@@ -95,14 +95,14 @@ class Tally:
         above = dict(self.roots)
         for own in chain.homes:
             parent = above.get(own.tensor)
-            if own.keep.streamed:
+            if own.streamed:
                 continue
-            if parent is not None and parent.keep is None and parent.level == own.keep.level:
+            if parent is not None and parent.keep is None and parent.level == own.level:
                 continue  # it lives there anyway
             key = (own.tensor, id(own.keep))
             if key not in self.kept:
                 loops = chain.loops[: own.depth]
-                self.kept[key] = Place(own.tensor, own.keep.level, parent, loops, own.keep)
+                self.kept[key] = Place(own.tensor, own.level, parent, loops, own.keep)
                 self.homes.append(self.kept[key])
             above[own.tensor] = self.kept[key]
 
@@ -255,6 +255,18 @@ def tally(
         key: Traffic(reads / each(key), writes / each(key))
         for key, (reads, writes) in found.found.items()
     }
+
+
+def is_walkable(point: Point) -> bool:
+    """Tell whether the walk knows all that a mapping and its architecture say.
+
+    It does not know instances, what lanes share, reads of what drains, copies, and words that
+    several accesses have in common.
+    """
+    machine, storages = point.architecture, point.nest.storages
+    plain = all(storage.moved.plain and not storage.copy for storage in storages)
+    shared = any(machine.shares(unit) for unit in machine.units)
+    return plain and not shared and not machine.instanced and point.design.drains == "free"
 
 
 def check_steps(chains: Mapping[str, Chain]) -> None:

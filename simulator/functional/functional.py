@@ -20,7 +20,7 @@ from einfuse.einsum import EinfuseError, available_main_memory_bytes, draw_input
 from einfuse.mapper import REGISTERS, ArchitectureError, Design, MappingError, Traffic, select
 from einfuse.simulator.events.simulation import Prepared, prepare
 
-from .accesses import check_steps, tally
+from .accesses import check_steps, is_walkable, tally
 from .liveness import Residency
 from .partial_tensors import Tensors
 from .rooms import find_peaks
@@ -42,7 +42,8 @@ class Functional:
         max_error: largest difference from direct execution, relative where numbers exceed 1.
         tasks: how many tasks ran.
         live_bytes: level -> most bytes that had to be there at once.
-        traffic: words read and written by (Einsum, tensor, level), tallied step by step.
+        traffic: words read and written by (Einsum, tensor, level), tallied step by step; as
+            counted, where `is_walkable` says that this cannot be done.
         peak_bytes: level -> most bytes that the tiles took, as the loop tree is walked.
     """
 
@@ -176,17 +177,21 @@ def run_tasks(
     for at, given in inputs.items():
         for name, expected in run(cascade, given, own).items():
             error = max(error, _difference(outputs[name][at], expected))
+    traffic, peaks = _moved(prepared)
+    return Functional(outputs, error, len(tasks), live_bytes, traffic, peaks)
+
+
+def _moved(
+    prepared: Prepared,
+) -> tuple[Mapping[tuple[str, str, str], Traffic], Mapping[str, float]]:
+    """Words moved and most bytes there, tallied; as they are counted where the walk cannot."""
+    point, chains = prepared.point, prepared.chains
+    if not is_walkable(point):
+        return point.counts.traffic, {n: float(held) for n, held in point.peak_bytes.items()}
     nest = select(point.design.nest, point.scope)
     word_bytes = float(point.number("word_bytes"))
-    peaks = find_peaks(point, prepared.chains, nest)
-    return Functional(
-        outputs,
-        error,
-        len(tasks),
-        live_bytes,
-        tally(point, prepared.chains, nest),
-        {level: words * word_bytes for level, words in peaks.items()},
-    )
+    peaks = find_peaks(point, chains, nest)
+    return tally(point, chains, nest), {n: words * word_bytes for n, words in peaks.items()}
 
 
 def _difference(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:

@@ -16,7 +16,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from einfuse.mapper import REGISTERS, Chain, Facts, Home, Loop, MappingError, Operand, moving_loops
+from einfuse.mapper import (
+    REGISTERS,
+    Chain,
+    Facts,
+    Loop,
+    MappingError,
+    Operand,
+    Storage,
+    Values,
+    moving_loops,
+)
 from einfuse.simulator.cost.point import Point
 
 from .tasks import Region, TileTask
@@ -102,24 +112,29 @@ class Residency:
             if not any(home.tensor == used.tensor for home in chain.homes):
                 chain = self.chains[self.makers.get(used.tensor, task.einsum)]
             for home in chain.homes:
-                if home.tensor == used.tensor and home.keep.level != REGISTERS:
+                if home.tensor == used.tensor and home.level != REGISTERS:
                     self._touch(number, task.region, chain, home, used)
 
-    def _touch(self, number: int, region: Region, chain: Chain, home: Home, used: Operand) -> None:
+    def _touch(
+        self, number: int, region: Region, chain: Chain, home: Storage, used: Operand
+    ) -> None:
         place = (home.tensor, id(home.keep))
         if place not in self.rooms:
             self.rooms[place] = self._room(chain, home, place)
         room = self.rooms[place]
         loops = chain.loops[: home.depth]
-        ranks = _kept_ranks(self.facts, home.tensor)
+        axes = _axes(self.facts, home.tensor)
         starts = _starts(loops, region)
+        joint = _is_joint(self.facts, home.tensor)
+        ranks = sorted(used.ranks) if joint else axes
         here = {r: region[r] if r in used.ranks else (0, self._size(r)) for r in ranks}
         tile = {
             r: min(_tile(loops, r, end - first), end - first) for r, (first, end) in here.items()
         }
         inside = any(tile[r] < end - first for r, (first, end) in here.items())
-        if (inside and place not in self.exchanged) or home.keep.streamed:
+        if (inside and place not in self.exchanged) or home.streamed:
             words = int(np.prod(list(tile.values()), dtype=int))
+            words = int(used.visited.words(tile, self.point.sizes)) if joint else words
             room.passing[number] = max(words, room.passing.get(number, 0))
             return
         moving = moving_loops(loops, used.ranks, self.point.design.retention)
@@ -128,27 +143,25 @@ class Residency:
             for loop, start, moves in zip(loops, starts, moving, strict=True)
             if not loop.parallel and moves
         )
+        spans = _spans(used, here, self.point.sizes) if joint else [here[r] for r in axes]
         if key not in room.stays:
-            room.stays[key] = _Stay.empty(tuple(here[r] for r in ranks))
-        room.stays[key].touch(number, tuple(here[r] for r in ranks))
+            room.stays[key] = _Stay.empty(tuple(spans))
+        room.stays[key].touch(number, tuple(spans))
 
     def _size(self, rank: str) -> int:
         return int(self.point.sizes[rank])
 
-    def _room(self, chain: Chain, home: Home, place: _Place) -> _Room:
-        spill = home.keep.spill
-        share = 1.0 if spill is None else 1 - float(spill.share.evaluate(self.point.scope))
+    def _room(self, chain: Chain, home: Storage, place: _Place) -> _Room:
+        share = 1 - float(home.spilled)
         group, over = place, home
-        while over.keep.overlaying is not None:
-            under = self.facts.root(over.keep.overlaying)
-            below = [
-                h for h in chain.homes if h.tensor == under and h.keep.level == home.keep.level
-            ]
+        while over.overlaying is not None:
+            under = self.facts.root(over.overlaying)
+            below = [h for h in chain.homes if h.tensor == under and h.level == home.level]
             if not below:
                 break
             over = below[-1]
             group = (over.tensor, id(over.keep))
-        return _Room(home.keep.level, share, group)
+        return _Room(home.level, share, group)
 
     def peak_bytes(self) -> dict[str, float]:
         """The most bytes that live at each memory.
@@ -182,7 +195,8 @@ class Residency:
         return found
 
     def _words(self, tensor: str) -> int:
-        return int(np.prod([self._size(r) for r in _kept_ranks(self.facts, tensor)], dtype=int))
+        visited = self.facts.visited(tensor, self.facts.einsums)
+        return int(visited.words(self.point.sizes, self.point.sizes))
 
     def _taken(self, level: str) -> Iterator[tuple[_Place, NDArray[np.float64]]]:
         """Words at a level during every task, by the home that has the place."""
@@ -191,7 +205,7 @@ class Residency:
             if room.level == level:
                 groups.setdefault(room.group, []).append(place)
         for group, places in groups.items():
-            alike = len({tuple(_kept_ranks(self.facts, tensor)) for tensor, _ in places}) == 1
+            alike = len({tuple(_axes(self.facts, tensor)) for tensor, _ in places}) == 1
             every = [self._series(self.rooms[place]) for place in places]
             words = np.max(every, axis=0)
             if alike and len(places) > 1:
@@ -233,9 +247,39 @@ class Residency:
         return words * room.share
 
 
-def _kept_ranks(facts: Facts, tensor: str) -> list[str]:
+def _is_joint(facts: Facts, tensor: str) -> bool:
+    """Whether words are told apart by coordinates, as accesses along several ranks have some."""
+    return tensor not in facts.carried and not facts.visited(tensor, facts.einsums).plain
+
+
+def _axes(facts: Facts, tensor: str) -> list[str]:
     """The ranks of what lives at a home: of a carried tensor, one generation."""
+    if _is_joint(facts, tensor):
+        part = facts.visited(tensor, facts.einsums).parts[0]
+        sizes = [subscript.size for subscript in part]
+        return sizes if all(sizes) else sorted(facts.ranks[tensor])
     return sorted(facts.ranks[tensor] - facts.generations(tensor))
+
+
+def _spans(
+    used: Operand, here: Mapping[str, tuple[int, int]], sizes: Mapping[str, Values]
+) -> list[tuple[int, int]]:
+    """The coordinates that an access visits along each dimension; all where they are not known."""
+    spans: list[tuple[int, int]] = []
+    for subscript in used.part:
+        whole, strides = int(sizes[subscript.size]), subscript.strides
+        if strides is None and len(subscript.ranks) == 1 and subscript.first:
+            strides = (1,)
+        if strides is None or subscript.origin:
+            spans.append((0, whole))
+            continue
+        first = last = subscript.offsets[0]
+        for rank, stride in zip(subscript.ranks, strides, strict=True):
+            ends = sorted((stride * here[rank][0], stride * (here[rank][1] - 1)))
+            first, last = first + ends[0], last + ends[1]
+        first = min(max(first, 0), whole)
+        spans.append((first, max(min(last + 1, whole), first)))
+    return spans
 
 
 def _starts(loops: Sequence[Loop], region: Region) -> list[int]:

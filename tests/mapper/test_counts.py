@@ -17,8 +17,8 @@ from einfuse.einsum.language.parser import parse
 from einfuse.einsum.language.shape import bind
 from einfuse.einsum.testing import cascades
 from einfuse.mapper.errors import MappingError
+from einfuse.mapper.nest.counting import count
 from einfuse.mapper.nest.nest import Nest, parse_nest
-from einfuse.mapper.nest.resolve import count
 from einfuse.mapper.nest.reuse import Counts, Problem
 from einfuse.mapper.nest.workload import Facts, facts
 

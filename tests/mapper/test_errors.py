@@ -14,8 +14,8 @@ from einfuse.einsum.language.errors import EinfuseError
 from einfuse.mapper.design.design import load_design, parse_design
 from einfuse.mapper.errors import ArchitectureError, MappingError
 from einfuse.mapper.machine.architecture import DATA, load_architecture, parse_architecture
+from einfuse.mapper.nest.counting import count
 from einfuse.mapper.nest.nest import parse_nest
-from einfuse.mapper.nest.resolve import count
 from einfuse.mapper.nest.reuse import Problem
 from einfuse.mapper.nest.workload import facts
 

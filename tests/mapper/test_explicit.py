@@ -17,8 +17,8 @@ from einfuse.einsum.library.cascades import load
 from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.machine.architecture import Architecture, load_architecture, parse_architecture
+from einfuse.mapper.nest.counting import count
 from einfuse.mapper.nest.nest import parse_nest
-from einfuse.mapper.nest.resolve import count
 from einfuse.mapper.nest.reuse import Counts, Problem
 from einfuse.mapper.nest.workload import Facts, facts
 from einfuse.mapper.search.export import to_design, to_yaml

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import assume, given, settings
 
 from einfuse.einsum.language.parser import parse
-from einfuse.mapper.machine.architecture import parse_architecture
+from einfuse.mapper.design.design import parse_design
+from einfuse.mapper.errors import MappingError
+from einfuse.mapper.machine.architecture import load_architecture
+from einfuse.mapper.nest.counting import count
 from einfuse.mapper.nest.nest import parse_nest
-from einfuse.mapper.nest.resolve import count
 from einfuse.mapper.nest.reuse import Counts, Problem
 from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.export import to_design
 from einfuse.mapper.search.search import find_best
 from einfuse.mapper.space.space import MapSpace
 from einfuse.simulator.cost.model import evaluate
@@ -156,33 +159,49 @@ def test_arrays_of_joint_reads_count_as_their_points_do() -> None:
         assert both[number] == count(parse_nest(lines), one).traffic["Y", "X", "dram"].reads
 
 
-MACHINE = {
-    "name": "small",
-    "clock_hz": 1e9,
-    "word_bytes": 1,
-    "memories": {
-        "dram": {"bandwidth_bytes_per_s": 1e9, "read_pj": 100, "write_pj": 100, "access_bytes": 1},
-        "buffer": {"bytes": 20, "read_pj": 1, "write_pj": 1, "access_bytes": 1},
-    },
-    "units": {
-        "array": {
-            "dimensions": {"lanes": 2},
-            "operations": {"mac": {"energy_pj": 1}, "multiply": {"energy_pj": 1}},
-        }
-    },
+SEARCHED = {
+    "self": (SELF, {"N": 4, "E": 2}),
+    "window": (TEXTS["window"], {"N": 12, "P": 4, "W": 3}),
+    "two Einsums": (TEXTS["two Einsums"], {"N": 4}),
 }
 
 
-@pytest.mark.parametrize("text", [SELF, TEXTS["window"]], ids=["self", "window"])
+@pytest.mark.filterwarnings("ignore:.*skips points")
+@pytest.mark.parametrize("name", SEARCHED)
 @pytest.mark.parametrize("objective", ["traffic", "energy"])
-def test_a_search_says_what_the_evaluation_of_its_mapping_says(text: str, objective: str) -> None:
-    architecture = parse_architecture(MACHINE)
-    shape = {"N": 8, "P": 8, "M": 8, "E": 2} if text == SELF else {"P": 6, "W": 4}
-    cascade = parse(text, "joint")
-    shape = {rank: size for rank, size in shape.items() if rank in cascade.rank_names}
-    result = find_best(
-        MapSpace(cascade, architecture, shape), find_objective(objective, architecture)
+def test_a_search_says_what_the_evaluation_of_its_mapping_says(name: str, objective: str) -> None:
+    text, shape = SEARCHED[name]
+    machine = load_architecture("fusemax").with_settings(
+        {"buffer.bytes": 16, "array_1d.lanes": 2, "array_2d.rows": 2, "array_2d.columns": 2}
     )
-    evaluation = evaluate(result.design, shape)
+    space = MapSpace(parse(text, "joint"), machine, shape)
+    result = find_best(space, find_objective(objective, machine), seconds=20)
+    evaluation = evaluate(to_design(space, result.best.plan), dict(space.shape))
     said = evaluation.dram_bytes if objective == "traffic" else evaluation.energy_pj
-    assert result.best.figures[0] == pytest.approx(float(said), rel=1e-12)
+    assert result.optimal
+    assert result.best.figures[0] == pytest.approx(float(said), rel=1e-12)  # type: ignore[arg-type]
+
+
+def test_a_mapping_of_two_parts_that_do_not_fit_is_refused() -> None:
+    """Tiles of 2 and of 4 words along P and M take 6 words, 12 bytes; the larger takes 8."""
+    text = "rank N, P = N, M = N\ninput X[N]\noutput Y\nY[p,m] = X[p] * X[m]\n"
+    design = parse_design(
+        {
+            "schema": 1,
+            "name": "pairs",
+            "cascade": text,
+            "architecture": "fusemax",
+            "mapping": [
+                "for P in 2",
+                "for M in 4",
+                "keep X at buffer",
+                "for P, M",
+                "compute Y on array_1d",
+            ],
+        },
+        "pairs",
+    )
+    shape = {"N": 16}
+    assert evaluate(design, shape, set={"buffer.bytes": 12}).peak_bytes["buffer"] == 12
+    with pytest.raises(MappingError, match="do not fit buffer"):
+        evaluate(design, shape, set={"buffer.bytes": 11})
