@@ -178,6 +178,10 @@ class _Draw:
                 outer[tensor] = "dram"
         return lines + self.below(names, outer, set(), 0, set())
 
+    def tile(self, rank: str) -> int:
+        """A tile of a rank: of no more points than it has, as one that is written must be."""
+        return self.draw(st.integers(1, min(3, int(self.problem.sizes[rank]))))
+
     def pick(self, choices: Any) -> Any:
         return self.draw(st.sampled_from(list(choices)))
 
@@ -222,11 +226,11 @@ class _Draw:
         kind = self.pick(["for", "for", "parallel", "keep", "keep"])
         rank = self.pick(self.ranks)
         if kind == "for":
-            return [f"for {rank} in {self.draw(st.integers(1, 3))}"]
+            return [f"for {rank} in {self.tile(rank)}"]
         units = {self.units[n] for n in names}
         if kind == "parallel" and len(units) == 1 and "registers" not in homes.values():
             dimension = self.pick(self.dimensions(next(iter(units)), homes))
-            return [f"parallel {rank} in {self.draw(st.integers(1, 3))} over {dimension}"]
+            return [f"parallel {rank} in {self.tile(rank)} over {dimension}"]
         if kind == "keep":
             open_ = [t for t in homes if homes[t] in ("dram", "buffer")]
             if open_:
@@ -272,12 +276,12 @@ class _Draw:
         for rank in remaining:
             if rank in spatial and "registers" not in homes.values():
                 if self.draw(st.booleans()):
-                    lines.append(f"for {rank} in {self.draw(st.integers(1, 3))}")
+                    lines.append(f"for {rank} in {self.tile(rank)}")
                 dimension = self.pick(self.dimensions(unit, homes))
                 lines.append(f"parallel {rank} over {dimension}")
             else:
                 if self.draw(st.booleans()):
-                    lines.append(f"for {rank} in {self.draw(st.integers(1, 3))}")
+                    lines.append(f"for {rank} in {self.tile(rank)}")
                 last = not any(r in spatial for r in remaining[remaining.index(rank) :])
                 kept = [o.tensor for o in (*einsum.operands, *einsum.outputs) if o.tensor in homes]
                 if last and register is None and kept and self.draw(st.integers(0, 3)) == 0:
@@ -370,7 +374,7 @@ def test_thousands_of_nests_count_as_the_brute_force_does(case: Case) -> None:
 def test_arrays_count_as_their_points_do(case: Case, data: Any) -> None:
     problem = case.problem
     sizes = {
-        rank: np.array([int(size), data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))])
+        rank: np.array([int(size), data.draw(st.integers(3, 6)), data.draw(st.integers(3, 6))])
         for rank, size in problem.sizes.items()
     }
     lanes = {

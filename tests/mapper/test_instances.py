@@ -127,7 +127,8 @@ def test_a_drawn_nest_with_instances_and_shares_simulates_as_it_evaluates(case: 
     design = replace(design_of(case), drains=case.problem.drains)
     machine = design.architecture.file.model_dump(by_alias=True, exclude_none=True)
     for unit, shares in case.problem.shares.items():
-        machine["units"][unit]["shares"] = dict(shares)
+        known = {d: what for d, what in shares.items() if d in case.problem.lanes[unit]}
+        machine["units"][unit]["shares"] = known
     sizes = {rank: int(size) for rank, size in case.problem.sizes.items()}
     design = replace(design, architecture=parse_architecture(machine, "drawn"))
     run = simulate(design, sizes)
