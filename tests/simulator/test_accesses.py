@@ -11,7 +11,7 @@ from einfuse.mapper.design.design import load_design
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.nest.nest import select
 from einfuse.simulator.events.simulation import Prepared, prepare
-from einfuse.simulator.functional.accesses import tally
+from einfuse.simulator.functional.accesses import is_walkable, tally
 from einfuse.simulator.functional.rooms import find_peaks
 
 from ..mapper.test_counts import MOST_POINTS, Case, cases  # noqa: TID252  (drawn nests)
@@ -57,6 +57,7 @@ def test_a_shipped_design_moves_what_is_counted(name: str) -> None:
 def test_a_drawn_nest_moves_what_is_counted(case: Case) -> None:
     sizes = {rank: int(size) for rank, size in case.problem.sizes.items()}
     prepared = prepare(design_of(case), sizes)
+    assume(is_walkable(prepared.point))
     works = prepared.point.counts.work.values()
     assume(sum(float(work.steps * work.active) for work in works) <= MOST_POINTS)
     check(prepared, case)
