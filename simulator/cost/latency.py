@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from einfuse.mapper import MappingError, Phase, Stage, Traffic, Values, Work, compose, resolve
-from einfuse.simulator.result.accounting import Accounting
 
+from .charges import Tariff
 from .point import Point, add_up
 
 
@@ -32,7 +32,7 @@ class Latency:
         return np.array(names, dtype=object)[longest] if longest.shape else names[int(longest)]
 
 
-def find_latency(point: Point, accounting: Accounting) -> Latency:
+def find_latency(point: Point, tariff: Tariff) -> Latency:
     """Return the time of a design: its stages one after the other, each against the memories."""
     stages = stages_of(point)
     clock = point.number("clock_hz")
@@ -55,28 +55,27 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
             point.scope,
             timing,
             point.design.composition,
-            accounting.waits,
+            tariff.accounting.waits,
         )
         longest = composed.cycles
         for unit, busy in composed.busy.items():
             resources[unit] = resources.get(unit, 0.0) + busy / clock
-        for level, taken in _memories(point, set(stage.einsums), accounting).items():
+        for level, taken in _memories(point, set(stage.einsums), tariff).items():
             resources[level] = resources.get(level, 0.0) + taken
             longest = np.maximum(longest, taken * clock)
         cycles = cycles + longest
     for copy in {e for e, _, _ in point.counts.traffic if e not in point.counts.work}:
         longest = 0.0
-        for level, taken in _memories(point, {copy}, accounting).items():
+        for level, taken in _memories(point, {copy}, tariff).items():
             resources[level] = resources.get(level, 0.0) + taken
             longest = np.maximum(longest, taken * clock)
         cycles = cycles + longest
     return Latency(cycles / clock, cycles, resources, tuple(dict.fromkeys(notes)))
 
 
-def _memories(point: Point, einsums: set[str], accounting: Accounting) -> dict[str, Values]:
+def _memories(point: Point, einsums: set[str], tariff: Tariff) -> dict[str, Values]:
     """The time that each memory of limited bandwidth takes for some Einsums."""
-    ports = "ports" in accounting.include
-    every = {m: memory_seconds(point, m, einsums, ports) for m in point.architecture.memories}
+    every = {m: memory_seconds(point, m, einsums, tariff) for m in point.architecture.memories}
     return {level: taken for level, taken in every.items() if taken is not None}
 
 
@@ -105,13 +104,8 @@ def _alone(einsum: str, work: Work) -> Phase:
     return Phase(((work.unit, (einsum,)),))
 
 
-def memory_seconds(
-    point: Point, level: str, einsums: set[str], ports: bool = False
-) -> Values | None:
-    """The time that a memory's bandwidth takes for some Einsums; None if it is unlimited.
-
-    With ``ports`` an access takes a port for one of its cycles as well.
-    """
+def memory_seconds(point: Point, level: str, einsums: set[str], tariff: Tariff) -> Values | None:
+    """The time that a memory's channels take for some Einsums; None if they are unlimited."""
     traffic = [(e, t) for (e, _, at), t in point.counts.traffic.items() if at == level]
     moved = [t for e, t in traffic if e in einsums]
     if level in point.architecture.instanced:  # the time of each of those that are used
@@ -123,18 +117,5 @@ def memory_seconds(
         ]
     word = point.number("word_bytes")
     reads, writes = word * add_up(t.reads for t in moved), word * add_up(t.writes for t in moved)
-    times = [
-        amount / point.values[f"{level}.{name}"]
-        for name, amount in (
-            ("bandwidth_bytes_per_s", reads + writes),
-            ("read_bandwidth_bytes_per_s", reads),
-            ("write_bandwidth_bytes_per_s", writes),
-        )
-        if point.values[f"{level}.{name}"] is not None
-    ]
-    if ports and point.values[f"{level}.ports"] is not None:
-        cycles = point.values[f"{level}.port_hz"]
-        cycles = point.number("clock_hz") if cycles is None else cycles
-        width = point.number(f"{level}.ports") * point.number(f"{level}.access_bytes")
-        times.append((reads + writes) / (width * cycles))
+    times = [taken for _, taken in tariff.seconds(level, reads, writes)]
     return np.maximum.reduce(np.broadcast_arrays(*times))[()] if times else None

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from einfuse.mapper import REGISTERS, Chain, Schedule, iterations, moving_loops
+from einfuse.simulator.cost.bill import tariff_of
+from einfuse.simulator.cost.charges import Tariff, find_accounting
 from einfuse.simulator.cost.point import Point
 from einfuse.simulator.functional.rooms import copies_of
 
@@ -158,14 +160,14 @@ def make_program(
     point: Point,
     chains: Mapping[str, Chain],
     overheads: Overheads,
-    with_ports: bool = False,
+    tariff: Tariff | None = None,
 ) -> Program:
     """Return the program of a schedule on the point's architecture.
 
-    With ports, memories deliver no more than theirs do (see `einfuse.simulator.cost.options`).
+    Memories deliver what a tariff says; without one, what ``physical`` does.
     """
     units = tuple(point.architecture.units)
-    times = _Times(schedule, point, chains, with_ports)
+    times = _Times(schedule, point, chains, tariff)
     ports = times.ports if overheads.fetches else ()
     fetches = list(times.fetches()) if overheads.fetches else []
     tasks = [
@@ -267,40 +269,22 @@ class _Times:
     """The time that a schedule's accesses take at the memories."""
 
     def __init__(
-        self, schedule: Schedule, point: Point, chains: Mapping[str, Chain], with_ports: bool
+        self,
+        schedule: Schedule,
+        point: Point,
+        chains: Mapping[str, Chain],
+        tariff: Tariff | None,
     ) -> None:
         self.schedule, self.point, self.chains = schedule, point, chains
-        self.with_ports = with_ports
-        self.ports = tuple(level for level in point.architecture.memories if self._limits(level))
-
-    def _limits(self, level: str) -> dict[str, float]:
-        limits = {
-            name: self.point.values[f"{level}.{name}"]
-            for name in (
-                "bandwidth_bytes_per_s",
-                "read_bandwidth_bytes_per_s",
-                "write_bandwidth_bytes_per_s",
-            )
-        }
-        found = {name: float(value) for name, value in limits.items() if value is not None}
-        ports = self.point.values[f"{level}.ports"]
-        if self.with_ports and ports is not None:
-            own = self.point.values[f"{level}.port_hz"]
-            cycles = float(self.point.number("clock_hz") if own is None else own)
-            found["ports"] = float(ports * self.point.number(f"{level}.access_bytes")) * cycles
-        return found
+        self.tariff = tariff or tariff_of(point, find_accounting("physical"))
+        memories = point.architecture.memories
+        self.ports = tuple(level for level in memories if any(self.tariff.channels(level)))
 
     def cycles(self, level: str, reads: float, writes: float) -> float:
         """The cycles that words read and written take at a level."""
-        limits = self._limits(level)
-        moved = {
-            "bandwidth_bytes_per_s": reads + writes,
-            "read_bandwidth_bytes_per_s": reads,
-            "write_bandwidth_bytes_per_s": writes,
-            "ports": reads + writes,
-        }
-        scale = float(self.point.number("word_bytes")) * float(self.point.number("clock_hz"))
-        return max(moved[name] * scale / limit for name, limit in limits.items())
+        word, clock = float(self.point.number("word_bytes")), float(self.point.number("clock_hz"))
+        times = self.tariff.seconds(level, reads * word, writes * word)
+        return max(float(taken) * clock for _, taken in times)
 
     def fetches(self) -> Iterator[_Fetch]:
         """Tiles of input that a memory keeps, brought in whole from the one above."""

@@ -24,11 +24,11 @@ from einfuse.mapper import (
     select,
     walk_nest,
 )
-from einfuse.simulator.cost.charges import find_energy, total
+from einfuse.simulator.cost.bill import find_energy, tariff_of, total
+from einfuse.simulator.cost.charges import find_accounting
 from einfuse.simulator.cost.latency import iterations_of, memory_seconds, stages_of
 from einfuse.simulator.cost.model import evaluate
 from einfuse.simulator.cost.point import Point, add_up, find_point
-from einfuse.simulator.result.accounting import find_accounting
 from einfuse.simulator.result.evaluation import Evaluation
 
 from .machine import Events, Recording, simulate_program
@@ -272,7 +272,6 @@ def simulate(
     prepared = prepare(design, shape, set=set, repair=repair)
     point = prepared.point
     accounting = find_accounting("physical", include)
-    with_ports = "ports" in accounting.include
     _check_tiles(design, prepared)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the caller hears what the simulation has to say
@@ -282,6 +281,7 @@ def simulate(
             analytic = evaluate(pipelined, shape, include=include, set=set)
     if recording is not None:
         _check_size(design, prepared, recording)
+    tariff = tariff_of(point, accounting)
     clock = float(point.number("clock_hz"))
     units = tuple(point.architecture.units)
     stalls = {unit: dict.fromkeys(CAUSES, 0.0) for unit in units}
@@ -293,7 +293,7 @@ def simulate(
         start = cycles
         compute = 0.0
         for schedule in schedules:
-            program = make_program(schedule, point, prepared.chains, overheads, with_ports)
+            program = make_program(schedule, point, prepared.chains, overheads, tariff)
             events = simulate_program(program, skip=skip, recording=recording)
             runs.append(Run(program, events, start + compute))
             compute += events.cycles
@@ -303,7 +303,7 @@ def simulate(
                     stalls[unit][cause] += float(lost)
         longest = compute
         for level in point.architecture.memories:
-            taken = memory_seconds(point, level, {*stage.einsums}, with_ports)
+            taken = memory_seconds(point, level, {*stage.einsums}, tariff)
             if taken is not None:
                 longest = max(longest, float(taken * clock))
                 if not overheads.fetches:
@@ -311,7 +311,7 @@ def simulate(
         for unit in units:
             stalls[unit][CAUSES[BANDWIDTH]] += longest - compute
         cycles = cycles + longest
-    energy = total(find_energy(point, accounting, cycles / clock).components)
+    energy = total(find_energy(point, tariff, cycles / clock).components)
     traffic = point.counts.traffic.items()
     outer = point.architecture.memories[0]
     moved = add_up(t.reads + t.writes for (_, _, level), t in traffic if level == outer)
