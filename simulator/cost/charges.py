@@ -308,8 +308,11 @@ def find_accounting(name: str, include: Iterable[str] = ()) -> Accounting:
         raise MappingError(f"no accounting '{name}'{closest(name, ACCOUNTINGS)}")
     wanted = [include] if isinstance(include, str) else list(include)
     for option in wanted:
-        if option not in OPTIONS:
-            raise MappingError(f"no option '{option}' to include{closest(str(option), OPTIONS)}")
+        if not isinstance(option, str) or option not in OPTIONS:
+            near = closest(str(option), OPTIONS)
+            raise MappingError(
+                f"no option '{option}' to include{near}; there are {', '.join(OPTIONS)}"
+            )
     if wanted and name != "physical":
         raise MappingError(
             f"include {', '.join(wanted)}: options of the accounting physical, found {name}"

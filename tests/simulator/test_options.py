@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from einfuse.einsum.language.errors import EinfuseError
 from einfuse.mapper.design.design import Design, load_design, parse_design
-from einfuse.simulator.cost.model import DesignWarning, evaluate
 from einfuse.simulator.cost.charges import OPTIONS
+from einfuse.simulator.cost.model import DesignWarning, evaluate
 from einfuse.simulator.result.evaluation import Evaluation
 
 GEMM = "rank M, N, K\ninput A[M,K], B[K,N]\noutput C\nC[m,n] = A[m,k] * B[k,n]\n"
