@@ -11,6 +11,9 @@ from them. So a cost is added by one row. The closed forms of the options:
   makes none.
 - ``multicast``: a word that f lanes share, or sum up, passes along f of them at least. What it
   makes beyond the mean distance is charged here: max(f - (rows + 1) / 2, 0) further hops.
+- ``mesh``: a network of routers in place of those wires: a memory lies at a corner, and a word goes
+  along one dimension after the other. From the memory to the corner it is one hop, along n lanes
+  (n - 1) / 2 in the mean.
 - ``ports``: an access takes a port of its memory for one cycle of the port, so that a memory
   delivers ports x access_bytes x port_hz bytes in a second.
 
@@ -150,6 +153,13 @@ CHARGES = (
         "multicast",
         "the further hops to all lanes that share a word, or that sum it up",
     ),
+    Charge(
+        Transport,
+        "mesh_hop_pj",
+        lambda t, e: e.words * t.mesh_hops(e.at),
+        "mesh",
+        "each word between a memory and the lanes, mean hops from a corner of a mesh",
+    ),
 )
 CHANNELS = (
     Channel("bandwidth_bytes_per_s"),
@@ -247,6 +257,14 @@ class Tariff:
         """The mean number of hops between the side of a unit and its lanes."""
         rows = "rows" in self.architecture.dimensions(unit)
         return (self.number(f"{unit}.rows") + 1) / 2 if rows else 1
+
+    def mesh_hops(self, unit: str) -> Values:
+        """The mean number of hops between a corner of a unit's lanes and a lane."""
+        hops: Values = 1
+        for dimension in self.architecture.dimensions(unit):
+            if dimension != "instances":  # each has memories of its own
+                hops = hops + (self.number(f"{unit}.{dimension}") - 1) / 2
+        return hops
 
     @property
     def units(self) -> tuple[str, ...]:

@@ -75,7 +75,9 @@ def draw_machine(draw: random.Random) -> Architecture:
     power = draw.choice([1e-10, 1e-8])
     figures: dict[str, float] = {f"{name}.leakage_mw": power for name in (*memories, "unit")}
     figures |= {f"{name}.ports": draw.choice([1, 2]) for name in memories}
-    return found.with_settings({**figures, "unit.hop_pj": draw.choice([0.25, 40])})
+    return found.with_settings(
+        {**figures, "unit.hop_pj": draw.choice([0.25, 40]), "unit.mesh_hop_pj": 2}
+    )
 
 
 def draw_constraints(draw: random.Random, machine: Architecture) -> Constraints:

@@ -83,6 +83,7 @@ def make_architecture(
             "pipelined": pipelined,
             "leakage_mw": milliwatts,
             "hop_pj": 3.0,
+            "mesh_hop_pj": 2.0,
         }
     }
     if second:
@@ -92,6 +93,7 @@ def make_architecture(
             "registers": registers,
             "leakage_mw": 2 * milliwatts,
             "hop_pj": 0.5,
+            "mesh_hop_pj": 0.25,
         }
     return parse_architecture(
         {
