@@ -2,6 +2,7 @@
 
 from .components.cost_model import find_cost_model as find_cost_model
 from .components.cost_table import TableModel as TableModel
+from .cost.charges import OPTIONS as OPTIONS
 from .cost.model import evaluate as evaluate
 from .cost.objectives import figures_of as figures_of
 from .cost.objectives import find_objective as find_objective
@@ -18,5 +19,4 @@ from .events.trace import render_trace as render_trace
 from .events.waterfall import EPOCHS as EPOCHS
 from .events.waterfall import draw_waterfall as draw_waterfall
 from .functional.functional import simulate_functional as simulate_functional
-from .result.accounting import OPTIONS as OPTIONS
 from .result.evaluation import Evaluation as Evaluation

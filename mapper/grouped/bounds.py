@@ -123,7 +123,7 @@ def _bound(
     choices = [_roofs(pieces, name, sizes, levels, homed[name]) for name in einsums]
     least = base + sum(choice.bound for choice in choices)
     rows = len(objective.columns)
-    figures = objective.close(least[:rows], np.zeros(1), overlapped)[:, 0]
+    floor = 0.0
     if objective.times:
         busy = [
             {
@@ -132,13 +132,11 @@ def _bound(
             }
             for choice in choices
         ]
-        place = objective.figures.index(objective.timed)
         if overlapped:
-            floor = assignment_floor(pieces, busy, _NODES if exact else 0)[0]
+            floor = float(assignment_floor(pieces, busy, _NODES if exact else 0)[0])
         else:
             floor = sum(min(float(time[0]) for time in task.values()) for task in busy)
-        figures[place] = max(figures[place], floor)
-    return np.asarray(figures)
+    return objective.close(least[:rows], np.zeros(1), overlapped, floor)[:, 0]
 
 
 def assignment_floor(

@@ -244,19 +244,19 @@ class GroupSearch:
     def _aims(self, tree: GroupTree) -> list[Weights]:
         """For each figure the weighted sum of columns to minimise: itself, or close to it."""
         rows, objective = self.pieces.rows, self.objective
+        # the mean of the units' times, or their sum where they do not overlap
+        time: Weights = {
+            rows[column]: np.where(tree.overlapped, objective.mixes[0][unit], 1.0)
+            for unit, column in objective.times.items()
+        }
         aims: list[Weights] = []
         for figure in objective.figures:
             if figure in rows:
-                aims.append({rows[figure]: 1.0})
-            elif figure == objective.timed and objective.times:
-                # the mean of the units' times, or their sum where they do not overlap
-                mix = objective.mixes[0]
-                aims.append(
-                    {
-                        rows[column]: np.where(tree.overlapped, mix[unit], 1.0)
-                        for unit, column in objective.times.items()
-                    }
-                )
+                rate = objective.rates.get(figure, 0.0)
+                grown = {row: rate * weight for row, weight in time.items() if rate}
+                aims.append({rows[figure]: 1.0, **grown})
+            elif figure == objective.timed and time:
+                aims.append(time)
             else:
                 aims.append({len(rows): 1.0} if self.pieces.height > len(rows) else {})
         return aims
@@ -316,14 +316,14 @@ class GroupSearch:
 
     def _floor(self, tree: GroupTree) -> Numbers:
         """Figures that no leaves and no assignment of Einsums to units go below, at every point."""
-        out = np.zeros((len(self.objective.figures), tree.count))
+        nothing = np.zeros((len(self.objective.columns), tree.count))
+        least: Any = 0.0
         if self.objective.times:
             busy = least_times(tree)
             serial: Any = sum(reduce(np.minimum, task.values()) for task in busy)
             side_by_side = assignment_floor(self.pieces, busy)
-            place = self.objective.figures.index(self.objective.timed)
-            out[place] = np.where(tree.overlapped, side_by_side, serial)
-        return out
+            least = np.where(tree.overlapped, side_by_side, serial)
+        return self.objective.close(nothing, np.zeros(tree.count), tree.overlapped, least)
 
 
 def _together(aims: list[Weights], floor: Numbers) -> Weights:

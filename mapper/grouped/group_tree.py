@@ -475,9 +475,12 @@ class GroupTree:
             counts = count_leaf(
                 einsum, leaf, path.loops, tiles, lanes, self.sizes, retention, shares, held
             )
-            columns = self.pieces.objective.compute(counts.work, counts.registers)
-            for column, value in columns.items():
-                own[self.pieces.rows[column]] = value
+            objective = self.pieces.objective
+            own[:rows] = self.pieces.stack(
+                shape,
+                objective.compute(counts.work, counts.registers),
+                *(objective.deliver(leaf.unit, *moved) for moved in counts.delivered),
+            )
             for number, tensor in enumerate(touched):
                 own[rows + 2 * number] = counts.homes[tensor].reads
                 own[rows + 2 * number + 1] = counts.homes[tensor].writes

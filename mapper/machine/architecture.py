@@ -94,6 +94,7 @@ class Unit(Spec):
     interconnect_area_um2: Number = 0
     leakage_mw: Number | None = Field(None, description="of one lane; null if unknown")
     hop_pj: Number | None = Field(None, description="energy of a word from a lane to the next")
+    mesh_hop_pj: Number | None = Field(None, description="that of a word from router to router")
     pipelined: bool = Field(
         False,
         description="a mapping may overlap the operations of a point (`compute ... pipelined`)",

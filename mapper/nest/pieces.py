@@ -28,11 +28,15 @@ NOTHING_HELD: Mapping[str, Values] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class LeafCounts:
-    """What an Einsum does: its work, the register traffic of a lane, words at tensors' homes."""
+    """What an Einsum does: its work, the register traffic of a lane, words at tensors' homes.
+
+    ``delivered`` are the words that go between a home and the lanes, and the lanes of each word.
+    """
 
     work: Work
     registers: Traffic
     homes: Mapping[str, Traffic]
+    delivered: tuple[tuple[Values, Values], ...] = ()
 
 
 def count_leaf(
@@ -78,6 +82,7 @@ def count_leaf(
     reads: Values = 0.0
     writes: Values = 0.0
     homes: dict[str, Traffic] = {}
+    delivered: list[tuple[Values, Values]] = []
 
     def at_home(tensor: str, more_reads: Values, more_writes: Values) -> None:
         known, part = homes.get(tensor, Traffic(0.0, 0.0)), share(tensor)
@@ -93,13 +98,17 @@ def count_leaf(
         cross = _crossing(loops, {}, operand.visited, retention, sizes, operands, active)
         reads, writes = reads + steps, writes + share(operand.tensor) * cross.lane_words
         at_home(operand.tensor, cross.words, 0.0)
+        lanes_of_each = active * cross.lane_words / cross.words
+        delivered.append((share(operand.tensor) * cross.words, lanes_of_each))
     for output in einsum.outputs:
         cross = _crossing(loops, {}, output.visited, retention, sizes, outputs, active)
         reads = reads + steps - cross.lane_once
         returned = cross.lane_words - cross.lane_once
         writes = writes + steps + share(output.tensor) * returned
         at_home(output.tensor, cross.words - cross.once, cross.words)
-    return LeafCounts(work, Traffic(reads, writes), homes)
+        moved = share(output.tensor) * (2 * cross.words - cross.once)
+        delivered.append((moved, active * cross.lane_words / cross.words))
+    return LeafCounts(work, Traffic(reads, writes), homes, tuple(delivered))
 
 
 def leaf_loops(

@@ -94,11 +94,13 @@ class Prices:
         words: level and instances in use -> the columns of a word read and of a word written.
         work: lanes in use, and instances -> the columns of the operations, of a word of a lane's
             registers read, and of one written.
+        delivered: lanes -> the columns of a word that goes to so many, [lanes, column].
         drained: whether a home that sends its words up is read for it.
     """
 
     words: Callable[[int, int], tuple[Floats, Floats]]
     work: Callable[[float, float], tuple[Floats, Floats, Floats]]
+    delivered: Callable[[Floats], Floats]
     drained: bool
 
 

@@ -26,6 +26,7 @@ from einfuse.mapper.space.choices import Tally
 from .einsum import Floats, Prices, Spread, Task, spreads
 
 Chains = Mapping[str, tuple[int, ...]]  # for each tensor, the levels of its homes, outer to inner
+_FEW_AND_MANY = np.array([1.0, 1e9])  # lanes
 UNITS = -2  # beneath all levels
 _ROUNDING = 1e-12
 
@@ -258,7 +259,7 @@ class Nest:
         pair = (self.read[0], self.write[0])
         if self.task.levels[level].name != REGISTERS:
             pair = self.prices.words(level, self.instances)
-        vectors = (*pair, *self.prices.words(-1, 1))
+        vectors = (*pair, *self.prices.words(-1, 1), *self.prices.delivered(_FEW_AND_MANY))
         return np.asarray(np.any([vector != 0 for vector in vectors], axis=0))
 
     def _accesses(self) -> Floats:
@@ -299,6 +300,10 @@ class Nest:
         copies = self._copies(tensor, level, parent)
         above, own = (np.atleast_1d(one[spread])[:, None] for one in copies)
         moved = (task.size(tensor) * task.times() * loads)[:, None]
+        if inside:  # on top of a word at the home above
+            active = np.atleast_1d(self.lanes.prod(axis=1)[spread])
+            hops = self.prices.delivered(active * own[:, 0] / above[:, 0])
+            read, write = read + hops, write + hops
         if tensor not in task.made:
             return np.asarray(moved * (above * read + own * own_write))
         again = moved - task.size(tensor) * task.times(tensor)

@@ -135,7 +135,12 @@ class ExplicitSpace:
         tasks = [
             (
                 self._task(einsum, unit, loops, near),
-                Prices(self.prices, partial(self._work, einsum, unit), drained),
+                Prices(
+                    self.prices,
+                    partial(self._work, einsum, unit),
+                    partial(self._delivered, unit),
+                    drained,
+                ),
             )
             for unit in self._units(einsum)
         ]
@@ -233,6 +238,10 @@ class ExplicitSpace:
         if key not in self._priced:
             self._priced[key] = self._price(einsum, unit, active, instances)
         return self._priced[key]
+
+    def _delivered(self, unit: str, lanes: Floats) -> Floats:
+        """The columns of a word that goes between a memory and so many lanes, [lanes, column]."""
+        return np.array([self.vector(self.objective.deliver(unit, 1.0, n)) for n in lanes])
 
     def _price(
         self, einsum: str, unit: str, active: float, instances: float

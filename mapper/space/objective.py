@@ -45,11 +45,15 @@ class Objective(Protocol):
 
     @property
     def timed(self) -> str:
-        """The figure that the units' times bound."""
+        """The figure that is the time of a group."""
 
     @property
     def times(self) -> Mapping[str, str]:
-        """The column of each unit's time; none if no figure is a time."""
+        """The column of each unit's time; none if no figure depends on time."""
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Figures that are a column and so much for each second of the group's time."""
 
     @property
     def mixes(self) -> Sequence[Mapping[str, float]]:
@@ -65,16 +69,29 @@ class Objective(Protocol):
     def access(self, level: str, traffic: Traffic, instances: Values = 1) -> Mapping[str, Values]:
         """Return the columns of words read and written at a memory level, all of its instances."""
 
+    def deliver(self, unit: str, words: Values, lanes: Values) -> Mapping[str, Values]:
+        """Return the columns of words between a memory and a unit, to or from so many lanes each.
+
+        They are on top of those of the memory and of the registers.
+        """
+
     def prices(self, level: str) -> bool:
         """Tell whether traffic at a level changes any column."""
 
-    def close(self, columns: Numbers, peak_words: Numbers, overlapped: Values) -> Numbers:
+    def close(
+        self,
+        columns: Numbers,
+        peak_words: Numbers,
+        overlapped: Values,
+        least_seconds: Values = 0.0,
+    ) -> Numbers:
         """Return the figures of a group, a row each.
 
         Args:
             columns: a row for each column, a column for each point.
             peak_words: the words that the group keeps in the outermost memory on chip.
             overlapped: where units work side by side; elsewhere one Einsum runs at a time.
+            least_seconds: what the time is known not to go below.
         """
 
     def score(self, figures: Numbers) -> Numbers | None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from einfuse.mapper import MappingError, Phase, Stage, Traffic, Values, Work, compose, time_stage
-from einfuse.simulator.result.accounting import Accounting
 
+from .charges import Tariff
 from .point import Point, add_up
 
 
@@ -32,7 +32,7 @@ class Latency:
         return np.array(names, dtype=object)[longest] if longest.shape else names[int(longest)]
 
 
-def find_latency(point: Point, accounting: Accounting) -> Latency:
+def find_latency(point: Point, tariff: Tariff) -> Latency:
     """Return the time of a design: its stages one after the other, each against the memories."""
     stages = stages_of(point)
     clock = point.number("clock_hz")
@@ -55,28 +55,27 @@ def find_latency(point: Point, accounting: Accounting) -> Latency:
             point.scope,
             timing,
             point.design.composition,
-            accounting.waits,
+            tariff.accounting.waits,
         )
         longest = composed.cycles
         for unit, busy in composed.busy.items():
             resources[unit] = resources.get(unit, 0.0) + busy / clock
-        for level, taken in _memories(point, set(stage.einsums), accounting).items():
+        for level, taken in _memories(point, set(stage.einsums), tariff).items():
             resources[level] = resources.get(level, 0.0) + taken
             longest = np.maximum(longest, taken * clock)
         cycles = cycles + longest
     for copy in copies_of(point):
         longest = 0.0
-        for level, taken in _memories(point, {copy}, accounting).items():
+        for level, taken in _memories(point, {copy}, tariff).items():
             resources[level] = resources.get(level, 0.0) + taken
             longest = np.maximum(longest, taken * clock)
         cycles = cycles + longest
     return Latency(cycles / clock, cycles, resources, tuple(dict.fromkeys(notes)))
 
 
-def _memories(point: Point, einsums: set[str], accounting: Accounting) -> dict[str, Values]:
+def _memories(point: Point, einsums: set[str], tariff: Tariff) -> dict[str, Values]:
     """The time that each memory of limited bandwidth takes for some Einsums."""
-    ports = "ports" in accounting.include
-    every = {m: memory_seconds(point, m, einsums, ports) for m in point.architecture.memories}
+    every = {m: memory_seconds(point, m, einsums, tariff) for m in point.architecture.memories}
     return {level: taken for level, taken in every.items() if taken is not None}
 
 
@@ -111,20 +110,15 @@ def copies_of(point: Point) -> tuple[str, ...]:
     return tuple(einsum for einsum in every if einsum not in point.counts.work)
 
 
-def memory_seconds(
-    point: Point, level: str, einsums: set[str], ports: bool = False
-) -> Values | None:
-    """The time that a memory's bandwidth takes for some Einsums; None if it is unlimited.
-
-    With ``ports`` an access takes a port for one of its cycles as well.
-    """
+def memory_seconds(point: Point, level: str, einsums: set[str], tariff: Tariff) -> Values | None:
+    """The time that a memory's channels take for some Einsums; None if they are unlimited."""
     moved = [
         _of_an_instance(point, level, einsum, traffic)
         for (einsum, _, at), traffic in point.counts.traffic.items()
         if at == level and einsum in einsums
     ]
     reads, writes = add_up(t.reads for t in moved), add_up(t.writes for t in moved)
-    return transfer_seconds(point, level, reads, writes, ports)
+    return transfer_seconds(point, level, reads, writes, tariff)
 
 
 def _of_an_instance(point: Point, level: str, einsum: str, traffic: Traffic) -> Traffic:
@@ -136,23 +130,9 @@ def _of_an_instance(point: Point, level: str, einsum: str, traffic: Traffic) -> 
 
 
 def transfer_seconds(
-    point: Point, level: str, reads: Values, writes: Values, ports: bool = False
+    point: Point, level: str, reads: Values, writes: Values, tariff: Tariff
 ) -> Values | None:
     """The time that words read and written take at one memory; None if it is unlimited."""
     word = point.number("word_bytes")
-    reads, writes = word * reads, word * writes
-    times = [
-        amount / point.values[f"{level}.{name}"]
-        for name, amount in (
-            ("bandwidth_bytes_per_s", reads + writes),
-            ("read_bandwidth_bytes_per_s", reads),
-            ("write_bandwidth_bytes_per_s", writes),
-        )
-        if point.values[f"{level}.{name}"] is not None
-    ]
-    if ports and point.values[f"{level}.ports"] is not None:
-        cycles = point.values[f"{level}.port_hz"]
-        cycles = point.number("clock_hz") if cycles is None else cycles
-        width = point.number(f"{level}.ports") * point.number(f"{level}.access_bytes")
-        times.append((reads + writes) / (width * cycles))
+    times = [taken for _, taken in tariff.seconds(level, word * reads, word * writes)]
     return np.maximum.reduce(np.broadcast_arrays(*times))[()] if times else None

@@ -27,14 +27,14 @@ from einfuse.mapper import (
     walk_nest,
 )
 from einfuse.simulator.gpu.kernel import check_kernel_inputs, evaluate_kernel
-from einfuse.simulator.result.accounting import Accounting, find_accounting
+from einfuse.simulator.result.accounting import Accounting
 from einfuse.simulator.result.arrays import broadcast_inputs, finish, merge
 from einfuse.simulator.result.evaluation import EinsumResult, Evaluation, LevelTraffic
 from einfuse.simulator.result.sources import find_sources
 
-from .charges import area_charges, find_area, find_energy, find_unknown, total
+from .bill import find_area, find_energy, find_unknown, tariff_of, total
+from .charges import find_accounting
 from .latency import find_latency
-from .options import check_options
 from .point import Point, add_up, find_point, scope_of
 
 
@@ -57,7 +57,7 @@ def evaluate(
         shape: rank -> size, whole numbers or arrays of them; batch ranks included.
         accounting: "published", "published-all-registers" or "physical".
         include: what "physical" charges too: "leakage", "interconnect", "multicast", "ports" (see
-            `einfuse.simulator.cost.options`).
+            `einfuse.simulator.cost.charges`).
         set: architecture parameter by its path -> value, numbers or arrays, such as
             ``{"array_1d.lanes": 512}``. Arrays of shape and settings broadcast together.
 
@@ -218,11 +218,11 @@ def _without(result: Evaluation, feasible: Values) -> Evaluation:
 
 def _costs(point: Point, accounting: Accounting, settings: Mapping[str, Any]) -> Evaluation:
     """Return what a point costs."""
-    check_options(point, accounting)
-    latency = find_latency(point, accounting)
+    tariff = tariff_of(point, accounting)
+    latency = find_latency(point, tariff)
     cycles = latency.cycles
-    bill = find_energy(point, accounting, latency.seconds)
-    energy, area = bill.components, find_area(point, accounting)
+    bill, areas = find_energy(point, tariff, latency.seconds), find_area(point, tariff)
+    energy, area = bill.components, areas.components
     word, traffic = point.number("word_bytes"), point.counts.traffic.items()
     levels = {
         level: LevelTraffic(
@@ -273,7 +273,7 @@ def _costs(point: Point, accounting: Accounting, settings: Mapping[str, Any]) ->
         unknown=find_unknown(point, energy, area),
         warnings=(*latency.violations, *_not_modelled(point)),
         include=accounting.include,
-        charges=bill.charges | area_charges(point, accounting),
+        charges=bill.charges | areas.charges,
         sources=find_sources(point.architecture, point.values, settings, point.design, point.scope),
     )
 

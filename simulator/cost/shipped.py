@@ -53,7 +53,12 @@ def shipped_mappings(
             settled = _settled(design, space)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = evaluate(settled, dict(space.shape), accounting=accounting.name)
+                found = evaluate(
+                    settled,
+                    dict(space.shape),
+                    accounting=accounting.name,
+                    include=accounting.include,
+                )
         except EinfuseError:  # the machine lacks a unit or a level of it, or room
             continue
         if accounting.waits or not found.warnings:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from einfuse.mapper import REGISTERS, Chain, Schedule, iterations, moving_loops
+from einfuse.simulator.cost.bill import tariff_of
+from einfuse.simulator.cost.charges import Tariff, find_accounting
 from einfuse.simulator.cost.latency import transfer_seconds
 from einfuse.simulator.cost.point import Point
 
@@ -158,14 +160,14 @@ def make_program(
     point: Point,
     chains: Mapping[str, Chain],
     overheads: Overheads,
-    with_ports: bool = False,
+    tariff: Tariff | None = None,
 ) -> Program:
     """Return the program of a schedule on the point's architecture.
 
-    With ports, memories deliver no more than theirs do (see `einfuse.simulator.cost.options`).
+    Memories deliver what a tariff says; without one, what ``physical`` does.
     """
     units = tuple(point.architecture.units)
-    times = _Times(schedule, point, chains, with_ports)
+    times = _Times(schedule, point, chains, tariff)
     ports = times.ports if overheads.fetches else ()
     fetches = list(times.fetches()) if overheads.fetches else []
     tasks = [
@@ -267,22 +269,23 @@ class _Times:
     """The time that a schedule's accesses take at the memories."""
 
     def __init__(
-        self, schedule: Schedule, point: Point, chains: Mapping[str, Chain], with_ports: bool
+        self,
+        schedule: Schedule,
+        point: Point,
+        chains: Mapping[str, Chain],
+        tariff: Tariff | None,
     ) -> None:
         self.schedule, self.point, self.chains = schedule, point, chains
-        self.with_ports = with_ports
-        self.ports = tuple(
-            level
-            for level in point.architecture.memories
-            if transfer_seconds(point, level, 0.0, 0.0, with_ports) is not None
-        )
+        self.tariff = tariff or tariff_of(point, find_accounting("physical"))
+        memories = point.architecture.memories
+        self.ports = tuple(level for level in memories if any(self.tariff.channels(level)))
 
     def cycles(self, level: str, einsum: str, reads: float, writes: float) -> float:
         """The cycles that what an Einsum reads and writes takes at a level, or at an instance."""
         if level in self.point.architecture.instanced:
             used = float(self.point.counts.work[einsum].instances)
             reads, writes = reads / used, writes / used
-        seconds = transfer_seconds(self.point, level, reads, writes, self.with_ports)
+        seconds = transfer_seconds(self.point, level, reads, writes, self.tariff)
         assert seconds is not None
         return float(seconds) * float(self.point.number("clock_hz"))
 

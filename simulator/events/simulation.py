@@ -11,11 +11,11 @@ import numpy as np
 
 from einfuse.einsum import EinfuseError
 from einfuse.mapper import ArchitectureError, Chain, Design, MappingError, Schedule, find_schedules
-from einfuse.simulator.cost.charges import find_energy, total
+from einfuse.simulator.cost.bill import find_energy, tariff_of, total
+from einfuse.simulator.cost.charges import Tariff, find_accounting
 from einfuse.simulator.cost.latency import copies_of, iterations_of, memory_seconds, stages_of
 from einfuse.simulator.cost.model import evaluate
 from einfuse.simulator.cost.point import Point, add_up, find_point
-from einfuse.simulator.result.accounting import find_accounting
 from einfuse.simulator.result.evaluation import Evaluation
 
 from .machine import Events, Recording, simulate_program
@@ -200,10 +200,10 @@ def _check_tiles(design: Design, prepared: Prepared) -> None:
             )
 
 
-def _memory_cycles(point: Point, einsums: set[str], ports: bool) -> dict[str, float]:
+def _memory_cycles(point: Point, einsums: set[str], tariff: Tariff) -> dict[str, float]:
     """The cycles that each memory of limited bandwidth takes for some Einsums."""
     clock = point.number("clock_hz")
-    every = {m: memory_seconds(point, m, einsums, ports) for m in point.architecture.memories}
+    every = {m: memory_seconds(point, m, einsums, tariff) for m in point.architecture.memories}
     return {m: float(taken * clock) for m, taken in every.items() if taken is not None}
 
 
@@ -246,7 +246,6 @@ def simulate(
     prepared = prepare(design, shape, set=set, repair=repair)
     point = prepared.point
     accounting = find_accounting("physical", include)
-    with_ports = "ports" in accounting.include
     _check_tiles(design, prepared)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the caller hears what the simulation has to say
@@ -256,6 +255,7 @@ def simulate(
             analytic = evaluate(pipelined, shape, include=include, set=set)
     if recording is not None:
         _check_size(design, prepared, recording)
+    tariff = tariff_of(point, accounting)
     clock = float(point.number("clock_hz"))
     units = tuple(point.architecture.units)
     stalls = {unit: dict.fromkeys(CAUSES, 0.0) for unit in units}
@@ -267,7 +267,7 @@ def simulate(
         start = cycles
         compute = 0.0
         for schedule in schedules:
-            program = make_program(schedule, point, prepared.chains, overheads, with_ports)
+            program = make_program(schedule, point, prepared.chains, overheads, tariff)
             events = simulate_program(program, skip=skip, recording=recording)
             runs.append(Run(program, events, start + compute))
             compute += events.cycles
@@ -275,7 +275,7 @@ def simulate(
                 busy[unit] += float(events.busy[number])
                 for cause, lost in zip(CAUSES, events.stalls[number], strict=True):
                     stalls[unit][cause] += float(lost)
-        taken = _memory_cycles(point, {*stage.einsums}, with_ports)
+        taken = _memory_cycles(point, {*stage.einsums}, tariff)
         longest = max(compute, *taken.values(), 0.0)
         if not overheads.fetches:
             memories += [(level, start, own) for level, own in taken.items()]
@@ -283,13 +283,13 @@ def simulate(
             stalls[unit][CAUSES[BANDWIDTH]] += longest - compute
         cycles = cycles + longest
     for copy in copies_of(point):
-        taken = _memory_cycles(point, {copy}, with_ports)
+        taken = _memory_cycles(point, {copy}, tariff)
         memories += [(level, cycles, own) for level, own in taken.items()]
         longest = max(0.0, *taken.values())
         for unit in units:
             stalls[unit][CAUSES[BANDWIDTH]] += longest
         cycles = cycles + longest
-    energy = total(find_energy(point, accounting, cycles / clock).components)
+    energy = total(find_energy(point, tariff, cycles / clock).components)
     traffic = point.counts.traffic.items()
     outer = point.architecture.memories[0]
     moved = add_up(t.reads + t.writes for (_, _, level), t in traffic if level == outer)

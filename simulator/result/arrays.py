@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from einfuse.mapper import MappingError
 
-from .evaluation import EinsumResult, Evaluation, LevelTraffic
+from .evaluation import Evaluation
 
 Points = tuple[int, ...]
 _WRAPS = 2.0**62  # products of sizes from here on are counted in floating point
@@ -66,22 +67,26 @@ def _scalar(value: Any) -> Any:
 def finish(result: Evaluation, points: Points | None) -> Evaluation:
     """Give every number its final form: a Python number, or an array of the inputs' shape."""
 
-    def form(value: Any) -> Any:
+    def number(values: Sequence[Any]) -> Any:
+        (value,) = values
+        return value.item() if isinstance(value, np.generic | np.ndarray) else value
+
+    def array(values: Sequence[Any]) -> Any:
+        (value,) = values
         if value is None or isinstance(value, str):
             return value
-        if points is None:
-            return np.asarray(value)[()].item() if not isinstance(value, bool) else value
-        flat = np.broadcast_to(np.asarray(value), int(np.prod(points)))
-        return flat.reshape(points)
+        assert points is not None
+        return np.broadcast_to(np.asarray(value), math.prod(points)).reshape(points)
 
-    return _map(result, form)
+    finished: Evaluation = _map(number if points is None else array, [result])
+    return finished
 
 
 def merge(groups: list[tuple[NDArray[Any], Evaluation]]) -> Evaluation:
     """Scatter the results of groups of points into one."""
     total = sum(len(where) for where, _ in groups)
 
-    def gather(values: list[Any]) -> Any:
+    def gather(values: Sequence[Any]) -> Any:
         if all(value is None for value in values):
             return None
         kinds = [np.asarray(np.nan if value is None else value) for value in values]
@@ -90,67 +95,37 @@ def merge(groups: list[tuple[NDArray[Any], Evaluation]]) -> Evaluation:
             out[where] = value
         return out
 
-    results = [result for _, result in groups]
-    first = results[0]
-    merged: dict[str, Any] = {}
-    for item in fields(Evaluation):
-        values = [getattr(result, item.name) for result in results]
-        if item.name in ("design", "accounting", "include", "sources"):
-            continue
-        if item.name in ("unknown",):
-            merged[item.name] = {k: v for value in values for k, v in value.items()}
-        elif item.name == "warnings":
-            merged[item.name] = tuple(dict.fromkeys(w for value in values for w in value))
-        elif item.name == "holders_bytes":
-            merged[item.name] = {}  # they differ from group to group
-        elif item.name == "per_einsum":
-            merged[item.name] = {
-                name: EinsumResult(
-                    values[0][name].unit if name in values[0] else "",
-                    gather([v[name].cycles for v in values]),
-                    gather([v[name].utilization for v in values]),
-                )
-                for name in values[0]
-            }
-        elif item.name == "traffic":
-            merged[item.name] = {
-                name: LevelTraffic(
-                    gather([v[name].read_bytes for v in values]),
-                    gather([v[name].write_bytes for v in values]),
-                )
-                for name in values[0]
-            }
-        elif isinstance(values[0], Mapping):
-            keys = dict.fromkeys(key for value in values for key in value)
-            merged[item.name] = {key: gather([v.get(key, 0.0) for v in values]) for key in keys}
-        else:
-            merged[item.name] = gather(values)
-    return replace(first, **merged)
+    results = [replace(result, holders_bytes={}) for _, result in groups]  # they differ
+    merged: Evaluation = _map(gather, results)
+    return replace(
+        merged,
+        unknown={name: why for result in results for name, why in result.unknown.items()},
+        warnings=tuple(dict.fromkeys(text for result in results for text in result.warnings)),
+    )
 
 
-def _map(result: Evaluation, form: Any) -> Evaluation:
-    changed: dict[str, Any] = {}
-    for item in fields(Evaluation):
-        value = getattr(result, item.name)
-        if item.name in ("design", "accounting", "include", "sources", "unknown", "warnings"):
-            continue
-        if item.name == "holders_bytes":
-            changed[item.name] = {
-                level: tuple((tensor, form(words)) for tensor, words in held)
-                for level, held in value.items()
-            }
-        elif item.name == "per_einsum":
-            changed[item.name] = {
-                name: EinsumResult(one.unit, form(one.cycles), form(one.utilization))
-                for name, one in value.items()
-            }
-        elif item.name == "traffic":
-            changed[item.name] = {
-                name: LevelTraffic(form(one.read_bytes), form(one.write_bytes))
-                for name, one in value.items()
-            }
-        elif isinstance(value, Mapping):
-            changed[item.name] = {key: form(one) for key, one in value.items()}
-        else:
-            changed[item.name] = form(value)
-    return replace(result, **changed)
+def _map(form: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> Any:
+    """Put what stands at the same place of several results through a function; texts stay.
+
+    What one of them lacks by name is 0 there.
+    """
+    first = values[0]
+    if is_dataclass(first) and not isinstance(first, type):
+        changed = {
+            name: _map(form, [getattr(value, name) for value in values])
+            for name in _numbers_of(type(first))
+        }
+        return replace(first, **changed)
+    if isinstance(first, Mapping):
+        names = first if len(values) == 1 else dict.fromkeys(n for value in values for n in value)
+        return {name: _map(form, [value.get(name, 0.0) for value in values]) for name in names}
+    if isinstance(first, tuple):
+        return tuple(_map(form, parts) for parts in zip(*values, strict=True))
+    return form(values)
+
+
+@cache
+def _numbers_of(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass that have numbers."""
+    texts = ("design", "accounting", "include", "sources", "unknown", "warnings", "unit")
+    return tuple(item.name for item in fields(kind) if item.name not in texts)

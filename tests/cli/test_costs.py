@@ -38,7 +38,7 @@ def test_a_component_at_sizes_stands_beside_another_technology(einfuse: Command)
         (("--component", "sram", "--at", "bytes=a"), "--at: bytes needs a number"),
         (("--component", "sram", "--at", "bytes"), "--at: expected NAME=VALUE"),
         (("--component", "dram", "--type", "hbm2", "--at", "width_bits=-8"), "at least 0"),
-        (("--component", "dram", "--type", "hbm2", "--at", "width_bits=inf"), "at least 0"),
+        (("--component", "dram", "--type", "hbm2", "--at", "width_bits=inf"), "finite number"),
         (("--component", "dram", "--type", "hbm2", "--at", "width_bits=nan"), "nan"),
         (("--technology", "hwcomponents-45nm"), "hwcomponents"),
     ],

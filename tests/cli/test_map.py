@@ -64,6 +64,33 @@ def test_the_file_that_comes_out_evaluates_to_the_same_numbers(
     assert simulated["cycles"] >= found["cycles"]  # with the fill and drain of its offsets
 
 
+def test_what_is_charged_on_request_is_searched_and_written(
+    einfuse: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "found.yaml"
+    include = ("--include", "leakage,interconnect", "--include", "multicast,ports")
+    done = einfuse("map", "--cascade", "attention/1-pass", "--architecture", "fusemax-7nm",
+                   "--shape", SHAPE, "--objective", "energy", *include, "--json",
+                   "--out", str(out))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["include"] == ["leakage", "interconnect", "multicast", "ports"]
+    assert found["energy_by_component_pj"]["buffer.leakage"] > 0
+    again = einfuse("evaluate", "--design", str(out), "--shape", SHAPE, *include, "--json")
+    assert again.returncode == 0, again.stderr
+    evaluated = json.loads(again.stdout)
+    for name in set(evaluated) - {"design"}:
+        assert evaluated[name] == found[name], name
+    why = einfuse("explain", str(out), "--seconds", "0.5")
+    assert why.returncode == 0, why.stderr
+
+
+def test_map_names_the_figures_that_an_option_needs(einfuse: Command) -> None:
+    done = einfuse(*mapping("--objective", "energy", "--include", "leakage"))
+    assert done.returncode == 2
+    assert "set dram.leakage_mw, buffer.leakage_mw" in done.stderr
+
+
 def test_explain_says_what_binds_and_what_comes_next(einfuse: Command, tmp_path: Path) -> None:
     out, cascade = tmp_path / "found.yaml", tmp_path / "product.txt"
     cascade.write_text("rank M, N, K\ninput A[M,K], B[K,N]\noutput Z\nZ[m,n] = A[m,k] * B[k,n]\n")
@@ -152,7 +179,7 @@ def test_a_front_has_no_point_that_another_beats(einfuse: Command) -> None:
              SHAPE + ",G=2"),
             "no rank 'G'",
         ),
-        (mapping("--out", "no/such/mapping.yaml"), "expected a file in a folder that exists"),
+        (mapping("--out", "no/such/mapping.yaml"), "there is no folder no/such; make it first"),
         (("explain", "none.yaml"), "no such mapping file"),
         (("explain", "none.yaml", "--seconds", "nan"), "more than 0"),
     ],

@@ -6,6 +6,7 @@ What is found costs what `evaluate` says of it, and is what the search finds wit
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from einfuse.mapper.sequential.search import ExplicitSearch
 from einfuse.mapper.sequential.ways import Ways
 from einfuse.mapper.space.constraints import ROLES, Constraints
 from einfuse.mapper.space.space import MapSpace
+from einfuse.simulator.cost.charges import OPTIONS
 from einfuse.simulator.cost.model import evaluate
 from einfuse.simulator.cost.objectives import find_objective
 
@@ -69,7 +71,13 @@ def draw_machine(draw: random.Random) -> Architecture:
         unit["shares"]["instances"] = draw.choice(["none", "any", "operands"])
         memories["local"] = memory(draw.choice([4, 8, 30]), 1, instances=count)
     content = {"schema": 1, "name": "drawn", "clock_hz": 1, "memories": memories}
-    return parse_architecture({**content, "units": {"unit": unit}}, "drawn")
+    found = parse_architecture({**content, "units": {"unit": unit}}, "drawn")
+    power = draw.choice([1e-10, 1e-8])
+    figures: dict[str, float] = {f"{name}.leakage_mw": power for name in (*memories, "unit")}
+    figures |= {f"{name}.ports": draw.choice([1, 2]) for name in memories}
+    return found.with_settings(
+        {**figures, "unit.hop_pj": draw.choice([0.25, 40]), "unit.mesh_hop_pj": 2}
+    )
 
 
 def draw_constraints(draw: random.Random, machine: Architecture) -> Constraints:
@@ -96,20 +104,20 @@ def without_bounds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ways, "_every", lambda self, *given: np.zeros_like(every(self, *given)))
 
 
-def check(seed: int, largest: int, patch: pytest.MonkeyPatch) -> None:
+def check(seed: int, largest: int, patch: pytest.MonkeyPatch, options: Sequence[str] = ()) -> None:
     draw = random.Random(seed)
     cascade = parse(CASCADES[draw.choice(sorted(CASCADES))])
     machine = draw_machine(draw)
     sizes = {rank: draw.randint(1, largest) for rank in cascade.rank_names}
     space = MapSpace(cascade, machine, sizes, draw_constraints(draw, machine))
-    objective = find_objective(draw.choice(OBJECTIVES), machine)
+    objective = find_objective(draw.choice(OBJECTIVES), machine, include=options)
     try:
         found = find_best(space, objective)
     except MappingError as error:
         assert "bytes more than" in str(error)
         return
     for one in found.solutions:
-        own = evaluate(to_design(space, one.plan), sizes)
+        own = evaluate(to_design(space, one.plan), sizes, include=options)
         known = {
             "seconds": own.seconds,
             "energy_pj": own.energy_pj,
@@ -133,6 +141,14 @@ def test_bounds_cut_nothing_and_figures_are_those_of_evaluate(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check(seed, 2, monkeypatch)
+
+
+@pytest.mark.parametrize("seed", range(10, 16))
+def test_what_is_charged_on_request_is_searched_and_evaluated_alike(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = random.Random(seed).sample(sorted(OPTIONS), seed % 4 + 1)
+    check(seed, 2, monkeypatch, drawn)
 
 
 @pytest.mark.slow

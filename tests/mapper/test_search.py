@@ -38,6 +38,7 @@ from einfuse.mapper.search.search import SearchResult, find_best
 from einfuse.mapper.space.constraints import Constraints
 from einfuse.mapper.space.space import MapSpace
 from einfuse.mapper.space.tile_sizes import block_tiles, group_tiles
+from einfuse.simulator.cost.charges import OPTIONS
 from einfuse.simulator.cost.model import evaluate
 from einfuse.simulator.cost.objectives import find_objective
 from einfuse.simulator.result.evaluation import Evaluation
@@ -68,6 +69,7 @@ def make_architecture(
     second: bool = False,
     pj: float = 4.0,
     pipelined: bool = False,
+    milliwatts: float = 1e-9,
 ) -> Architecture:
     operations = {
         op: {"energy_pj": 1 + n} for n, op in enumerate(("add", "mac", "multiply", "max"))
@@ -79,6 +81,9 @@ def make_architecture(
             "operations": operations,
             "registers": registers,
             "pipelined": pipelined,
+            "leakage_mw": milliwatts,
+            "hop_pj": 3.0,
+            "mesh_hop_pj": 2.0,
         }
     }
     if second:
@@ -86,6 +91,9 @@ def make_architecture(
             "lanes": 1,
             "operations": {op: {"energy_pj": 0.5} for op in operations},
             "registers": registers,
+            "leakage_mw": 2 * milliwatts,
+            "hop_pj": 0.5,
+            "mesh_hop_pj": 0.25,
         }
     return parse_architecture(
         {
@@ -98,12 +106,16 @@ def make_architecture(
                     "read_pj": 64.0,
                     "write_pj": 80.0,
                     "bandwidth_bytes_per_s": bandwidth,
+                    "leakage_mw": 8 * milliwatts,
                 },
                 "buffer": {
                     "bytes": buffer_bytes,
                     "access_bytes": 2,
                     "read_pj": pj,
                     "write_pj": pj + 1,
+                    "leakage_mw": milliwatts,
+                    "ports": 1,
+                    "port_hz": 0.75,
                 },
             },
             "units": units,
@@ -131,12 +143,12 @@ RELATIONS: dict[str, tuple[set[str], Callable[[dict[str, int], int], bool]]] = {
 }
 
 
-def search(space: MapSpace, objective: str) -> SearchResult:
-    return find_best(space, find_objective(objective, space.architecture))
+def search(space: MapSpace, objective: str, **charged: Any) -> SearchResult:
+    return find_best(space, find_objective(objective, space.architecture, **charged))
 
 
-def evaluated(space: MapSpace, result: SearchResult) -> Evaluation:
-    return evaluate(to_design(space, result.best.plan), dict(space.shape))
+def evaluated(space: MapSpace, result: SearchResult, **charged: Any) -> Evaluation:
+    return evaluate(to_design(space, result.best.plan), dict(space.shape), **charged)
 
 
 # The enumeration.
@@ -309,7 +321,7 @@ def units_in(nest: list[Any]) -> dict[str, str]:
     return found
 
 
-def enumerate_space(space: MapSpace) -> Iterator[Evaluation]:
+def enumerate_space(space: MapSpace, **charged: Any) -> Iterator[Evaluation]:
     """Evaluate every mapping; what does not fit is left out."""
     (sizes,) = space.splits()
     for groups in runs(space.einsums):
@@ -321,7 +333,7 @@ def enumerate_space(space: MapSpace) -> Iterator[Evaluation]:
         for chosen in itertools.product(*by_group.values()):
             design = build(space, groups, [n for _, n, _ in chosen], [o for _, _, o in chosen])
             try:
-                yield evaluate(design, dict(space.shape))
+                yield evaluate(design, dict(space.shape), **charged)
             except MappingError as error:
                 assert "do not fit" in str(error), error
 
@@ -460,15 +472,15 @@ def cases(draw: st.DrawFn, without: tuple[str, ...] = (), most: int = 4) -> tupl
     return space, objective
 
 
-def check(space: MapSpace, objective: str) -> None:
+def check(space: MapSpace, objective: str, **charged: Any) -> None:
     figure = FIGURES[objective]
-    truth = [figure(e) for e in enumerate_space(space)]
+    truth = [figure(e) for e in enumerate_space(space, **charged)]
     try:
-        result = search(space, objective)
+        result = search(space, objective, **charged)
     except MappingError:
         assert not truth
         return
-    found = evaluated(space, result)
+    found = evaluated(space, result, **charged)
     assert result.optimal
     assert figure(found) == pytest.approx(min(truth), rel=1e-12)
     reported = math.prod(result.best.figures) if objective == "edp" else result.best.figures[0]
@@ -511,6 +523,40 @@ def test_the_optimum_is_that_of_an_enumeration_on_hundreds_of_cases(
     case: tuple[MapSpace, str],
 ) -> None:
     check(*case)
+
+
+@st.composite
+def charged_cases(draw: st.DrawFn, **limits: Any) -> tuple[MapSpace, str, dict[str, Any]]:
+    """Spaces under every accounting and set of options; leakage is next to nothing, or most."""
+    space, objective = draw(cases(**limits))
+    milliwatts = draw(st.sampled_from((1e-10, 1e-8, 1e-6)))
+    settings = {"vector.hop_pj": draw(st.sampled_from((0.0, 3.0, 300.0)))}
+    names = (*space.architecture.memories, *space.architecture.units)
+    settings |= {f"{name}.leakage_mw": (n + 1) * milliwatts for n, name in enumerate(names)}
+    architecture = space.architecture.with_settings(settings)
+    accounting = draw(st.sampled_from(("published", "published-all-registers", *["physical"] * 4)))
+    include = draw(st.sets(st.sampled_from(sorted(OPTIONS)))) if accounting == "physical" else ()
+    charged = {"accounting": accounting, "include": sorted(include)}
+    return replace(space, architecture=architecture), objective, charged
+
+
+@settings(max_examples=8, derandomize=True, **SLOW_OK)
+@given(charged_cases(without=("again", "chain", "two"), most=2))
+def test_the_optimum_of_what_is_charged_on_request_is_that_of_an_enumeration(
+    case: tuple[MapSpace, str, dict[str, Any]],
+) -> None:
+    space, objective, charged = case
+    check(space, objective, **charged)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, derandomize=True, **SLOW_OK)
+@given(charged_cases(without=("again", "chain"), most=3))
+def test_the_optimum_of_what_is_charged_is_that_of_an_enumeration_on_hundreds_of_cases(
+    case: tuple[MapSpace, str, dict[str, Any]],
+) -> None:
+    space, objective, charged = case
+    check(space, objective, **charged)
 
 
 def test_what_a_lane_makes_and_reads_goes_from_register_to_register() -> None:

@@ -28,6 +28,12 @@ Parameters = Annotated[
     list[str] | None,
     typer.Option("--set", help="parameters of the algorithm, such as window=512,sinks=4"),
 ]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Charge it too: leakage, interconnect, ... (another word lists them); a,b or again."
+    ),
+]
 
 _SHOWN = 60
 _UNIT = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}

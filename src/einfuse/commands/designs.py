@@ -11,7 +11,7 @@ import typer
 
 from einfuse.einsum import EinfuseError
 
-from .arguments import parse_names, parse_numbers, parse_shape, print_json
+from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
 
 Shape = Annotated[str, typer.Option(help="Rank sizes, such as B=64,H=12,M=4K,P=4K,E=64,F=64.")]
 Setting = Annotated[
@@ -38,10 +38,7 @@ def evaluate(
     accounting: Annotated[
         str, typer.Option(help="published, published-all-registers, or physical.")
     ] = "physical",
-    include: Annotated[
-        list[str] | None,
-        typer.Option(help="Charge it too: leakage, interconnect, multicast, ports; a,b or again."),
-    ] = None,
+    include: Include = None,
     sources: Annotated[
         bool, typer.Option("--sources", help="Say where every figure comes from.")
     ] = False,

@@ -12,7 +12,7 @@ import typer
 
 from einfuse.einsum import EinfuseError
 
-from .arguments import parse_numbers, parse_shape, print_json
+from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def map_(
     accounting: Annotated[
         str, typer.Option(help="published, published-all-registers, or physical.")
     ] = "physical",
+    include: Include = None,
     json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Write the mapping, a design file.")] = None,
 ) -> None:
@@ -103,7 +104,11 @@ def map_(
     names = [name.strip() for name in objective.split(",")]
     if pareto:
         names = list(dict.fromkeys(["latency", "energy", *(n for n in names if n != "edp")]))
-    asked = find_objective(names, machine, accounting=accounting)
+    charged: dict[str, Any] = {
+        "accounting": accounting,
+        "include": parse_names(include or [], "--include"),
+    }
+    asked = find_objective(names, machine, **charged)
     show = progress()
 
     def left(share: float = 1.0) -> float | None:
@@ -113,7 +118,7 @@ def map_(
         return max(share * seconds - (monotonic() - started), _LEAST_SECONDS)
 
     def costs(plan: Any) -> Evaluation:
-        return evaluate(to_design(space, plan), dict(space.shape), accounting=accounting)
+        return evaluate(to_design(space, plan), dict(space.shape), **charged)
 
     pair = _TRADED.get(",".join(names))
     search = partial(find_best, space, asked, report=show)
@@ -129,9 +134,9 @@ def map_(
     if pair and given.composition != "sequential":
         until = left()
         extra = _TRADE_SECONDS if until is None else min(until, _TRADE_SECONDS)
-        traded = _trade_offs(result, found[0][1], pair, accounting, extra)
+        traded = _trade_offs(result, found[0][1], pair, charged, extra)
     show("")
-    record = {"objective": ",".join(names), "accounting": accounting, "gap": result.gap}
+    record = {"objective": ",".join(names), **charged, "gap": result.gap}
     if out is not None:
         write_text(out, to_yaml(space, result.best.plan, out.stem, record))
     if json:
@@ -149,7 +154,11 @@ def map_(
 
 
 def _trade_offs(
-    result: SearchResult, own: Evaluation, pair: tuple[str, str], accounting: str, seconds: float
+    result: SearchResult,
+    own: Evaluation,
+    pair: tuple[str, str],
+    charged: dict[str, Any],
+    seconds: float,
 ) -> list[tuple[dict[str, Any], str]]:
     """The nearest trade-offs, as records and as words; what there is no price for is left out."""
     from einfuse.mapper import find_best, nearest_trade_offs
@@ -157,7 +166,7 @@ def _trade_offs(
 
     space = result.space
     try:
-        both = find_objective(pair, space.architecture, accounting=accounting)
+        both = find_objective(pair, space.architecture, **charged)
         best = figures_of(own, both)
         known = ((result.best.plan, best),)
         front = find_best(space, both, seconds=seconds, known=known).solutions
@@ -264,12 +273,15 @@ def explain(
             f"{mapping}: expected a file that 'einfuse map --out' wrote, found no 'found' with the "
             "objective and the shape"
         )
-    accounting = str(asked.get("accounting", "physical"))
+    charged: dict[str, Any] = {
+        "accounting": str(asked.get("accounting", "physical")),
+        "include": asked.get("include", []),
+    }
     given = parse_constraints(asked.get("constraints"), f"{mapping}: found.constraints")
     machine = design.architecture
     space = MapSpace(design.cascade, machine, shape, given, design.batch)
-    objective = find_objective(str(asked["objective"]), machine, accounting=accounting)
-    evaluation = evaluate(design, dict(space.shape), accounting=accounting)
+    objective = find_objective(str(asked["objective"]), machine, **charged)
+    evaluation = evaluate(design, dict(space.shape), **charged)
     reuse = find_reuse(design, dict(space.shape))
     gap = asked.get("gap")
     show = progress()
@@ -277,7 +289,7 @@ def explain(
         space,
         design,
         figures_of(evaluation, objective),
-        lambda m: find_objective(objective.name, m, accounting=accounting),
+        lambda m: find_objective(objective.name, m, **charged),
         seconds,
         gap=gap if isinstance(gap, float) and 0 <= gap <= 1 else 1.0,
         report=show,

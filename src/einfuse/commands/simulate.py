@@ -10,7 +10,7 @@ import typer
 
 from einfuse.progress import track
 
-from .arguments import parse_names, parse_numbers, parse_shape, print_json
+from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
 
 
 def simulate(
@@ -20,10 +20,7 @@ def simulate(
         list[str] | None,
         typer.Option("--set", help="An architecture parameter by its path: array_1d.lanes=512."),
     ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(help="Charge it too: leakage, interconnect, multicast, ports; a,b or again."),
-    ] = None,
+    include: Include = None,
     overhead: Annotated[
         list[str] | None,
         typer.Option(
