@@ -20,7 +20,7 @@ from functools import cached_property
 
 from einfuse.einsum.language.affine import Linear, linear
 from einfuse.einsum.language.cascade import Cascade
-from einfuse.einsum.language.equation import Populate
+from einfuse.einsum.language.equation import Einsum, Populate
 from einfuse.einsum.language.expression import Access, Index, variables
 from einfuse.einsum.language.shape import bind_symbolic
 
@@ -28,6 +28,7 @@ from .access_kinds import Kind, Sweep, open_sizes
 from .coordinates import MARK, same_coordinates
 from .dependence import Dependence, Direction, Edge, Read
 from .partition import Partition, check_rank, partition
+from .planes import orientations
 from .unrolled import tile_of, tiles
 
 
@@ -50,11 +51,31 @@ def trace(cascade: Cascade, rank: str, level: str | None = None) -> Dependence:
     >>> dependence.can_share("S", "Y")
     False
     """
+    return next(traces(cascade, rank, level))
+
+
+def traces(cascade: Cascade, rank: str, level: str | None = None) -> Iterator[Dependence]:
+    """Yield the dependences along a rank for every axis that a sweep may run along.
+
+    There are several only where a tensor or an Einsum has two axes of that rank (see `planes`);
+    the first are those along the axes that the text calls by the rank's name.
+
+    Args:
+        cascade: what is computed.
+        rank: any rank of the cascade.
+        level: as for `trace`.
+
+    Raises:
+        EinfuseError: the cascade has no such rank, or too many planes.
+    """
     check_rank(cascade, rank)
     same = same_coordinates(cascade, rank)
-    family = partition(same.cascade, rank)
-    at = family.levels.index(level) if level else family.covers[rank][0]
-    return _Tracer(same.cascade, family, at).run()
+    named = frozenset(v for e in cascade.einsums for v in e.variables if cascade.rank_of(v) == rank)
+    named |= {f"{v}{MARK}{rank}" for v in named}
+    for oriented in orientations(same.cascade, rank, level, named):
+        family = partition(oriented, rank)
+        at = family.levels.index(level) if level else family.covers[rank][0]
+        yield _Tracer(oriented, family, at).run()
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,7 @@ class _Tracer:
             variable is not None or tile is not None
             for variable, tile in zip(self.sweep, self.tiles.at, strict=True)
         ]
+        self.held: set[tuple[int, int]] = set()
         self.makers: dict[str, list[int]] = {}
         for k, einsum in enumerate(cascade.einsums):
             for output in einsum.outputs:
@@ -134,6 +156,8 @@ class _Tracer:
             tuple(dict.fromkeys(edges)),
             tuple(directions),
             frozenset(self.tiles.tensors),
+            frozenset(t for t, found in writes.items() if any(w.kind is Kind.FIXED for w in found)),
+            frozenset(self.held),
         )
 
     def _in_tile(self, i: int, access: Access) -> bool:
@@ -180,9 +204,48 @@ class _Tracer:
         if generations is None:
             return
         reason = ""
+        if self.indexed[read.einsum] and read.kind is Kind.FIXED:
+            self.held.add((write.einsum, read.einsum))
+            for maker in sorted(self._before_one(write.einsum, write.kind)):
+                why = f"one coordinate of {read.tensor} needs {self._end_of(maker)}"
+                yield Edge(maker, read.einsum, read.tensor, read.kind, why, generations)
+            return
         if self.indexed[read.einsum] and not self._is_there(read, access, write):
             reason = self._reason(read, write)
         yield Edge(write.einsum, read.einsum, read.tensor, read.kind, reason, generations)
+
+    def _before_one(self, i: int, kind: Kind) -> frozenset[int]:
+        """Return the Einsums that must have ended before one coordinate of another can be made.
+
+        What is computed element by element can be made at one coordinate by itself.
+        """
+        alone = self.sweep[i] is not None and kind is Kind.ALIGNED and i not in self.loop
+        if self.indexed[i] and (not alone or self._folds(i)):
+            return frozenset({i})
+        found: set[int] = set()
+        for access in self.cascade.einsums[i].operands:
+            here = self.sweeps[i].kind(access)
+            for k in self.makers.get(access.tensor, ()):
+                if k == i or k in found:
+                    continue
+                kinds = [self.sweeps[k].write_kind(o) for o in self.cascade.einsums[k].outputs]
+                streamed = here is Kind.ALIGNED and k < i
+                found |= (
+                    self._before_one(k, kinds[0])
+                    if k < i and (streamed or not self.indexed[k])
+                    else {k}
+                )
+        return frozenset(found)
+
+    def _folds(self, i: int) -> bool:
+        """Tell whether an Einsum folds along the level, all of it or up to a coordinate."""
+        return any(self.sweeps[i].runs(v) for r in self._einsum(i).reductions for v in r.variables)
+
+    def _einsum(self, i: int) -> Einsum:
+        return self.cascade.einsums[i]
+
+    def _end_of(self, i: int) -> str:
+        return f"all of {self._einsum(i).name}, which {self._folded(i)}"
 
     def _is_there(self, read: Read, access: Access, write: _Write) -> bool:
         """Tell whether a tile written out has made what a sweep reads before it is read."""
