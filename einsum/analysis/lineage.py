@@ -206,35 +206,40 @@ class _Tracer:
         reason = ""
         if self.indexed[read.einsum] and read.kind is Kind.FIXED:
             self.held.add((write.einsum, read.einsum))
-            for maker in sorted(self._before_one(write.einsum, write.kind)):
+            for maker, more in sorted(self._before_one(write.einsum, write.kind)):
                 why = f"one coordinate of {read.tensor} needs {self._end_of(maker)}"
-                yield Edge(maker, read.einsum, read.tensor, read.kind, why, generations)
+                yield Edge(maker, read.einsum, read.tensor, read.kind, why, generations + more)
             return
         if self.indexed[read.einsum] and not self._is_there(read, access, write):
             reason = self._reason(read, write)
         yield Edge(write.einsum, read.einsum, read.tensor, read.kind, reason, generations)
 
-    def _before_one(self, i: int, kind: Kind) -> frozenset[int]:
+    def _before_one(
+        self, i: int, kind: Kind, seen: frozenset[int] = frozenset()
+    ) -> frozenset[tuple[int, int]]:
         """Return the Einsums that must have ended before one coordinate of another can be made.
 
-        What is computed element by element can be made at one coordinate by itself.
+        Each with the generations that lie between. What is computed element by element can be
+        made at one coordinate by itself.
         """
-        alone = self.sweep[i] is not None and kind is Kind.ALIGNED and i not in self.loop
+        iterative = {iteration.variable for iteration in self.cascade.iterations}
+        alone = kind is Kind.ALIGNED and self.sweep[i] not in iterative | {None}
         if self.indexed[i] and (not alone or self._folds(i)):
-            return frozenset({i})
-        found: set[int] = set()
+            return frozenset({(i, 0)})
+        found: set[tuple[int, int]] = set()
         for access in self.cascade.einsums[i].operands:
-            here = self.sweeps[i].kind(access)
+            streamed = self.sweeps[i].kind(access) is Kind.ALIGNED
             for k in self.makers.get(access.tensor, ()):
-                if k == i or k in found:
-                    continue
-                kinds = [self.sweeps[k].write_kind(o) for o in self.cascade.einsums[k].outputs]
-                streamed = here is Kind.ALIGNED and k < i
-                found |= (
-                    self._before_one(k, kinds[0])
-                    if k < i and (streamed or not self.indexed[k])
-                    else {k}
+                written = next(
+                    o for o in self.cascade.einsums[k].outputs if o.tensor == access.tensor
                 )
+                passed = self._generations(i, k, access, written)
+                if passed is None or k in seen | {i} or self._disjoint(written, access):
+                    continue
+                before = {(k, 0)}
+                if streamed or not self.indexed[k]:
+                    before = {*self._before_one(k, self.sweeps[k].write_kind(written), seen | {i})}
+                found |= {(maker, more + passed) for maker, more in before}
         return frozenset(found)
 
     def _folds(self, i: int) -> bool:

@@ -241,9 +241,7 @@ def choose_rank(cascade: Cascade) -> str:
     return max(wholes, key=merit)
 
 
-def _worst(
-    cascade: Cascade, rank: str, level: str | None = None
-) -> tuple[Dependence, LevelReport]:
+def _worst(cascade: Cascade, rank: str, level: str | None = None) -> tuple[Dependence, LevelReport]:
     """Return the counts that hold for every axis of a rank, and the dependences that need most."""
     found = [(d, _level(d)) for d in traces(cascade, rank, level)]
     most, report = max(found, key=lambda f: (f[1].passes, f[1].sweeps))

@@ -25,6 +25,9 @@ from einfuse.einsum.language.substitution import rebuild
 from .access_kinds import FIXED_MARK
 from .partition import Partition, partition
 
+ALL_MARK = '"'
+"""Ends the name of a rank that is folded away beside the one that is swept: all of it is read."""
+
 MOST = 64
 """How many orientations are looked at; a cascade with more is refused."""
 
@@ -86,7 +89,9 @@ class _Planes:
             for t, ranks in self.ranks.items()
         }
         self.flat = {
-            t for t, places in self.places.items() if self._overlap([self.ranks[t][p] for p in places])
+            t
+            for t, places in self.places.items()
+            if self._overlap([self.ranks[t][p] for p in places])
         }
         self.axes_of = [self._axes(einsum) for einsum in cascade.einsums]
 
@@ -118,7 +123,7 @@ class _Planes:
         return any(a[0] < b[1] and b[0] < a[1] for a, b in combinations(spans, 2))
 
     def _axes(self, einsum: Einsum) -> list[list[str]]:
-        """Return the variables of an Einsum that run along the rank, by the axis that they share."""
+        """Return the variables of an Einsum along the rank, by the axis that they share."""
         own = [v for v in einsum.variables if self.cascade.rank_of(v) in self.along]
         axes = [[v] for v in own]
 
@@ -185,7 +190,7 @@ class _Planes:
         return {node: roots.index(find(node)) for node in parent}
 
     def _clash(self, nodes: list[_Node]) -> bool:
-        """Tell whether two axes of one Einsum, or overlapping places of a tensor, are among some."""
+        """Tell whether two axes of one Einsum, or two of one tensor, are among some."""
         einsums = [n[0] for n in nodes if isinstance(n[0], int)]
         if len(einsums) > len(set(einsums)):
             return True
@@ -206,21 +211,29 @@ class _Planes:
         """Return the groups of axes that meet."""
         groups: list[set[int]] = []
         numbers = self._axis_numbers
-        folded: set[int] = set()
+        folded = self._folded
         iterated: set[int] = set()
         for i, axes in enumerate(self.axes_of):
             if len(axes) < 2:
                 continue
             met = {numbers[i, a] for a, _ in enumerate(axes)}
-            gone = {v for r in self.cascade.einsums[i].reductions for v in r.variables}
-            folded |= {numbers[i, a] for a, axis in enumerate(axes) if gone & {*axis}}
             iterated |= {numbers[i, a] for a, axis in enumerate(axes) if self.iterative & {*axis}}
             apart = [g for g in groups if g.isdisjoint(met)]
             groups = [*apart, met.union(*(g for g in groups if not g.isdisjoint(met)))]
         return [
-            _Plane(tuple(sorted(g)), tuple(sorted(g & iterated or g & folded or g)))
-            for g in groups
+            _Plane(tuple(sorted(g)), tuple(sorted(g & iterated or g & folded or g))) for g in groups
         ]
+
+    @cached_property
+    def _folded(self) -> set[int]:
+        """Return the axes that some Einsum of a plane folds away."""
+        gone = [{v for r in e.reductions for v in r.variables} for e in self.cascade.einsums]
+        return {
+            self._axis_numbers[i, a]
+            for i, axes in enumerate(self.axes_of)
+            for a, axis in enumerate(axes)
+            if len(axes) > 1 and gone[i] & {*axis}
+        }
 
     def _named(self, number: int, names: frozenset[str]) -> bool:
         """Tell whether an axis has one of some variables."""
@@ -237,9 +250,12 @@ class _Planes:
         def fixing(i: int, axis: int) -> bool:
             return ((i, axis) if len(self.axes_of[i]) > 1 else (i,)) in moved
 
+        def mark(i: int, axis: int) -> str:
+            return ALL_MARK if self._axis_numbers.get((i, axis)) in self._folded else FIXED_MARK
+
         names = [
             {
-                v: v + FIXED_MARK
+                v: v + mark(i, a)
                 for a, axis in enumerate(axes)
                 if fixing(i, a) and self.iterative.isdisjoint(axis)
                 for v in axis
@@ -310,7 +326,7 @@ def _with_fixed(
         section: tuple(_with_variables(*next(einsums)) for _ in getattr(cascade, section))
         for section in ("init", "loop", "final")
     }
-    fixed = {v: cascade.rank_of(v) + FIXED_MARK for found in names for v in found}
+    fixed = {new: cascade.rank_of(v) + new[-1] for found in names for v, new in found.items()}
 
     def ranks(tensor: str, own: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(r + FIXED_MARK if (tensor, p) in moved else r for p, r in enumerate(own))
@@ -319,9 +335,10 @@ def _with_fixed(
         kind: tuple(replace(t, ranks=ranks(t.name, t.ranks)) for t in getattr(cascade, kind))
         for kind in ("tensors", "input_tensors")
     }
-    more = tuple(Rank(r + FIXED_MARK, r) for r in family.covers)
+    more = tuple(Rank(r + mark, r) for mark in (FIXED_MARK, ALL_MARK) for r in family.covers)
     again = tuple(
-        Split(*(r + FIXED_MARK for r in (s.whole, s.outer, s.inner)))
+        Split(*(r + mark for r in (s.whole, s.outer, s.inner)))
+        for mark in (FIXED_MARK, ALL_MARK)
         for s in cascade.splits
         if s.whole in family.covers
     )
@@ -329,7 +346,7 @@ def _with_fixed(
         cascade,
         ranks=(*cascade.ranks, *more),
         splits=(*cascade.splits, *again),
-        aliases=(*((v + FIXED_MARK, r) for v, r in fixed.items()), *cascade.aliases),
+        aliases=(*fixed.items(), *cascade.aliases),
         **sections,
         **tensors,
     )
