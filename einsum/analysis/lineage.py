@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from einfuse.einsum.language.affine import Linear, linear
@@ -27,6 +27,7 @@ from einfuse.einsum.language.shape import bind_symbolic
 from .access_kinds import Kind, Sweep, open_sizes
 from .coordinates import MARK, same_coordinates
 from .dependence import Dependence, Direction, Edge, Read
+from .directions import OPPOSITE, cycles, mirrored, turned
 from .partition import Partition, check_rank, partition
 from .planes import orientations
 from .unrolled import tile_of, tiles
@@ -144,9 +145,9 @@ class _Tracer:
         for read in plain_reads:
             by_einsum[read.einsum].append(read)
         ways = self._ways(by_einsum, edges)
-        edges = [self._turned(edge, ways) for edge in edges]
-        mirrored = self._mirrored(by_einsum, edges)
-        directions = [_OPPOSITE[w] if i in mirrored else w for i, w in enumerate(ways)]
+        edges = [turned(edge, ways, self.sweep[edge.consumer] is not None) for edge in edges]
+        against = mirrored(self.cascade.einsums, by_einsum, edges)
+        directions = [OPPOSITE[w] if i in against else w for i, w in enumerate(ways)]
         return Dependence(
             self.cascade,
             self.family,
@@ -355,7 +356,7 @@ class _Tracer:
     def _recurrent(self, edges: list[Edge]) -> dict[int, int]:
         """Return the Einsums on a cycle along the level, with the sign of its step."""
         signs: dict[int, int] = {}
-        for component in _cycles(edges):
+        for component in cycles(edges):
             step = sum(self._step(e) for e in edges if {e.producer, e.consumer} <= component)
             signs |= dict.fromkeys((i for i in component if self.sweep[i] is not None), step)
         return signs
@@ -388,60 +389,6 @@ class _Tracer:
         iterative = {iteration.variable for iteration in self.cascade.iterations}
         return not iterative.isdisjoint(variables(index))
 
-    def _mirrored(self, reads: list[list[Read]], edges: list[Edge]) -> set[int]:
-        """Return the Einsums that run against the order of the inputs they come from.
-
-        Those of one recurrence run the same way: all of them against it, or none.
-        """
-        mirrored: set[int] = set()
-        produced = {o.tensor: i for i, e in enumerate(self.cascade.einsums) for o in e.outputs}
-        together = {i: cycle for cycle in _cycles(edges) for i in cycle}
-        for i in range(len(self.cascade.einsums)):
-            group = together.get(i, frozenset({i}))
-            frames = {
-                read.mirrored != (producer in mirrored)
-                for member in group
-                for read in reads[member]
-                if (read.mirrored or read.kind in (Kind.ALIGNED, Kind.PREFIX, Kind.SUFFIX))
-                and (producer := produced.get(read.tensor, -1)) < member
-                and producer not in group
-            }
-            if frames == {True}:
-                mirrored |= group
-        return mirrored
-
-    def _turned(self, edge: Edge, ways: list[Direction]) -> Edge:
-        """Swap first and last where the producer sweeps downwards; refuse a filter its way."""
-        if self.sweep[edge.consumer] is None or (edge.reason and edge.kind is not Kind.FINAL):
-            return edge
-        against = {Kind.PREFIX: Direction.DOWN, Kind.SUFFIX: Direction.UP}.get(edge.kind)
-        if against and ways[edge.consumer] is against:
-            reason = f"{edge.tensor} is read {edge.kind.value} by a sweep {against.value}"
-            return replace(edge, reason=reason)
-        if ways[edge.producer] is not Direction.DOWN:
-            return edge
-        if edge.kind is Kind.FINAL:
-            return replace(edge, reason="")
-        if edge.kind is Kind.INIT and not edge.reason:
-            return replace(
-                edge, reason=f"{edge.tensor} is swept downwards and read {edge.kind.value}"
-            )
-        return edge
-
-
-def _cycles(edges: list[Edge]) -> list[frozenset[int]]:
-    """Return the Einsums of every recurrence that one sweep has to hold."""
-    import networkx as nx
-
-    graph = nx.DiGraph(
-        (e.producer, e.consumer) for e in edges if not e.barrier and not e.generations
-    )
-    return [
-        frozenset(found)
-        for found in nx.strongly_connected_components(graph)
-        if len(found) > 1 or graph.has_edge(*(2 * tuple(found)))
-    ]
-
 
 def _above(high: Linear, low: Linear) -> bool:
     """Tell whether an index is greater than a constant one, whatever its variables."""
@@ -449,10 +396,3 @@ def _above(high: Linear, low: Linear) -> bool:
     upwards = all(step == 1 for step in high.coefficients.values())
     positive = gap > 0 if isinstance(gap, int) else bool(gap.is_positive)
     return not low.coefficients and upwards and positive
-
-
-_OPPOSITE = {
-    Direction.ANY: Direction.ANY,
-    Direction.UP: Direction.DOWN,
-    Direction.DOWN: Direction.UP,
-}
