@@ -38,6 +38,7 @@ class Kind(Enum):
     INIT = "at its first coordinate"
     FINAL = "at its last coordinate"
     BROADCAST = "at no coordinate: it has none"
+    FIXED = "at one coordinate, whatever that of the sweep"
     UNALIGNED = "at coordinates out of order"
 
 
@@ -107,6 +108,9 @@ class Sweep:
             return Kind.FINAL if form.constant - self.sizes[rank] in (0, -1) else Kind.INIT
         steps = self._units(rank, form)
         here = steps.pop(self.variable, 0) if self.variable else 0
+        held = any(self.cascade.rank_of(v).endswith(FIXED_MARK) for v in form.coefficients)
+        if held and not here and not steps:
+            return Kind.FIXED
         if len(steps) > 1 or self._is_far(rank, form):
             return Kind.UNALIGNED
         if not steps:
@@ -250,12 +254,16 @@ def open_sizes(size: Any) -> frozenset[Any]:
     return frozenset(getattr(size, "free_symbols", ()))
 
 
+FIXED_MARK = "'"
+"""Ends the name of a rank that stands for a second axis of another: it is held fixed."""
+
 _SIGN = {"<": -1, "<=": -1, ">": 1, ">=": 1, "==": 0}
 _ORDERLINESS = (
     Kind.ALIGNED,
     Kind.PREFIX,
     Kind.SUFFIX,
     Kind.UNALIGNED,
+    Kind.FIXED,
     Kind.FINAL,
     Kind.INIT,
     Kind.BROADCAST,

@@ -8,8 +8,8 @@ compared, a cascade is put in a form in which equal coordinates have equal names
 3. *ranks*: two ranks of equal size are one where a variable of one indexes the other, where one
    stands for a digit of the other's split, or where an Einsum scans one up to the other.
 
-Two ranks stay apart, though of equal size and read alike, where a tensor has both and one of them
-is only ever a loop around everything (the queries of self-attention): its coordinate is fixed.
+Where one tensor or Einsum has two axes of one rank (queries and keys of self-attention), `planes`
+tells which of them is swept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
-from itertools import permutations, product
 from typing import Any
 
 from einfuse.einsum.language.affine import Linear, linear
@@ -73,7 +72,12 @@ def same_coordinates(cascade: Cascade, rank: str | None = None) -> Coordinates:
 def _same_coordinates(cascade: Cascade, rank: str | None) -> Coordinates:
     sizes = bind_symbolic(cascade)
     seen = _Reading(without_views(cascade, sizes), sizes).bound_by_reads()
-    classes = _Reading(seen, sizes).classes()
+    reading = _Reading(seen, sizes)
+    classes = reading.classes()
+    if rank is not None:  # other ranks are left as they are spelled
+        own = next((c for c in classes if rank in c), frozenset({rank}))
+        near = {reading.places[r][0] for r in own if r in reading.places}
+        classes = [c for c in classes if near & {reading.places[r][0] for r in c}]
     names = {name: name for name in cascade.rank_names}
     for members in classes:
         chosen = rank if rank in members else next(r for r in names if r in members)
@@ -121,23 +125,19 @@ class _Reading:
     def classes(self) -> list[frozenset[str]]:
         """Return the ranks that are the same, in groups of two and more."""
         groups: dict[str, frozenset[str]] = {}
-        planes, lines, places = self._planes(), self._lines(), self.places
+        places = self.places
+        inner = {part for split in self.splits for part in (split.outer, split.inner)}
 
         def differ(x: str, y: str) -> bool:
             """Tell whether two ranks are different digits of one whole."""
             return places[x][0] == places[y][0] and places[x] != places[y]
 
-        inner = {part for split in self.splits for part in (split.outer, split.inner)}
-
-        def apart(x: str, y: str) -> bool:
-            """Tell whether what runs along one rank meets in a plane what runs along the other."""
-            return not planes.isdisjoint(product(lines[x], lines[y]))
-
         for one, other, loose in self._joins():
             a, b = (groups.get(r, frozenset({r})) for r in (one, other))
+            wholes = {places[r][0] for r in (a | b) & inner}
             if a == b or any(differ(x, y) for x in a for y in b):
                 continue
-            if loose and (not inner.isdisjoint(a | b) or any(apart(x, y) for x in a for y in b)):
+            if loose and (len(wholes) > 1 or wholes & (a | b)):
                 continue
             groups |= dict.fromkeys(a | b, a | b)
         return list(dict.fromkeys(groups.values()))
@@ -205,31 +205,6 @@ class _Reading:
             outside = [self.rank_of(v) for v in form.coefficients if v not in read]
             if len(inside) == 1 and self.sizes[inside[0]] == self.sizes[outside[0]]:
                 yield inside[0], outside[0]
-
-    def _planes(self) -> frozenset[tuple[str, str]]:
-        """Return the pairs of ranks that span a plane: both are ranks of one tensor or Einsum.
-
-        The ranks of an Einsum that scans one up to the other span none, those of a tensor do.
-        """
-        spaces = {tuple(dict.fromkeys(ranks)) for ranks in self.declared.values()}
-        planes = {pair for ranks in spaces for pair in permutations(ranks, 2)}
-        for einsum in self.cascade.einsums:
-            lines = {pair for found in self._scanned(einsum) for pair in permutations(found)}
-            ranks = dict.fromkeys(map(self.rank_of, einsum.variables))
-            planes |= set(permutations(ranks, 2)) - lines
-        return frozenset(planes)
-
-    def _lines(self) -> dict[str, set[str]]:
-        """Return for every rank those that run along it: its wholes, its parts and itself."""
-        lines = {rank: {rank} for rank in self.cascade.rank_names}
-        for _ in self.splits:
-            for split in self.splits:
-                for part in (split.outer, split.inner):
-                    lines[part] |= {r for r in lines[split.whole] if r not in lines[part]}
-        for rank, above in list(lines.items()):
-            for whole in above - {rank}:
-                lines[whole].add(rank)
-        return lines
 
     @cached_property
     def places(self) -> dict[str, tuple[str, Any]]:

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from itertools import product
 
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.equation import Einsum
@@ -64,7 +65,11 @@ class Edge:
 
 @dataclass(frozen=True)
 class Dependence:
-    """The dependences of a cascade along one level of a rank; see `trace`."""
+    """The dependences of a cascade along one level of a rank; see `trace`.
+
+    ``tiles`` are tensors of one tile; ``fixed`` those written at a fixed coordinate of the level;
+    ``held`` pairs of Einsums of which the second reads the first at a fixed coordinate.
+    """
 
     cascade: Cascade
     partition: Partition
@@ -74,6 +79,8 @@ class Dependence:
     edges: tuple[Edge, ...]
     directions: tuple[Direction, ...]
     tiles: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
+    held: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def einsums(self) -> tuple[Einsum, ...]:
@@ -118,7 +125,8 @@ class Dependence:
             tensor = pending.pop()
             for read in self._sweeping.get(tensor, ()):
                 for output in self.einsums[read.einsum].outputs:
-                    if output.tensor in self.full and output.tensor not in found:
+                    image = output.tensor in self.full - self.fixed
+                    if image and output.tensor not in found:
                         found.add(output.tensor)
                         pending.append(output.tensor)
         return frozenset(found)
@@ -144,7 +152,8 @@ class Dependence:
     def can_share(self, x: str, y: str) -> bool:
         """Tell whether two Einsums may share a loop over the level: no barrier lies between."""
         ways = {self.directions[i] for i in self._named(x) | self._named(y)} - {Direction.ANY}
-        return len(ways) < 2 and self.barrier_between(x, y) is None
+        pairs = {*product(self._named(x), self._named(y)), *product(self._named(y), self._named(x))}
+        return len(ways) < 2 and pairs.isdisjoint(self.held) and not self.barrier_between(x, y)
 
     @cached_property
     def _sweeping(self) -> dict[str, list[Read]]:

@@ -25,6 +25,7 @@ from .access_kinds import Kind
 from .dependence import Dependence, Direction, Read
 from .held_tensors import Use, crossings, origins
 from .lineage import trace
+from .live_words import Boundary, Words, choice, common, exceeds, no_words
 from .operations import is_view
 from .partition import finest_levels
 from .placement import positions, within_generation
@@ -34,42 +35,6 @@ if TYPE_CHECKING:
 
 _LARGE = {"swept": 2**20, "inner": 2**7, "other": 2**6}
 """Sizes at which two symbolic word counts are compared: a long rank, its tiles, the others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A number of words: some for every point of the outer ranks, some shared by all points."""
-
-    per_point: sympy.Expr
-    shared: sympy.Expr
-
-    def __add__(self, other: Words) -> Words:
-        return Words(self.per_point + other.per_point, self.shared + other.shared)
-
-    def total(self, points: Any = 1) -> sympy.Expr:
-        """Return the words of a tile of points."""
-        return self.per_point * points + self.shared
-
-
-@dataclass(frozen=True, slots=True)
-class Boundary:
-    """What crosses from one sweep into the later ones.
-
-    Attributes:
-        after: the sweep before the boundary.
-        stored: the tensors held across it, with their words.
-        words: the sum of them.
-        reread: the inputs from which the stored tensors could be computed once more instead.
-        reread_words: the words of those inputs, which the alternative moves again.
-        reason: which is cheaper, in words.
-    """
-
-    after: int
-    stored: tuple[tuple[str, Words], ...]
-    words: Words
-    reread: tuple[str, ...]
-    reread_words: Words
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +55,10 @@ class Footprint:
         import sympy
 
         found = [w.total(points) for w in self.sweeps] or [sympy.Integer(0)]
-        kept = [w for w in dict.fromkeys(found) if not any(_exceeds(v, w) for v in found)]
-        common = _common(kept)
-        rest = [w - common for w in kept]
-        return common + (rest[0] if len(rest) == 1 else sympy.Max(*rest))
+        kept = [w for w in dict.fromkeys(found) if not any(exceeds(v, w) for v in found)]
+        shared = common(kept)
+        rest = [w - shared for w in kept]
+        return shared + (rest[0] if len(rest) == 1 else sympy.Max(*rest))
 
     def bytes(
         self, cascade: Cascade, shape: Mapping[str, int], word_bytes: int, points: int
@@ -185,7 +150,7 @@ class _Footprint:
 
     def run(self) -> Footprint:
         boundaries = self._boundaries()
-        crossing = [_no_words(), *(b.words for b in boundaries), _no_words()]
+        crossing = [no_words(), *(b.words for b in boundaries), no_words()]
         within = self._within()
         sweeps = tuple(
             within[s] + max(crossing[s - 1], crossing[s], key=self._number)
@@ -235,7 +200,7 @@ class _Footprint:
 
     def _within(self) -> list[Words]:
         """Return the words that each sweep, from 0, needs beside what crosses its boundaries."""
-        words = [_no_words() for _ in range(self.last + 1)]
+        words = [no_words() for _ in range(self.last + 1)]
         for tensor in dict.fromkeys(self._root(t.name) for t in self.cascade.tensors):
             first, last = self._lifetime(tensor)
             if not self._swept(tensor):
@@ -397,17 +362,17 @@ class _Footprint:
     def _boundary(
         self, after: int, stored: list[str], origin: Mapping[str, frozenset[str]]
     ) -> Boundary:
-        words = sum((self._fiber(t) for t in stored), _no_words())
+        words = sum((self._fiber(t) for t in stored), no_words())
         upstream = {name for t in stored for name in origin.get(t, ())}
         reread = tuple(name for name in self.cascade.inputs if name in upstream)
-        again = sum((self._fiber(t) for t in reread), _no_words())
+        again = sum((self._fiber(t) for t in reread), no_words())
         return Boundary(
             after,
             tuple((t, self._fiber(t)) for t in stored),
             words,
             reread,
             again,
-            _choice(stored, words, reread, again),
+            choice(stored, words, reread, again),
         )
 
     def _number(self, words: Words) -> int:
@@ -425,40 +390,6 @@ class _Footprint:
         return sizes
 
 
-def _choice(stored: list[str], words: Words, reread: tuple[str, ...], again: Words) -> str:
-    """Return whether to store or to recompute, and where that turns."""
-    names = " and ".join(stored)
-    if not stored:
-        return "nothing crosses"
-    kept = words.total()
-    if not reread or set(stored) == set(reread):
-        return f"hold {names}: {kept} words"
-    if words.per_point != 0 and again.per_point == 0:
-        turn = again.shared / (2 * words.per_point)
-        return (
-            f"store {names}: {kept} words a point; off chip, write and read them while a tile has "
-            f"fewer than {turn.cancel()} points, else recompute from {' and '.join(reread)} "
-            f"({again.total()} words)"
-        )
-    return f"store {names}: {kept} words; recomputing moves {again.total()} words"
-
-
-def _exceeds(a: sympy.Expr, b: sympy.Expr) -> bool:
-    """Tell whether a - b is positive whatever the sizes."""
-    rest = (a - b).expand()
-    return rest != 0 and all(c > 0 for c in rest.as_coefficients_dict().values())
-
-
-def _common(totals: list[sympy.Expr]) -> sympy.Expr:
-    """Return the terms that all sums share."""
-    import sympy
-
-    parts = [w.expand().as_coefficients_dict() for w in totals]
-    return sympy.Add(
-        *(t * min(p[t] for p in parts) for t in parts[0] if all(t in p for p in parts))
-    )
-
-
 def _values(access: Access) -> tuple[str, ...]:
     """Return the variables at which an access stands, its filters left out."""
     return tuple(v for index in access.indices for v in variables(index.expression))
@@ -466,9 +397,3 @@ def _values(access: Access) -> tuple[str, ...]:
 
 def _open(rank: Rank) -> Rank:
     return replace(rank, size=None) if isinstance(rank.size, int) else rank
-
-
-def _no_words() -> Words:
-    import sympy
-
-    return Words(sympy.Integer(0), sympy.Integer(0))

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from einfuse.einsum.language.affine import Linear, linear
 from einfuse.einsum.language.cascade import Cascade
-from einfuse.einsum.language.equation import Populate
+from einfuse.einsum.language.equation import Einsum, Populate
 from einfuse.einsum.language.expression import Access, Index, variables
 from einfuse.einsum.language.shape import bind_symbolic
 
 from .access_kinds import Kind, Sweep, open_sizes
 from .coordinates import MARK, same_coordinates
 from .dependence import Dependence, Direction, Edge, Read
+from .directions import OPPOSITE, cycles, mirrored, turned
 from .partition import Partition, check_rank, partition
+from .planes import orientations
 from .unrolled import tile_of, tiles
 
 
@@ -50,11 +52,31 @@ def trace(cascade: Cascade, rank: str, level: str | None = None) -> Dependence:
     >>> dependence.can_share("S", "Y")
     False
     """
+    return next(traces(cascade, rank, level))
+
+
+def traces(cascade: Cascade, rank: str, level: str | None = None) -> Iterator[Dependence]:
+    """Yield the dependences along a rank for every axis that a sweep may run along.
+
+    There are several only where a tensor or an Einsum has two axes of that rank (see `planes`);
+    the first are those along the axes that the text calls by the rank's name.
+
+    Args:
+        cascade: what is computed.
+        rank: any rank of the cascade.
+        level: as for `trace`.
+
+    Raises:
+        EinfuseError: the cascade has no such rank, or too many planes.
+    """
     check_rank(cascade, rank)
     same = same_coordinates(cascade, rank)
-    family = partition(same.cascade, rank)
-    at = family.levels.index(level) if level else family.covers[rank][0]
-    return _Tracer(same.cascade, family, at).run()
+    named = frozenset(v for e in cascade.einsums for v in e.variables if cascade.rank_of(v) == rank)
+    named |= {f"{v}{MARK}{rank}" for v in named}
+    for oriented in orientations(same.cascade, rank, level, named):
+        family = partition(oriented, rank)
+        at = family.levels.index(level) if level else family.covers[rank][0]
+        yield _Tracer(oriented, family, at).run()
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,7 @@ class _Tracer:
             variable is not None or tile is not None
             for variable, tile in zip(self.sweep, self.tiles.at, strict=True)
         ]
+        self.held: set[tuple[int, int]] = set()
         self.makers: dict[str, list[int]] = {}
         for k, einsum in enumerate(cascade.einsums):
             for output in einsum.outputs:
@@ -122,9 +145,9 @@ class _Tracer:
         for read in plain_reads:
             by_einsum[read.einsum].append(read)
         ways = self._ways(by_einsum, edges)
-        edges = [self._turned(edge, ways) for edge in edges]
-        mirrored = self._mirrored(by_einsum, edges)
-        directions = [_OPPOSITE[w] if i in mirrored else w for i, w in enumerate(ways)]
+        edges = [turned(edge, ways, self.sweep[edge.consumer] is not None) for edge in edges]
+        against = mirrored(self.cascade.einsums, by_einsum, edges)
+        directions = [OPPOSITE[w] if i in against else w for i, w in enumerate(ways)]
         return Dependence(
             self.cascade,
             self.family,
@@ -134,6 +157,8 @@ class _Tracer:
             tuple(dict.fromkeys(edges)),
             tuple(directions),
             frozenset(self.tiles.tensors),
+            frozenset(t for t, found in writes.items() if any(w.kind is Kind.FIXED for w in found)),
+            frozenset(self.held),
         )
 
     def _in_tile(self, i: int, access: Access) -> bool:
@@ -180,9 +205,53 @@ class _Tracer:
         if generations is None:
             return
         reason = ""
+        if self.indexed[read.einsum] and read.kind is Kind.FIXED:
+            self.held.add((write.einsum, read.einsum))
+            for maker, more in sorted(self._before_one(write.einsum, write.kind)):
+                why = f"one coordinate of {read.tensor} needs {self._end_of(maker)}"
+                yield Edge(maker, read.einsum, read.tensor, read.kind, why, generations + more)
+            return
         if self.indexed[read.einsum] and not self._is_there(read, access, write):
             reason = self._reason(read, write)
         yield Edge(write.einsum, read.einsum, read.tensor, read.kind, reason, generations)
+
+    def _before_one(
+        self, i: int, kind: Kind, seen: frozenset[int] = frozenset()
+    ) -> frozenset[tuple[int, int]]:
+        """Return the Einsums that must have ended before one coordinate of another can be made.
+
+        Each with the generations that lie between. What is computed element by element can be
+        made at one coordinate by itself.
+        """
+        iterative = {iteration.variable for iteration in self.cascade.iterations}
+        alone = kind is Kind.ALIGNED and self.sweep[i] not in iterative | {None}
+        if self.indexed[i] and (not alone or self._folds(i)):
+            return frozenset({(i, 0)})
+        found: set[tuple[int, int]] = set()
+        for access in self.cascade.einsums[i].operands:
+            streamed = self.sweeps[i].kind(access) is Kind.ALIGNED
+            for k in self.makers.get(access.tensor, ()):
+                written = next(
+                    o for o in self.cascade.einsums[k].outputs if o.tensor == access.tensor
+                )
+                passed = self._generations(i, k, access, written)
+                if passed is None or k in seen | {i} or self._disjoint(written, access):
+                    continue
+                before = {(k, 0)}
+                if streamed or not self.indexed[k]:
+                    before = {*self._before_one(k, self.sweeps[k].write_kind(written), seen | {i})}
+                found |= {(maker, more + passed) for maker, more in before}
+        return frozenset(found)
+
+    def _folds(self, i: int) -> bool:
+        """Tell whether an Einsum folds along the level, all of it or up to a coordinate."""
+        return any(self.sweeps[i].runs(v) for r in self._einsum(i).reductions for v in r.variables)
+
+    def _einsum(self, i: int) -> Einsum:
+        return self.cascade.einsums[i]
+
+    def _end_of(self, i: int) -> str:
+        return f"all of {self._einsum(i).name}, which {self._folded(i)}"
 
     def _is_there(self, read: Read, access: Access, write: _Write) -> bool:
         """Tell whether a tile written out has made what a sweep reads before it is read."""
@@ -287,7 +356,7 @@ class _Tracer:
     def _recurrent(self, edges: list[Edge]) -> dict[int, int]:
         """Return the Einsums on a cycle along the level, with the sign of its step."""
         signs: dict[int, int] = {}
-        for component in _cycles(edges):
+        for component in cycles(edges):
             step = sum(self._step(e) for e in edges if {e.producer, e.consumer} <= component)
             signs |= dict.fromkeys((i for i in component if self.sweep[i] is not None), step)
         return signs
@@ -320,60 +389,6 @@ class _Tracer:
         iterative = {iteration.variable for iteration in self.cascade.iterations}
         return not iterative.isdisjoint(variables(index))
 
-    def _mirrored(self, reads: list[list[Read]], edges: list[Edge]) -> set[int]:
-        """Return the Einsums that run against the order of the inputs they come from.
-
-        Those of one recurrence run the same way: all of them against it, or none.
-        """
-        mirrored: set[int] = set()
-        produced = {o.tensor: i for i, e in enumerate(self.cascade.einsums) for o in e.outputs}
-        together = {i: cycle for cycle in _cycles(edges) for i in cycle}
-        for i in range(len(self.cascade.einsums)):
-            group = together.get(i, frozenset({i}))
-            frames = {
-                read.mirrored != (producer in mirrored)
-                for member in group
-                for read in reads[member]
-                if (read.mirrored or read.kind in (Kind.ALIGNED, Kind.PREFIX, Kind.SUFFIX))
-                and (producer := produced.get(read.tensor, -1)) < member
-                and producer not in group
-            }
-            if frames == {True}:
-                mirrored |= group
-        return mirrored
-
-    def _turned(self, edge: Edge, ways: list[Direction]) -> Edge:
-        """Swap first and last where the producer sweeps downwards; refuse a filter its way."""
-        if self.sweep[edge.consumer] is None or (edge.reason and edge.kind is not Kind.FINAL):
-            return edge
-        against = {Kind.PREFIX: Direction.DOWN, Kind.SUFFIX: Direction.UP}.get(edge.kind)
-        if against and ways[edge.consumer] is against:
-            reason = f"{edge.tensor} is read {edge.kind.value} by a sweep {against.value}"
-            return replace(edge, reason=reason)
-        if ways[edge.producer] is not Direction.DOWN:
-            return edge
-        if edge.kind is Kind.FINAL:
-            return replace(edge, reason="")
-        if edge.kind is Kind.INIT and not edge.reason:
-            return replace(
-                edge, reason=f"{edge.tensor} is swept downwards and read {edge.kind.value}"
-            )
-        return edge
-
-
-def _cycles(edges: list[Edge]) -> list[frozenset[int]]:
-    """Return the Einsums of every recurrence that one sweep has to hold."""
-    import networkx as nx
-
-    graph = nx.DiGraph(
-        (e.producer, e.consumer) for e in edges if not e.barrier and not e.generations
-    )
-    return [
-        frozenset(found)
-        for found in nx.strongly_connected_components(graph)
-        if len(found) > 1 or graph.has_edge(*(2 * tuple(found)))
-    ]
-
 
 def _above(high: Linear, low: Linear) -> bool:
     """Tell whether an index is greater than a constant one, whatever its variables."""
@@ -381,10 +396,3 @@ def _above(high: Linear, low: Linear) -> bool:
     upwards = all(step == 1 for step in high.coefficients.values())
     positive = gap > 0 if isinstance(gap, int) else bool(gap.is_positive)
     return not low.coefficients and upwards and positive
-
-
-_OPPOSITE = {
-    Direction.ANY: Direction.ANY,
-    Direction.UP: Direction.DOWN,
-    Direction.DOWN: Direction.UP,
-}

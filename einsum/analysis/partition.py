@@ -169,7 +169,7 @@ def _place(
         start, end = covers[rank]
         for split in parts.get(rank, ()):
             outer, inner = _own(split)
-            if split is not first[rank]:
+            if split is not first[rank] or outer not in covers:
                 cut = _cut(start, end, sizes[inner], [sizes[level] for level in levels])
                 covers.setdefault(outer, (start, cut))
                 covers.setdefault(inner, (cut, end))

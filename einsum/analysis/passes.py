@@ -23,7 +23,7 @@ from einfuse.einsum.language.shape import check_own_ranges
 from .coordinates import same_coordinates
 from .dependence import Dependence
 from .footprint import footprint_along
-from .lineage import trace
+from .lineage import traces
 from .partition import partition
 from .placement import Barrier, Count, fewest_passes, positions
 
@@ -173,11 +173,12 @@ def count_passes(cascade: Cascade, rank: str | None = None) -> PassReport:
     check_own_ranges(cascade)
     if rank is None:
         rank = choose_rank(cascade)
-    top = trace(cascade, rank)
-    family = top.partition
+    found = [_worst(cascade, rank)]
+    family = found[0][0].partition
     finer = family.levels[slice(*family.covers[rank])][1:]
-    dependences = [top, *(trace(cascade, rank, level) for level in finer)]
-    reports = tuple(_level(dependence) for dependence in dependences)
+    found += [_worst(cascade, rank, level) for level in finer]
+    dependences, reports = zip(*found, strict=True)
+    top = dependences[0]
     bounded = guarding_maxima(cascade)
     relaxed = reports[0].passes
     if dropped := [e for e in top.edges if e.barrier and e.tensor in bounded]:
@@ -227,9 +228,8 @@ def choose_rank(cascade: Cascade) -> str:
     folded |= {iteration.rank for iteration in same.iterations}
 
     def merit(whole: str) -> tuple[bool, int | Fraction, int | Fraction, bool, int]:
-        dependence = trace(same, whole)
+        dependence, level = _worst(same, whole)
         family = dependence.partition
-        level = _level(dependence)
         return (
             bool(folded & family.covers.keys()),
             level.passes,
@@ -239,6 +239,22 @@ def choose_rank(cascade: Cascade) -> str:
         )
 
     return max(wholes, key=merit)
+
+
+def _worst(cascade: Cascade, rank: str, level: str | None = None) -> tuple[Dependence, LevelReport]:
+    """Return the counts that hold for every axis of a rank, and the dependences that need most."""
+    found = [(d, _level(d)) for d in traces(cascade, rank, level)]
+    most, report = max(found, key=lambda f: (f[1].passes, f[1].sweeps))
+    if len(found) == 1:
+        return most, report
+    roots: dict[str, Count] = {}
+    for _, other in found:
+        for root, count in other.root_counts:
+            roots[root] = max(roots.get(root, count), count, key=lambda c: c.count)
+    inputs = [t.name for t in cascade.input_tensors]
+    ordered = tuple((root, roots[root]) for root in sorted(roots, key=inputs.index))
+    sweeps = max((other.sweep_count for _, other in found), key=lambda c: c.count)
+    return most, replace(report, sweep_count=sweeps, root_counts=ordered)
 
 
 def _level(dependence: Dependence) -> LevelReport:
