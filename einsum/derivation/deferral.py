@@ -38,8 +38,8 @@ from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variable
 from .deadline import check_time
 from .needs import element_needs, implied, needs_of
 from .normal_form import fresh, names_of, straight
-from .sign import is_positive
 from .symbols import Formula, SymbolTable
+from .value_facts import is_positive
 
 
 def defer(flow: Dataflow, reference: str) -> Cascade | None:

@@ -29,7 +29,7 @@ from einfuse.einsum.language.substitution import (
 
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
 from .deadline import check_time
-from .degree import degree, sizes_along
+from .value_facts import degree, sizes_along
 
 
 class NotDerivableError(EinfuseError):

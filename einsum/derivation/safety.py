@@ -28,6 +28,7 @@ from einfuse.einsum.language.expression import (
     variables,
     walk,
 )
+from einfuse.einsum.language.functions import function
 from einfuse.einsum.language.intervals import (
     ANYTHING,
     Interval,
@@ -45,8 +46,6 @@ Formula = Any
 LARGEST_EXPONENT = 80.0
 """The largest argument that float32 exponentiates without overflow, rounded down."""
 
-_EXPONENTIALS = frozenset({"exp", "exp2"})
-
 
 def overflows(cascade: Cascade) -> tuple[str, ...]:
     """Return the exponentials of a cascade that may overflow, as text with their Einsum.
@@ -62,8 +61,9 @@ def overflows(cascade: Cascade) -> tuple[str, ...]:
     found = []
     for einsum in cascade.einsums:
         for node in walk(einsum.expression):
-            if isinstance(node, Call) and node.function in _EXPONENTIALS:
-                scale = math.log(2) if node.function == "exp2" else 1.0
+            base = function(node.function).base if isinstance(node, Call) else None
+            if isinstance(node, Call) and base is not None:
+                scale = math.log(base)
                 if not orders.is_bounded(node.arguments[0], LARGEST_EXPONENT / scale):
                     found.append(f"{render_expression(node)} in {einsum.name}")
     return tuple(dict.fromkeys(found))

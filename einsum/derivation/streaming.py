@@ -37,8 +37,8 @@ from .dataflow import Dataflow, Kind, is_view, operator_of, reduced_variables, u
 from .movement import Move, Rewritten, move_of
 from .needs import needs_of
 from .normal_form import NotDerivableError, prune
-from .sign import is_magnitude, is_never_zero
 from .symbols import Formula, SymbolTable
+from .value_facts import is_magnitude, is_never_zero
 
 
 def stream(flow: Dataflow) -> Rewritten:
