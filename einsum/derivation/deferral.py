@@ -231,7 +231,7 @@ def shared(einsums: list[Einsum], taken: set[str]) -> list[Einsum]:
     """Return the Einsums with each function call that two of them make given its own tensor."""
     counts: dict[Call, int] = {}
     for einsum in einsums:
-        calls = {node for node in walk(einsum.expression) if isinstance(node, Call)}
+        calls = dict.fromkeys(n for n in walk(einsum.expression) if isinstance(n, Call))
         for call in calls:
             counts[call] = counts.get(call, 0) + 1
     repeated = [

@@ -75,7 +75,7 @@ def prune(cascade: Cascade) -> Cascade:
     grown = True
     while grown:
         before = len(needed)
-        for einsum in cascade.einsums:
+        for einsum in reversed(cascade.einsums):
             if any(output.tensor in needed for output in einsum.outputs):
                 needed |= {operand.tensor for operand in einsum.operands}
         grown = len(needed) > before
