@@ -200,8 +200,3 @@ def is_filtered(expression: Expression) -> bool:
 def uses(expression: Expression, names: Iterable[str]) -> bool:
     """Tell whether an expression mentions one of the rank variables."""
     return not frozenset(names).isdisjoint(variables(expression))
-
-
-def is_view(einsum: Einsum) -> bool:
-    """Tell whether an Einsum only renames or splits coordinates: a bare access, no fold."""
-    return isinstance(einsum.expression, Access) and not einsum.reductions
