@@ -22,12 +22,12 @@ from functools import reduce
 from itertools import product
 
 import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from einfuse.einsum.language.functions import function, function_names
 
 from .deadline import check_time
 from .symbols import Formula, Symbol
-
-HOMOGENEOUS = frozenset({"relu", "abs"})
-"""Functions with ``f(c * x) = c * f(x)`` for every positive ``c``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +299,13 @@ def _homogeneous(formula: Formula) -> Formula:
         )
         return constant * call.func(rest) if constant.is_positive else call
 
-    names = HOMOGENEOUS - {"abs"}
-    return formula.replace(lambda node: node.is_Function and str(node.func) in names, pull)
+    def is_homogeneous(node: Formula) -> bool:
+        name = str(node.func)
+        if not isinstance(node, AppliedUndef) or name not in function_names():
+            return False
+        return function(name).power == 1 and len(node.args) == 1
+
+    return formula.replace(is_homogeneous, pull)
 
 
 def _factors(term: Formula, elements: frozenset[Symbol]) -> tuple[Formula, Formula, Formula]:

@@ -28,11 +28,11 @@ from einfuse.einsum.language.substitution import (
 )
 
 from .dataflow import Dataflow, Kind, operator_of
+from .divisors import divisors, opened
 from .movement import Move
 from .normal_form import fresh, names_of
-from .sign import is_magnitude, may_be_minus_infinity
 from .symbols import Formula
-from .zero import divisors, opened
+from .value_facts import is_magnitude, may_be_minus_infinity
 
 
 class Corrector:

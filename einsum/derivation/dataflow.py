@@ -16,6 +16,7 @@ from enum import Enum
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.equation import Einsum, Populate
 from einfuse.einsum.language.expression import Access, Expression, Index, accesses, variables, walk
+from einfuse.einsum.language.function_row import Sign
 from einfuse.einsum.language.substitution import inlined, plain_variables, replace_accesses
 
 
@@ -42,6 +43,11 @@ class Dataflow:
 
     cascade: Cascade
     variable: str
+
+    @functools.cached_property
+    def signs(self) -> dict[str, Sign]:
+        """The signs of tensors that have been asked for (`value_facts.sign_of`)."""
+        return {}
 
     @property
     def einsums(self) -> tuple[Einsum, ...]:
@@ -194,8 +200,3 @@ def is_filtered(expression: Expression) -> bool:
 def uses(expression: Expression, names: Iterable[str]) -> bool:
     """Tell whether an expression mentions one of the rank variables."""
     return not frozenset(names).isdisjoint(variables(expression))
-
-
-def is_view(einsum: Einsum) -> bool:
-    """Tell whether an Einsum only renames or splits coordinates: a bare access, no fold."""
-    return isinstance(einsum.expression, Access) and not einsum.reductions

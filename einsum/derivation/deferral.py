@@ -38,8 +38,8 @@ from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variable
 from .deadline import check_time
 from .needs import element_needs, implied, needs_of
 from .normal_form import fresh, names_of, straight
-from .sign import is_positive
 from .symbols import Formula, SymbolTable
+from .value_facts import is_positive
 
 
 def defer(flow: Dataflow, reference: str) -> Cascade | None:
@@ -231,7 +231,7 @@ def shared(einsums: list[Einsum], taken: set[str]) -> list[Einsum]:
     """Return the Einsums with each function call that two of them make given its own tensor."""
     counts: dict[Call, int] = {}
     for einsum in einsums:
-        calls = {node for node in walk(einsum.expression) if isinstance(node, Call)}
+        calls = dict.fromkeys(n for n in walk(einsum.expression) if isinstance(n, Call))
         for call in calls:
             counts[call] = counts.get(call, 0) + 1
     repeated = [

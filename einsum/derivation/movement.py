@@ -19,12 +19,11 @@ from einfuse.einsum.language.substitution import inlined
 from .algebra import Function, Orbit, denominators, extreme_orbit, orbit, without
 from .dataflow import Dataflow, Kind, operator_of, reduced_variables, uses
 from .deadline import check_time
-from .degree import degree
+from .divisors import zero_divisors
 from .needs import Atoms, element_needs, implied, needs_of
 from .normal_form import NotDerivableError
-from .sign import is_positive
 from .symbols import Formula, SymbolTable
-from .zero import zero_divisors
+from .value_facts import degree, is_positive
 
 
 @dataclass(frozen=True, slots=True)

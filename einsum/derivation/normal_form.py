@@ -29,7 +29,7 @@ from einfuse.einsum.language.substitution import (
 
 from .dataflow import Dataflow, Kind, is_filtered, operator_of, reduced_variables, uses
 from .deadline import check_time
-from .degree import degree, sizes_along
+from .value_facts import degree, sizes_along
 
 
 class NotDerivableError(EinfuseError):
@@ -75,7 +75,7 @@ def prune(cascade: Cascade) -> Cascade:
     grown = True
     while grown:
         before = len(needed)
-        for einsum in cascade.einsums:
+        for einsum in reversed(cascade.einsums):
             if any(output.tensor in needed for output in einsum.outputs):
                 needed |= {operand.tensor for operand in einsum.operands}
         grown = len(needed) > before

@@ -28,6 +28,7 @@ from einfuse.einsum.language.expression import (
     variables,
     walk,
 )
+from einfuse.einsum.language.functions import function
 from einfuse.einsum.language.intervals import (
     ANYTHING,
     Interval,
@@ -45,8 +46,6 @@ Formula = Any
 LARGEST_EXPONENT = 80.0
 """The largest argument that float32 exponentiates without overflow, rounded down."""
 
-_EXPONENTIALS = frozenset({"exp", "exp2"})
-
 
 def overflows(cascade: Cascade) -> tuple[str, ...]:
     """Return the exponentials of a cascade that may overflow, as text with their Einsum.
@@ -62,8 +61,9 @@ def overflows(cascade: Cascade) -> tuple[str, ...]:
     found = []
     for einsum in cascade.einsums:
         for node in walk(einsum.expression):
-            if isinstance(node, Call) and node.function in _EXPONENTIALS:
-                scale = math.log(2) if node.function == "exp2" else 1.0
+            base = function(node.function).base if isinstance(node, Call) else None
+            if isinstance(node, Call) and base is not None:
+                scale = math.log(base)
                 if not orders.is_bounded(node.arguments[0], LARGEST_EXPONENT / scale):
                     found.append(f"{render_expression(node)} in {einsum.name}")
     return tuple(dict.fromkeys(found))
@@ -237,6 +237,7 @@ class _Orders:
 
         Of what has an initial value, the Einsum of the loop stands for all generations.
         """
+        recurrent = self._recurrent()
         writers: dict[str, list[Einsum]] = {}
         for einsum in self.cascade.einsums:
             writers.setdefault(einsum.name, []).append(einsum)
@@ -246,22 +247,25 @@ class _Orders:
             if not found[-1].reductions
             and not found[-1].actions
             and not _is_extreme(found[-1].expression)
-            and not self._is_recurrent(name)
+            and name not in recurrent
         }
 
-    def _is_recurrent(self, tensor: str) -> bool:
-        """Tell whether a tensor is made, by way of others, from itself."""
-        seen: set[str] = set()
-        pending = [tensor]
-        while pending:
-            name = pending.pop()
-            for einsum in self.cascade.producers(name):
-                read = {operand.tensor for operand in einsum.operands} - seen
-                if tensor in read:
-                    return True
-                seen |= read
-                pending += read
-        return False
+    def _recurrent(self) -> frozenset[str]:
+        """Return the tensors that are made, by way of others, from themselves."""
+        import networkx as nx
+
+        graph = nx.DiGraph(
+            (operand.tensor, output.tensor)
+            for einsum in self.cascade.einsums
+            for output in einsum.outputs
+            for operand in einsum.operands
+        )
+        return frozenset(
+            name
+            for component in nx.strongly_connected_components(graph)
+            for name in component
+            if len(component) > 1 or graph.has_edge(name, name)
+        )
 
     def _formula(self, expression: Expression) -> Formula:
         """Return an expression as a formula over inputs, folds and recurrences."""

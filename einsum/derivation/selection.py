@@ -7,13 +7,12 @@ from dataclasses import replace
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.equation import Einsum, Populate
 from einfuse.einsum.language.expression import Access, Binary, Call, Expression
+from einfuse.einsum.language.functions import function
 from einfuse.einsum.language.substitution import rebuild
 
 from .dataflow import Dataflow, is_filtered, uses
 from .normal_form import fresh, names_of, straight
-from .sign import is_positive
-
-_INCREASING = frozenset({"exp", "exp2", "log", "log2", "sqrt", "sigmoid", "tanh", "softplus"})
+from .value_facts import is_positive
 
 
 def select_first(flow: Dataflow) -> Cascade | None:
@@ -67,7 +66,7 @@ def _core(flow: Dataflow, node: Expression) -> Expression | None:
     if not flow.references(node):
         return node
     match node:
-        case Call(function=called, arguments=(inner,)) if called in _INCREASING:
+        case Call(function=called, arguments=(inner,)) if function(called).increasing:
             return _core(flow, inner)
         case Binary(operator="+" | "-", left=left, right=right) if not _varies(flow, right):
             return _core(flow, left)

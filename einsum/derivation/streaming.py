@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import sympy as sp
 
+from einfuse.einsum.analysis.operations import is_view
 from einfuse.einsum.language.cascade import Iteration
 from einfuse.einsum.language.equation import Einsum, Reduce
 from einfuse.einsum.language.expression import (
@@ -33,12 +34,12 @@ from einfuse.einsum.language.substitution import (
 )
 
 from .correction import Corrector, place_of, without_variable
-from .dataflow import Dataflow, Kind, is_view, operator_of, reduced_variables, uses
+from .dataflow import Dataflow, Kind, operator_of, reduced_variables, uses
 from .movement import Move, Rewritten, move_of
 from .needs import needs_of
 from .normal_form import NotDerivableError, prune
-from .sign import is_magnitude, is_never_zero
 from .symbols import Formula, SymbolTable
+from .value_facts import is_magnitude, is_never_zero
 
 
 def stream(flow: Dataflow) -> Rewritten:

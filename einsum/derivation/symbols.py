@@ -20,20 +20,10 @@ from einfuse.einsum.language.expression import (
     Number,
     RankSize,
 )
+from einfuse.einsum.language.functions import function
 
 Formula = Any  # sympy ships no types
 Symbol = Any
-
-_TO_SYMPY: dict[str, Callable[..., Formula]] = {
-    "exp": sp.exp,
-    "exp2": lambda x: sp.Pow(2, x),
-    "log": sp.log,
-    "log2": lambda x: sp.log(x) / sp.log(2),
-    "sqrt": sp.sqrt,
-    "rsqrt": lambda x: sp.Pow(x, -sp.Rational(1, 2)),
-    "sq": lambda x: x**2,
-    "abs": sp.Abs,
-}
 
 
 @dataclass(slots=True)
@@ -87,7 +77,8 @@ class SymbolTable:
                 return self._choice(condition, yes, no, whole)
             case Call(function=name, arguments=arguments):
                 values = [self.formula(argument, whole) for argument in arguments]
-                return _TO_SYMPY.get(name, sp.Function(name, real=True))(*values)
+                known = function(name).sympy
+                return (known(sp) if known else sp.Function(name, real=True))(*values)
         raise AssertionError(node)
 
     def expression(self, formula: Formula) -> Expression:

@@ -17,12 +17,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from einfuse.einsum.language.functions import DEFAULT_MERGES, Function, Monoid
+from einfuse.einsum.language.function_row import Function
+from einfuse.einsum.language.functions import DEFAULT_MERGES, Monoid
 
 from .backend import Array, Backend, DType, Operand
 
-# Functions of whole numbers that give whole numbers; all others compute in floating point.
-_WHOLE = frozenset({"max", "min", "abs", "sign", "clamp", "where", "ge", "gt", "le", "lt", "sq"})
 _NEUTRAL = {"+": (0.0, 0.0), "*": (1.0, 1.0), "max": (-math.inf,) * 2, "min": (math.inf,) * 2}
 
 
@@ -98,10 +97,9 @@ def empty_of_call(function: Function, arguments: Sequence[float]) -> float:
         return _NEUTRAL[function.name][0]
     if function.name == "where":
         return next((e for e in arguments[1:] if math.isinf(e)), 0.0)
-    if len(arguments) != 1 or (arguments[0] == 0 and function.name not in ("log", "log2")):
+    if len(arguments) != 1 or (arguments[0] == 0 and function.at(0.0) != -math.inf):
         return 0.0
-    with np.errstate(all="ignore"):
-        return infinite_or_zero(float(function.numpy(np.float64(arguments[0]))))
+    return infinite_or_zero(function.at(arguments[0]))
 
 
 class Arithmetic:
@@ -194,7 +192,7 @@ class Arithmetic:
         if merge in ("union", "left", "right"):
             arguments = [replace(a, data=self.filled(a, a.empty)) for a in arguments]
         arguments = [self._differentiable(argument) for argument in arguments]
-        operands = self._operands(function.name, [a.data for a in arguments])
+        operands = self._operands(function, [a.data for a in arguments])
         if not any(self.backend.is_array(operand) for operand in operands):
             with np.errstate(all="ignore"):
                 return Value(float(function.numpy(*operands)), present, empty, present is None)
@@ -291,12 +289,12 @@ class Arithmetic:
             return self.backend.cast(operand, dtype)
         return operand
 
-    def _operands(self, name: str, operands: Sequence[Operand]) -> list[Operand]:
+    def _operands(self, function: Function, operands: Sequence[Operand]) -> list[Operand]:
         """Return a function's arguments in one kind; all numbers stay numbers."""
         is_array, floating = self.backend.is_array, self.backend.is_floating
         if not any(is_array(o) for o in operands):
             return list(operands)
-        whole = name in _WHOLE and not any(
+        whole = function.keeps_whole and not any(
             floating(o) if is_array(o) else isinstance(o, float) for o in operands
         )
         if whole:
@@ -313,7 +311,7 @@ class Arithmetic:
 
     def _choose(self, function: Function, arguments: Sequence[Value], empty: float) -> Value:
         condition, chosen, other = arguments
-        operands = self._operands("where", [a.data for a in arguments])
+        operands = self._operands(function, [a.data for a in arguments])
         present = condition.present
         if chosen.present is not None or other.present is not None:
             holds = self.as_array(condition, 0).data != 0

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from einfuse.einsum.language.functions import CoordinateOperator, Function, Monoid
+from einfuse.einsum.language.function_row import Function
+from einfuse.einsum.language.functions import CoordinateOperator, Monoid
 
 Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor, whichever the backend handles
 DType: TypeAlias = Any  # the backend's own kind of dtype

@@ -380,17 +380,21 @@ class _Evaluation:
             )
         value = self.arithmetic.as_array(value, self.space.ndim)
         data = self._along(self.arithmetic.filled(value, operator.absent), axis)
-        values, found = self.backend.select(operator, data, count, axis)
+        taken = count if value.present is None else self.extents[axis]
+        values, found = self.backend.select(operator, data, taken, axis)
         present = None
         if value.present is not None:
             full = list(map(max, data.shape, value.present.shape))
+            values, found = (self.backend.broadcast(a, full) for a in (values, found))
             present = self.backend.take_along(
-                self.backend.broadcast(value.present, full),
-                self.backend.broadcast(
-                    found, [size if a != axis else count for a, size in enumerate(full)]
-                ),
-                axis,
+                self.backend.broadcast(value.present, full), found, axis
             )
+            # what is there goes first, even where it equals what stands for an absent point
+            present, first = self.backend.select(
+                coordinate_operator("topk"), self.backend.integers(present), count, axis
+            )
+            values, found = (self.backend.take_along(a, first, axis) for a in (values, found))
+            present = present != 0
         self.axes[axis], self.extents[axis] = action.target, count
         clean = present is None
         return (

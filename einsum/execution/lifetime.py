@@ -137,9 +137,9 @@ class Lifetimes:
     def _offset(self, expression: Any) -> int | None:
         """Return c where an index is an iterative variable plus c, None otherwise."""
         form = linear_form(expression, Space(self._iterative, (), {}, self._sizes))
-        if form is None or len(form.terms) != 1:
+        if form is None or len(form.coefficients) != 1:
             return None
-        ((variable, step),) = form.terms.items()
+        ((variable, step),) = form.coefficients.items()
         return form.constant if step == 1 and variable in self._iterative else None
 
     def _is_of_generation(self, access: Access) -> bool:
@@ -159,7 +159,7 @@ class Lifetimes:
         axes = self.generational[name]
         space = Space((), (), {}, self._sizes)
         forms = [linear_form(access.indices[axis].expression, space) for axis in axes]
-        if all(form is not None and not form.terms for form in forms):
+        if all(form is not None and not form.coefficients for form in forms):
             key = tuple(form.constant for form in forms if form is not None)
             self._numbered.setdefault(name, set()).add(key)
         elif (

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from einfuse.einsum.language.errors import EinfuseError
-from einfuse.einsum.language.functions import CoordinateOperator, Function, Monoid
+from einfuse.einsum.language.function_row import Function
+from einfuse.einsum.language.functions import CoordinateOperator, Monoid
 
 from .backend import Array, DType, Operand, available_main_memory_bytes
 

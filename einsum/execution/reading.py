@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from einfuse.einsum.language.affine import Linear, linear
 from einfuse.einsum.language.errors import CascadeError, EinfuseError
 from einfuse.einsum.language.expression import (
     Access,
@@ -50,14 +51,6 @@ class Space:
         return len(self.variables)
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """``constant + sum of coefficient * variable``, of whole numbers."""
-
-    constant: int
-    terms: Mapping[str, int]
-
-
 ReadAccess = Callable[[Access], tuple[Array, Array | None]]
 """Gives the values of an access over a space, and where they are present."""
 
@@ -68,23 +61,14 @@ def linear_form(node: Expression, space: Space) -> Linear | None:
     >>> space = Space(("m0",), (4,), {"m1": 2}, {"M0": 4})
     >>> index = Binary("+", Binary("*", Coordinate("m1"), RankSize("M0")), Coordinate("m0"))
     >>> linear_form(index, space)
-    Linear(constant=8, terms={'m0': 1})
+    Linear(coefficients={'m0': 1}, constant=8)
     """
-    match node:
-        case Number(value=value) if float(value).is_integer():
-            return Linear(int(value), {})
-        case RankSize(rank=rank):
-            return Linear(space.sizes[rank], {})
-        case Coordinate(variable=variable):
-            if variable in space.fixed:
-                return Linear(space.fixed[variable], {})
-            return Linear(0, {variable: 1})
-        case Negate(operand=operand):
-            return _scaled(linear_form(operand, space), -1)
-        case Binary(operator=operator, left=left, right=right):
-            return _combined(operator, linear_form(left, space), linear_form(right, space))
-        case _:
-            return None
+    form = linear(node, space.sizes)
+    if form is None:
+        return None
+    fixed = {v: space.fixed[v] for v in form.coefficients if v in space.fixed}
+    constant = form.constant + sum(form.coefficients[v] * place for v, place in fixed.items())
+    return Linear({v: c for v, c in form.coefficients.items() if v not in fixed}, constant)
 
 
 def whole_numbers(
@@ -243,10 +227,10 @@ class Reader:
     def _stays_inside(self, form: Linear | None, extent: int) -> bool:
         if form is None:
             return False
-        steps = [c * (self.space.extent(v) - 1) for v, c in form.terms.items()]
+        steps = [c * (self.space.extent(v) - 1) for v, c in form.coefficients.items()]
         least = form.constant + sum(step for step in steps if step < 0)
         most = form.constant + sum(step for step in steps if step > 0)
-        return least >= 0 and most < extent
+        return bool(least >= 0 and most < extent)
 
     def _sliced(self, array: Array) -> Array | None:
         """Return a view by slices and a permutation, where each axis has a variable of its own."""
@@ -255,10 +239,10 @@ class Reader:
         for form, size in zip(self._linear(), array.shape, strict=True):
             if size == 1:
                 chosen.append(0)
-            elif not form.terms:
+            elif not form.coefficients:
                 chosen.append(form.constant)
             else:
-                (variable, step), *more = form.terms.items()
+                (variable, step), *more = form.coefficients.items()
                 if more or step < 1 or variable in axes:
                     return None
                 last = form.constant + step * (self.space.extent(variable) - 1)
@@ -278,7 +262,7 @@ class Reader:
         live = [size != 1 for size in array.shape]
         start = [form.constant if on else 0 for form, on in zip(forms, live, strict=True)]
         steps = [
-            [form.terms.get(v, 0) if on else 0 for form, on in zip(forms, live, strict=True)]
+            [form.coefficients.get(v, 0) if on else 0 for form, on in zip(forms, live, strict=True)]
             for v in self.space.variables
         ]
         sizes = [
@@ -289,7 +273,7 @@ class Reader:
 
     def _form_array(self, form: Linear) -> Array:
         result = _constant(form.constant, self.space, self.backend)
-        for variable, step in form.terms.items():
+        for variable, step in form.coefficients.items():
             result = result + step * coordinate(variable, self.space, self.backend)
         return result
 
@@ -325,16 +309,16 @@ class Reader:
     def _variable_of(self, axis: int) -> str:
         form = self.forms[axis]
         assert form is not None
-        return next(iter(form.terms))
+        return next(iter(form.coefficients))
 
     def _whole_axes(self, array: Array) -> list[int]:
         """Return the axes indexed by a variable of their own, over their whole extent."""
         assert self.coordinates is not None
         found = []
         for k, form in enumerate(self.forms):
-            if form is None or array.shape[k] == 1 or form.constant or len(form.terms) != 1:
+            if form is None or array.shape[k] == 1 or form.constant or len(form.coefficients) != 1:
                 continue
-            ((variable, step),) = form.terms.items()
+            ((variable, step),) = form.coefficients.items()
             axis = self.space.variables.index(variable)
             alone = all(
                 other == k or array.shape[other] == 1 or self.coordinates[other].shape[axis] == 1
@@ -370,32 +354,3 @@ def _constant(value: Operand, space: Space, backend: Backend) -> Array:
     if not -_LARGEST <= value < _LARGEST:
         raise EinfuseError(f"a number in an index has to fit in 64 bits, found {value}")
     return backend.arange(1).reshape((1,) * space.ndim) + int(value)
-
-
-def _scaled(form: Linear | None, factor: int) -> Linear | None:
-    if form is None:
-        return None
-    terms = {v: c * factor for v, c in form.terms.items() if c * factor}
-    return Linear(form.constant * factor, terms)
-
-
-def _combined(operator: str, a: Linear | None, b: Linear | None) -> Linear | None:
-    if a is None or b is None:
-        return None
-    match operator:
-        case "+":
-            names = dict.fromkeys([*a.terms, *b.terms])
-            terms = {v: a.terms.get(v, 0) + b.terms.get(v, 0) for v in names}
-            return Linear(a.constant + b.constant, {v: c for v, c in terms.items() if c})
-        case "-":
-            return _combined("+", a, _scaled(b, -1))
-        case "*" if not a.terms:
-            return _scaled(b, a.constant)
-        case "*" if not b.terms:
-            return _scaled(a, b.constant)
-        case "/" if not a.terms and not b.terms and b.constant:
-            return Linear(a.constant // b.constant, {})
-        case "%" if not a.terms and not b.terms and b.constant:
-            return Linear(a.constant % b.constant, {})
-        case _:
-            return None

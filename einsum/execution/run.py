@@ -225,7 +225,7 @@ class _Run:
         axes = self.lifetimes.generational.get(access.tensor, ())
         extents = self.extents[access.tensor]
         forms = [linear_form(access.indices[axis].expression, space) for axis in axes]
-        named = [form.constant for form in forms if form is not None and not form.terms]
+        named = [form.constant for form in forms if form is not None and not form.coefficients]
         if not axes or len(named) != len(axes):
             return None, access.indices, extents
         kept = [k for k in range(len(extents)) if k not in axes]

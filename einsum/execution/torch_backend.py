@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from einfuse.einsum.language.errors import EinfuseError
-from einfuse.einsum.language.functions import CoordinateOperator, Function, Monoid
+from einfuse.einsum.language.function_row import Function
+from einfuse.einsum.language.functions import CoordinateOperator, Monoid
 
 from .backend import Array, DType, Operand, available_main_memory_bytes
 

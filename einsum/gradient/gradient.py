@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from einfuse.einsum.derivation.normal_form import fresh, names_of, prune
 from einfuse.einsum.derivation.unroll import unroll
 from einfuse.einsum.language.cascade import Cascade, Rank, Tensor
-from einfuse.einsum.language.derivative import ONE, partials, times
+from einfuse.einsum.language.derivative import ONE, times
 from einfuse.einsum.language.equation import Einsum, Populate, Reduce
 from einfuse.einsum.language.errors import CascadeError, EinfuseError, closest, located
 from einfuse.einsum.language.expression import (
@@ -32,7 +32,7 @@ from einfuse.einsum.language.expression import (
     RankSize,
     variables,
 )
-from einfuse.einsum.language.functions import monoid
+from einfuse.einsum.language.functions import monoid, partials
 from einfuse.einsum.language.inference import rank_of_index
 from einfuse.einsum.language.rules import validated
 from einfuse.einsum.language.substitution import plain_access, plain_variables, replace_accesses

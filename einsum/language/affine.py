@@ -67,6 +67,10 @@ def linear(expression: Expression, sizes: Mapping[str, Any]) -> Linear | None:
                 return a.plus(b, 1 if sign == "+" else -1)
             if sign == "*" and not (a.coefficients and b.coefficients):
                 return a.times(b.constant) if a.coefficients else b.times(a.constant)
+            both = not (a.coefficients or b.coefficients)
+            if both and isinstance(a.constant, int) and isinstance(b.constant, int) and b.constant:
+                divided = a.constant // b.constant if sign == "/" else a.constant % b.constant
+                return Linear({}, divided)
             return None
         case _:
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +53,7 @@ class Tensor:
     value: Any = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cascade:
     """What is computed.
 
@@ -79,7 +81,7 @@ class Cascade:
     source: str = field(default="", compare=False, repr=False)
     aliases: tuple[tuple[str, str], ...] = ()
 
-    @property
+    @functools.cached_property
     def rank_names(self) -> tuple[str, ...]:
         """All ranks: those of the ``rank`` lines, then those that only a split declares."""
         split = (name for s in self.splits for name in (s.whole, s.outer, s.inner))
@@ -90,17 +92,14 @@ class Cascade:
         """The names of the input tensors, in the order of declaration."""
         return tuple(tensor.name for tensor in self.input_tensors)
 
-    @property
+    @functools.cached_property
     def einsums(self) -> tuple[Einsum, ...]:
         """All Einsums in the order of the text."""
         return self.init + self.loop + self.final
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor by its name; KeyError if the cascade has none such."""
-        for tensor in self.tensors:
-            if tensor.name == name:
-                return tensor
-        raise KeyError(name)
+        return self._tensors_by_name[name]
 
     def rank_of(self, variable: str) -> str:
         """Return the rank that a variable runs over: its (iterative) alias, or its upper case."""
@@ -114,8 +113,28 @@ class Cascade:
 
     def producers(self, name: str) -> tuple[Einsum, ...]:
         """Return the Einsums that write a tensor (an initialiser and a loop may both do)."""
-        return tuple(e for e in self.einsums if any(o.tensor == name for o in e.outputs))
+        return self._producers.get(name, ())
 
     def consumers(self, name: str) -> tuple[Einsum, ...]:
         """Return the Einsums that read a tensor."""
-        return tuple(e for e in self.einsums if any(a.tensor == name for a in e.operands))
+        return self._consumers.get(name, ())
+
+    @functools.cached_property
+    def _tensors_by_name(self) -> dict[str, Tensor]:
+        return {tensor.name: tensor for tensor in reversed(self.tensors)}
+
+    @functools.cached_property
+    def _producers(self) -> dict[str, tuple[Einsum, ...]]:
+        return _grouped((o.tensor, e) for e in self.einsums for o in e.outputs)
+
+    @functools.cached_property
+    def _consumers(self) -> dict[str, tuple[Einsum, ...]]:
+        return _grouped((a.tensor, e) for e in self.einsums for a in e.operands)
+
+
+def _grouped(pairs: Iterable[tuple[str, Einsum]]) -> dict[str, tuple[Einsum, ...]]:
+    """Return name -> its Einsums, each once at its place, in the order of the text."""
+    found: dict[str, dict[int, Einsum]] = {}
+    for name, einsum in pairs:
+        found.setdefault(name, {})[id(einsum)] = einsum
+    return {name: tuple(einsums.values()) for name, einsums in found.items()}

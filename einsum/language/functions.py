@@ -1,8 +1,9 @@
 """What a cascade may call: functions, reduction monoids, coordinate operators, merges.
 
-Each entry has a NumPy meaning, a PyTorch meaning (made from the module when it is first asked
-for, so that torch stays optional) and the operation class under which a use of it is costed.
-Users add their own with `register_function`, `register_monoid` and `register_coordinate`.
+The functions of the language are the rows of `function_table`. Each entry has a NumPy meaning, a
+PyTorch meaning (made from the module when it is first asked for, so that torch stays optional) and
+the operation class under which a use of it is costed. Users add their own with
+`register_function`, `register_monoid` and `register_coordinate`.
 
 A cascade treats empty as absent, not as zero; the fold of nothing is a monoid's identity.
 """
@@ -10,11 +11,11 @@ A cascade treats empty as absent, not as zero; the fold of nothing is a monoid's
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -23,10 +24,21 @@ import numpy.typing as npt
 
 from .errors import EinfuseError
 from .errors import closest as closest
+from .expression import Call, Expression
+from .function_row import (
+    Derivative,
+    Function,
+    Interval,
+    Loader,
+    Partials,
+    SignRule,
+    torch_meaning,
+    unknown,
+)
+from .function_table import FUNCTIONS, compare
 
 Array = npt.NDArray[Any]
 _T = TypeVar("_T")
-TorchLoader = Callable[[ModuleType], Callable[..., Any]]
 
 BINARY_OPERATIONS: Mapping[str, str] = {"+": "add", "-": "add", "*": "multiply", "/": "divide"}
 """The operation class of each infix operator of a value (``%`` stands in indices only)."""
@@ -46,26 +58,6 @@ DEFAULT_MERGES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
-    """A function of values: ``exp(x)``. ``arity`` None takes two or more arguments."""
-
-    name: str
-    arity: int | None
-    operation: str
-    numpy: Callable[..., Any]
-    torch_loader: TorchLoader | None = None
-
-    def accepts(self, count: int) -> bool:
-        """Tell whether it can be called with that many arguments."""
-        return count >= 2 if self.arity is None else count == self.arity
-
-    @property
-    def torch(self) -> Callable[..., Any]:
-        """The PyTorch meaning; EinfuseError if it was registered without one."""
-        return _torch(self.torch_loader, f"function {self.name}")
-
-
-@dataclass(frozen=True, slots=True)
 class Monoid:
     """An associative, commutative operator with an identity: what a reduction folds with.
 
@@ -77,12 +69,12 @@ class Monoid:
     operation: str
     combine: Callable[[Any, Any], Any]
     fold: Callable[[Array, tuple[int, ...]], Array]
-    torch_loader: TorchLoader | None = None
+    torch_loader: Loader | None = None
 
     @property
     def torch(self) -> Callable[..., Any]:
         """The PyTorch fold, (tensor, axes) -> tensor; EinfuseError if it has none."""
-        return _torch(self.torch_loader, f"monoid {self.name}")
+        return torch_meaning(self.torch_loader, f"monoid {self.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,84 +89,16 @@ class CoordinateOperator:
     name: str
     operation: str
     numpy: Callable[[Array, int, int], tuple[Array, Array]]
-    torch_loader: TorchLoader | None = None
+    torch_loader: Loader | None = None
     absent: float = -math.inf
 
     @property
     def torch(self) -> Callable[..., Any]:
         """The PyTorch meaning; EinfuseError if it was registered without one."""
-        return _torch(self.torch_loader, f"coordinate operator {self.name}")
+        return torch_meaning(self.torch_loader, f"coordinate operator {self.name}")
 
 
-def _torch(loader: TorchLoader | None, what: str) -> Callable[..., Any]:
-    if loader is None:
-        raise EinfuseError(f"{what} has no PyTorch meaning: register it with torch=...")
-    return loader(importlib.import_module("torch"))
-
-
-# NumPy meanings. Limits at -inf are those of the function, so that a masked value stays finite.
-
-
-def _sigmoid(x: Any) -> Any:
-    return 0.5 * (1 + np.tanh(np.multiply(x, 0.5)))
-
-
-def _gated(x: Any, gate: Any) -> Any:
-    """Return x * gate with the limit 0 at x = -inf, where the gate has closed."""
-    closed = np.isneginf(x)
-    return np.where(closed, 0, np.where(closed, 0, x) * gate)
-
-
-_erf = np.vectorize(math.erf, otypes=[float])
-
-
-def _silu(x: Any) -> Any:
-    return _gated(x, _sigmoid(x))
-
-
-def _gelu(x: Any) -> Any:
-    return _gated(x, 0.5 * (1 + _erf(np.divide(x, math.sqrt(2)))))
-
-
-def _elu1(x: Any) -> Any:
-    return np.where(np.greater(x, 0), np.add(x, 1), np.exp(np.minimum(x, 0)))
-
-
-def _compare(ufunc: np.ufunc) -> Callable[[Any, Any], Any]:
-    return lambda a, b: ufunc(a, b).astype(np.result_type(a, b, np.int8))
-
-
-def _variadic(binary: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    return lambda *values: functools.reduce(binary, values)
-
-
-# PyTorch meanings; a plain number beside a tensor becomes a tensor of its kind.
-
-
-def _tensors(torch: ModuleType, values: Iterable[Any]) -> list[Any]:
-    values = list(values)
-    like = next((v for v in values if torch.is_tensor(v)), torch.zeros(()))
-    return [v if torch.is_tensor(v) else torch.as_tensor(v).to(like) for v in values]
-
-
-def _on_tensors(make: Callable[[ModuleType], Callable[..., Any]]) -> TorchLoader:
-    def load(torch: ModuleType) -> Callable[..., Any]:
-        function = make(torch)
-        return lambda *values: function(*_tensors(torch, values))
-
-    return load
-
-
-def _torch_gated(torch: ModuleType, x: Any, gate: Any) -> Any:
-    closed = torch.isneginf(x)
-    return torch.where(closed, torch.zeros_like(x), x.masked_fill(closed, 0) * gate)
-
-
-def _torch_compare(name: str) -> Callable[[ModuleType], Callable[..., Any]]:
-    return lambda torch: lambda a, b: getattr(torch, name)(a, b).to(torch.result_type(a, b))
-
-
-_FUNCTIONS: dict[str, Function] = {}
+_FUNCTIONS: dict[str, Function] = {row.name: row for row in FUNCTIONS}
 _MONOIDS: dict[str, Monoid] = {}
 _COORDINATES: dict[str, CoordinateOperator] = {}
 
@@ -185,7 +109,16 @@ def register_function(
     *,
     arity: int | None = 1,
     operation: str | None = None,
-    torch: TorchLoader | None = None,
+    torch: Loader | None = None,
+    sympy: Loader | None = None,
+    derivative: Derivative | None = None,
+    sign: SignRule = unknown,
+    power: Fraction | int | None = None,
+    base: float | None = None,
+    increasing: bool = False,
+    interval: Callable[..., Interval] | None = None,
+    keeps_whole: bool = False,
+    aten: tuple[str, ...] = (),
 ) -> Function:
     """Add a function, or replace one, and return it.
 
@@ -195,14 +128,42 @@ def register_function(
         arity: number of arguments; None for two or more (costed one operation fewer than that).
         operation: the operation class it is costed under; its own name if left out.
         torch: takes the torch module and gives the function there.
+        sympy, derivative, sign, power, base, increasing, interval, keeps_whole, aten: what
+            analyses may conclude, see `Function`; what is left out is unknown to them.
 
     >>> _ = register_function("cube", lambda x: x**3)
     >>> function("cube").numpy(2.0)
     8.0
     """
     _check_name(name, "function")
-    _FUNCTIONS[name] = Function(name, arity, operation or name, numpy, torch)
+    _FUNCTIONS[name] = Function(
+        name,
+        numpy,
+        arity,
+        operation or name,
+        torch,
+        sympy,
+        derivative,
+        sign,
+        power,
+        base,
+        increasing,
+        interval,
+        keeps_whole,
+        aten,
+    )
     return _FUNCTIONS[name]
+
+
+def register_derivative(name: str, rule: Derivative) -> None:
+    """Give a registered function a derivative, or replace it.
+
+    Args:
+        name: the function's.
+        rule: takes the arguments and the value of a call, and returns the derivative by each
+            argument (None for 0), all as expressions.
+    """
+    _FUNCTIONS[name] = replace(function(name), derivative=rule)
 
 
 def register_monoid(
@@ -212,7 +173,7 @@ def register_monoid(
     *,
     operation: str | None = None,
     fold: Callable[[Array, tuple[int, ...]], Array] | None = None,
-    torch: TorchLoader | None = None,
+    torch: Loader | None = None,
 ) -> Monoid:
     """Add a reduction, or replace one, and return it.
 
@@ -242,7 +203,7 @@ def register_coordinate(
     numpy: Callable[[Array, int, int], tuple[Array, Array]],
     *,
     operation: str | None = None,
-    torch: TorchLoader | None = None,
+    torch: Loader | None = None,
     absent: float = -math.inf,
 ) -> CoordinateOperator:
     """Add a coordinate operator, or replace one, and return it."""
@@ -268,6 +229,36 @@ def monoid(name: str) -> Monoid:
 def coordinate_operator(name: str) -> CoordinateOperator:
     """Return a coordinate operator; EinfuseError with the closest names if there is none."""
     return _look_up(_COORDINATES, name, "coordinate operator")
+
+
+def partials(call: Call, value: Expression) -> Partials:
+    """Return the derivative of a call by each argument; None where it is 0 everywhere.
+
+    Args:
+        call: of a function of the language, or one registered with a derivative.
+        value: an expression that equals the call, to use in its place.
+
+    Raises:
+        EinfuseError: no derivative of the function is known.
+
+    >>> from .expression import Access
+    >>> from .printer import render_expression
+    >>> call = Call("tanh", (Access("X"),))
+    >>> print(*map(render_expression, partials(call, Access("Y"))))
+    1 - sq(Y[])
+    """
+    rule = function(call.function).derivative
+    if rule is None:
+        raise EinfuseError(
+            f"not differentiable: no derivative of {call.function} is known; "
+            "register one with register_derivative"
+        )
+    return rule(call.arguments, value)
+
+
+def aten_functions() -> dict[str, str]:
+    """Return name of an operation of PyTorch -> the function that it is."""
+    return {name: row.name for row in _FUNCTIONS.values() for name in row.aten}
 
 
 def function_names() -> tuple[str, ...]:
@@ -320,7 +311,7 @@ def _torch_prod(torch: ModuleType) -> Callable[..., Any]:
     )
 
 
-def _torch_truth(name: str) -> TorchLoader:
+def _torch_truth(name: str) -> Loader:
     return lambda torch: (
         lambda values, axes: functools.reduce(
             lambda x, axis: getattr(torch, name)(x, dim=axis),
@@ -339,7 +330,7 @@ def _select(largest: bool, values: Array, count: int, axis: int) -> tuple[Array,
     return np.take_along_axis(values, coordinates, axis), coordinates
 
 
-def _torch_select(largest: bool) -> TorchLoader:
+def _torch_select(largest: bool) -> Loader:
     def load(torch: ModuleType) -> Callable[..., Any]:
         def select(values: Any, count: int, axis: int) -> tuple[Any, Any]:
             order = torch.sort(values, dim=axis, descending=largest, stable=True)
@@ -351,70 +342,6 @@ def _torch_select(largest: bool) -> TorchLoader:
 
 
 def _register_defaults() -> None:
-    f, on = register_function, _on_tensors
-    f("exp", np.exp, torch=on(lambda t: t.exp))
-    f("exp2", np.exp2, operation="exp", torch=on(lambda t: t.exp2))
-    f("log", np.log, torch=on(lambda t: t.log))
-    f("log2", np.log2, operation="log", torch=on(lambda t: t.log2))
-    f("sqrt", np.sqrt, torch=on(lambda t: t.sqrt))
-    f("rsqrt", lambda x: 1 / np.sqrt(x), torch=on(lambda t: t.rsqrt))
-    f("sq", np.square, operation="multiply", torch=on(lambda t: t.square))
-    f("abs", np.abs, torch=on(lambda t: t.abs))
-    f("sigmoid", _sigmoid, torch=on(lambda t: t.sigmoid))
-    f("tanh", np.tanh, torch=on(lambda t: t.tanh))
-    f("relu", lambda x: np.maximum(x, 0), operation="max", torch=on(lambda t: t.relu))
-    f("silu", _silu, torch=on(lambda t: lambda x: _torch_gated(t, x, t.sigmoid(x))))
-    f(
-        "gelu",
-        _gelu,
-        torch=on(lambda t: lambda x: _torch_gated(t, x, 0.5 * (1 + t.erf(x / math.sqrt(2))))),
-    )
-    f("elu1", _elu1, torch=on(lambda t: lambda x: t.where(x > 0, x + 1, t.exp(x.clamp(max=0)))))
-    f(
-        "softplus",
-        lambda x: np.logaddexp(x, 0),
-        torch=on(lambda t: lambda x: t.logaddexp(x, t.zeros_like(x))),
-    )
-    f("sin", np.sin, torch=on(lambda t: t.sin))
-    f("cos", np.cos, torch=on(lambda t: t.cos))
-    f(
-        "sign",
-        np.sign,
-        operation="compare",
-        torch=on(lambda t: lambda x: t.where(t.isnan(x), x, t.sign(x))),
-    )
-    f("clamp", np.clip, arity=3, torch=on(lambda t: t.clamp))
-    f("floor", np.floor, torch=on(lambda t: t.floor))
-    f(
-        "max",
-        _variadic(np.maximum),
-        arity=None,
-        operation="max",
-        torch=on(lambda t: _variadic(t.maximum)),
-    )
-    f(
-        "min",
-        _variadic(np.minimum),
-        arity=None,
-        operation="max",
-        torch=on(lambda t: _variadic(t.minimum)),
-    )
-    comparisons: dict[str, np.ufunc] = {
-        "ge": np.greater_equal,
-        "gt": np.greater,
-        "le": np.less_equal,
-        "lt": np.less,
-    }
-    for name, compare in comparisons.items():
-        f(name, _compare(compare), arity=2, operation="compare", torch=on(_torch_compare(name)))
-    f(
-        "where",
-        lambda c, a, b: np.where(np.not_equal(c, 0), a, b),
-        arity=3,
-        operation="select",
-        torch=on(lambda t: lambda c, a, b: t.where(c != 0, a, b)),
-    )
-
     register_monoid(
         "+",
         np.add,
@@ -447,7 +374,7 @@ def _register_defaults() -> None:
         fold=_ufunc_fold(np.minimum, math.inf),
         torch=lambda t: lambda x, axes: t.amin(x, dim=axes),
     )
-    either, both = _compare(np.logical_or), _compare(np.logical_and)
+    either, both = compare(np.logical_or), compare(np.logical_and)
     register_monoid(
         "any", either, 0.0, operation="compare", fold=_truth("any"), torch=_torch_truth("any")
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from .cascade import Cascade
 from .expression import (
@@ -17,10 +17,9 @@ from .expression import (
     RankSize,
     walk,
 )
-
-Interval = tuple[float, float]
-
-ANYTHING: Interval = (-math.inf, math.inf)
+from .function_row import ANYTHING as ANYTHING
+from .function_row import Interval as Interval
+from .functions import function
 
 
 def intervals(cascade: Cascade) -> dict[str, Interval]:
@@ -70,7 +69,7 @@ def _guards(expression: Expression, tensor: str) -> bool:
     reads = sum(isinstance(n, Access) and n.tensor == tensor for n in walk(expression))
     inside = sum(
         isinstance(node, Call)
-        and node.function in ("exp", "exp2")
+        and function(node.function).base is not None
         and isinstance(argument := node.arguments[0], Binary)
         and argument.operator == "-"
         and isinstance(argument.right, Access)
@@ -96,10 +95,8 @@ def interval_of(node: Expression, known: Mapping[str, Interval]) -> Interval:
             return -high, -low
         case Binary(operator=operator, left=left, right=right):
             return _binary(operator, interval_of(left, known), interval_of(right, known))
-        case Call(function=function, arguments=arguments):
-            return interval_of_call(
-                function, [interval_of(argument, known) for argument in arguments]
-            )
+        case Call(function=name, arguments=arguments):
+            return interval_of_call(name, [interval_of(a, known) for a in arguments])
 
 
 def _binary(operator: str, a: Interval, b: Interval) -> Interval:
@@ -114,31 +111,14 @@ def _binary(operator: str, a: Interval, b: Interval) -> Interval:
     return ANYTHING
 
 
-def interval_of_call(function: str, arguments: list[Interval]) -> Interval:
+def interval_of_call(name: str, arguments: list[Interval]) -> Interval:
     """Return the interval of a function's values, given those of its arguments.
 
     >>> interval_of_call("clamp", [ANYTHING, (-1.0, -1.0), (1.0, 1.0)])
     (-1.0, 1.0)
     """
-    if function == "clamp" and len(arguments) == 3:
-        value, floor, ceiling = arguments
-        return _clamped(value[0], floor[0], ceiling[0]), _clamped(value[1], floor[1], ceiling[1])
-    if function in ("max", "min"):
-        pick: Callable[..., float] = max if function == "max" else min
-        return pick(a[0] for a in arguments), pick(a[1] for a in arguments)
-    if function == "where" and len(arguments) == 3:
-        return _hull([*arguments[1], *arguments[2]])
-    low, high = arguments[0]
-    if function in _RANGES:
-        return _RANGES[function]
-    if function == "abs":
-        return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
-    if function == "sq":
-        least, most = interval_of_call("abs", [(low, high)])
-        return least * least, most * most
-    if function in _INCREASING:
-        return _INCREASING[function](low), _INCREASING[function](high)
-    return ANYTHING
+    rule = function(name).interval
+    return _hull(list(rule(*arguments))) if rule else ANYTHING
 
 
 def _folded(operator: str, value: Interval) -> Interval:
@@ -153,36 +133,3 @@ def _hull(values: list[float]) -> Interval:
     if any(map(math.isnan, values)):
         return ANYTHING
     return min(values), max(values)
-
-
-def _clamped(value: float, low: float, high: float) -> float:
-    return min(max(value, low), high)
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf
-
-
-def _exp2(x: float) -> float:
-    return math.exp2(x) if x < 1000 else math.inf
-
-
-_RANGES: Mapping[str, Interval] = {
-    "tanh": (-1.0, 1.0),
-    "sigmoid": (0.0, 1.0),
-    "sin": (-1.0, 1.0),
-    "cos": (-1.0, 1.0),
-    "sign": (-1.0, 1.0),
-    "ge": (0.0, 1.0),
-    "gt": (0.0, 1.0),
-    "le": (0.0, 1.0),
-    "lt": (0.0, 1.0),
-}
-_INCREASING: Mapping[str, Callable[[float], float]] = {
-    "exp": _exp,
-    "exp2": _exp2,
-    "relu": lambda x: max(x, 0.0),
-    "softplus": lambda x: x if x > 700 else math.log1p(_exp(x)),
-    "elu1": lambda x: x + 1 if x > 0 else _exp(x),
-    "sqrt": lambda x: math.sqrt(max(x, 0.0)),
-}

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from einfuse.einsum.derivation.dataflow import Dataflow
-from einfuse.einsum.derivation.degree import degree
+from einfuse.einsum.derivation.value_facts import degree
 from einfuse.einsum.language.parser import parse
 
 pytestmark = pytest.mark.filterwarnings("ignore:input")

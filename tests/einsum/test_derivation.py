@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from einfuse.einsum.analysis.passes import count_passes
+from einfuse.einsum.derivation.deferral import shared
 from einfuse.einsum.derivation.search import Derived, derive
 from einfuse.einsum.execution.run import run
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.equation import Einsum
 from einfuse.einsum.language.errors import EinfuseError
-from einfuse.einsum.language.expression import Access, Expression, Index, children
+from einfuse.einsum.language.expression import Access, Call, Expression, Index, children
 from einfuse.einsum.language.parser import parse
 from einfuse.einsum.language.printer import render
 from einfuse.einsum.library.cascades import load
@@ -908,3 +909,19 @@ def test_random_cascades_are_derived_without_a_fault(cascade: Cascade) -> None:
     for rank in cascade.rank_names[:2]:
         found = derive(cascade, rank)
         assert found[0].cascade == cascade
+
+
+@pytest.mark.filterwarnings("ignore:input")
+def test_long_chains_are_derived_without_a_quadratic_walk() -> None:
+    """A thousand Einsums: what is quadratic in them takes minutes."""
+    lines = [f"T{i}[m] = {f'T{i - 1}' if i else 'A'}[m] * 2" for i in range(1000)]
+    text = "rank M\ninput A[M]\noutput T999\n" + "\n".join(lines)
+    assert [found.passes for found in derive(parse(text))] == [1]
+
+
+def test_calls_that_several_einsums_make_are_shared_in_the_order_of_the_text() -> None:
+    text = "rank M\ninput A[M], B[M]\noutput Y, Z\n"
+    text += "Y[m] = A[m] * cos(B[m]) - sin(B[m])\nZ[m] = A[m] * sin(B[m]) + cos(B[m])"
+    einsums = shared(list(parse(text).einsums), set())
+    names = {e.expression.function: e.name for e in einsums if isinstance(e.expression, Call)}
+    assert names == {"cos": "YE", "sin": "YE2"}

@@ -12,7 +12,7 @@ from einfuse.einsum.derivation.movement import move_of
 from einfuse.einsum.derivation.needs import Needs
 from einfuse.einsum.derivation.normal_form import NotDerivableError
 from einfuse.einsum.derivation.search import derive
-from einfuse.einsum.derivation.sign import is_positive
+from einfuse.einsum.derivation.value_facts import is_positive
 from einfuse.einsum.derivation.verification import Verification
 from einfuse.einsum.execution.pointwise import run_pointwise
 from einfuse.einsum.execution.run import run

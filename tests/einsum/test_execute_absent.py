@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -295,3 +297,17 @@ def test_additive_masks_of_data_follow_ieee() -> None:
     assert np.isnan(result[:, 0]).all()  # exp(-inf + inf): data are numbers
     expected = masked_attention(q, k, v, keep)
     np.testing.assert_allclose(result[:, 1:], expected[:, 1:], rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("operator", ["topk", "bottomk"])
+def test_what_is_absent_is_chosen_after_all_that_is_there(operator: str, backend: str) -> None:
+    """An infinity that is there is chosen before points that a filter culled, by hand."""
+    pytest.importorskip("torch")
+    worst = -math.inf if operator == "topk" else math.inf
+    cascade = parse(
+        f"rank M, T = 3\ninput A[M]\noutput Y, I\n(Y[t], I[t]) = A[m: m>=2] :: {operator}(m -> t)"
+    )
+    found = run(cascade, {"A": np.array([5.0, worst, worst, worst, 7.0])}, backend=backend)
+    assert found["Y"].tolist() == [7.0, worst, worst]
+    assert found["I"].tolist() == [4, 2, 3]

@@ -20,8 +20,8 @@ from einfuse.einsum import (
 )
 from einfuse.einsum.execution.run import bound_sizes
 from einfuse.einsum.gradient.gradient import gradient
-from einfuse.einsum.language.derivative import register_derivative
 from einfuse.einsum.language.expression import Expression, accesses
+from einfuse.einsum.language.functions import register_derivative
 from einfuse.einsum.language.shape import representatives, tensor_shape
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from einfuse.einsum.derivation.dataflow import Dataflow
-from einfuse.einsum.derivation.sign import (
+from einfuse.einsum.derivation.value_facts import (
     is_magnitude,
     is_never_zero,
     is_positive,

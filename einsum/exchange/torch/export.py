@@ -20,6 +20,7 @@ from typing import Any
 
 from einfuse.einsum.language.cascade import Cascade
 from einfuse.einsum.language.errors import EinfuseError
+from einfuse.einsum.language.functions import aten_functions
 
 from . import complex as torch_complex
 from . import gathers as torch_gathers
@@ -79,7 +80,7 @@ def from_torch(
     parameters = _parameter_names(function, example_inputs, example_keywords)
     program = _exported(function, example_inputs, example_keywords)
     holdings = Holdings(function)
-    return Translation(program, parameters, _OPERATIONS, __file__, holdings).cascade(name)
+    return Translation(program, parameters, _operations(), __file__, holdings).cascade(name)
 
 
 def _exported(
@@ -134,7 +135,13 @@ def _reduced(program: Any) -> Any:
 
 def _known(target: Any) -> bool:
     name = name_of(target)
-    return name in _OPERATIONS or name in torch_complex.OPERATIONS
+    return name in _operations() or name in torch_complex.OPERATIONS
+
+
+def _operations() -> dict[str, Callable[..., Any]]:
+    """Return all operations: those of the function table, which may grow, and those here."""
+    functions = {n: torch_arithmetic.function_operation(f) for n, f in aten_functions().items()}
+    return {**functions, **_OPERATIONS}
 
 
 def _named_forward(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,9 +31,9 @@ def _pointer(site: Site, index: Value) -> Callable[[Indices], Expression]:
     """Return a tensor of whole numbers as an index expression at given indices."""
     if index.flag:
         raise UnsupportedError(f"{site.name} by truth values: their count is data; use where")
-    own = site.translation.indices(index.shape, [index])
+    own = site.writer.indices(index.shape, [index])
     if index_of(index.at(own), gathers=True) is None:
-        index = site.translation.write("AT", index.shape, own, index.at(own))
+        index = site.writer.write("AT", index.shape, own, index.at(own))
 
     def at(indices: Indices) -> Expression:
         found = index_of(index.at(indices), gathers=True)
@@ -112,18 +112,18 @@ def _top(
         value = dense(site, value)
     if not value.shape or value.shape[axis] == 1:
         return [value, replace(value, at=lambda i: Number(0), absent=None)]
-    translation = site.translation
-    indices = translation.indices(value.shape, [value])
+    writer = site.writer
+    indices = writer.indices(value.shape, [value])
     source = variable_of(indices[axis])
     assert source is not None
     taken = {v for i in indices if (v := variable_of(i))}
-    target = translation.unread(count, taken)
+    target = writer.unread(count, taken)
     left = (*indices[:axis], Coordinate(target), *indices[axis + 1 :])
-    names = [translation.tensor(f"{name}{site.name}", left) for name in ("", "AT_")]
+    names = [writer.tensor(f"{name}{site.name}", left) for name in ("", "AT_")]
     kept = tuple(k for k, index in enumerate(left) if isinstance(index, Coordinate))
     outputs = tuple(access_at(name, tuple(left[k] for k in kept)) for name in names)
     action = Populate("topk" if largest else "bottomk", source, target)
-    translation.einsums.append(Einsum(outputs, value.at(indices), (action,)))
+    writer.einsums.append(Einsum(outputs, value.at(indices), (action,)))
     shape = tuple(count if k == axis else n for k, n in enumerate(value.shape))
     hints = tuple(variable_of(index) for index in left)
 
@@ -189,13 +189,13 @@ def _scatter(
 
 def _hits(site: Site, index: Value, axis: int, size: int, values: Value | None) -> Value:
     """Return for each place of an axis the sum of the values that an index puts there."""
-    translation = site.translation
+    writer = site.writer
     shape = tuple(size if k == axis else n for k, n in enumerate(index.shape))
-    inner = translation.indices(index.shape, [index])
+    inner = writer.indices(index.shape, [index])
     taken = {v for i in inner if (v := variable_of(i))}
     place: Expression = Number(0)
     if size > 1:
-        place = Coordinate(translation.another(size, axis - len(shape), taken))
+        place = Coordinate(writer.another(size, axis - len(shape), taken))
     here = index.at(inner)
     equal: Expression = Binary(
         "*", Call("ge", (here, position(place))), Call("le", (here, position(place)))
@@ -205,7 +205,7 @@ def _hits(site: Site, index: Value, axis: int, size: int, values: Value | None) 
     left = (*inner[:axis], place, *inner[axis + 1 :])
     gone = variable_of(inner[axis])
     actions = (Reduce("+", (gone,)),) if gone else ()
-    return translation.write("PUT" if values is not None else "HIT", shape, left, equal, actions)
+    return writer.write("PUT" if values is not None else "HIT", shape, left, equal, actions)
 
 
 def _one_hot(site: Site, index: Value, *_: Any) -> Value:
@@ -216,7 +216,7 @@ def _one_hot(site: Site, index: Value, *_: Any) -> Value:
         return Binary("*", Call("ge", (here, place)), Call("le", (here, place)))
 
     wide = replace(index, shape=site.shape, hints=(*index.hints, None), at=build)
-    return site.translation.define(site.name, site.shape, [wide], build)
+    return site.writer.define(site.name, site.shape, [wide], build)
 
 
 def _index_put(

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from einfuse.einsum.language.cascade import Cascade, Rank, Tensor
-from einfuse.einsum.language.equation import Einsum, Reduce
 from einfuse.einsum.language.errors import EinfuseError
-from einfuse.einsum.language.expression import (
-    Access,
-    Binary,
-    Coordinate,
-    Expression,
-    Number,
-    accesses,
-)
+from einfuse.einsum.language.expression import Access, Coordinate, accesses
 from einfuse.einsum.language.rules import validated
 
 from .complex import as_complex, complex_input, has_complex, translated
@@ -35,20 +26,15 @@ from .nodes import (
 from .pointwise import truncated
 from .ranks import joined_ranks
 from .site import COPIES, Site
-from .values import (
-    Indices,
-    UnsupportedError,
-    Value,
-    access_at,
-    variable_of,
-)
+from .values import UnsupportedError, Value, access_at
+from .writer import CascadeWriter
 
 Operations = Mapping[str, Callable[..., Any]]
 """Name of an ATen operation -> its translation, which takes a site and the arguments."""
 
 
-class Translation:
-    """The walk over an exported graph, with the Einsums so far."""
+class Translation(CascadeWriter):
+    """The walk over an exported graph, which writes as it goes."""
 
     def __init__(
         self,
@@ -58,17 +44,13 @@ class Translation:
         wrapper: str,
         holdings: Holdings,
     ) -> None:
+        super().__init__()
         self.program = program
         self.holdings = holdings
         self.operations = operations
         self.wrapper = wrapper
         self.parameters = parameters
-        self.sizes: dict[str, int] = {}
-        self.tensors: dict[str, tuple[str, ...]] = {}
-        self.inputs: list[str] = []
-        self.held: dict[str, Any] = {}
         self.outputs: list[str] = []
-        self.einsums: list[Einsum] = []
         self.values: dict[str, Any] = {}
 
     def cascade(self, name: str) -> Cascade:
@@ -113,7 +95,7 @@ class Translation:
         if not any(accesses(expression)):
             raise UnsupportedError("an output that reads no input")
         left = tuple(
-            Coordinate(self._rank(1, k - len(indices)).lower()) if size == 1 else index
+            Coordinate(self.rank(1, k - len(indices)).lower()) if size == 1 else index
             for k, (index, size) in enumerate(zip(indices, value.shape, strict=True))
         )
         self.write("OUT", value.shape, left, expression)
@@ -180,14 +162,14 @@ class Translation:
             return value
         if any(not isinstance(size, int) for size in value.shape):
             raise UnsupportedError("a size that is not fixed")
-        name = self._fresh(self.parameters[place].upper())
+        name = self.fresh(self.parameters[place].upper())
         self.inputs.append(name)
         return self._given(name, value)
 
     def _given(self, name: str, tensor: Any) -> Any:
         """Return a tensor from outside; of a complex one both parts stand on a last rank."""
         shape = tuple(tensor.shape) + ((2,) if tensor.is_complex() else ())
-        ranks = tuple(self._rank(size, k - len(shape)) for k, size in enumerate(shape))
+        ranks = tuple(self.rank(size, k - len(shape)) for k, size in enumerate(shape))
         self.tensors[name] = ranks
         hints = tuple(rank.lower() for rank in ranks)
         flag = str(tensor.dtype) == "torch.bool"
@@ -202,109 +184,9 @@ class Translation:
         plain = None if weight or tensor.is_complex() else by_position(tensor)
         if plain is not None:
             return replace(plain, flag=is_flag(node))
-        name = self._fresh(name)
+        name = self.fresh(name)
         self.held[name] = array_of(tensor)
         return self._given(name, tensor)
-
-    # Names.
-
-    def _fresh(self, base: str) -> str:
-        name, number = base, 1
-        while name in self.tensors or name in self.sizes:
-            number += 1
-            name = f"{base}{number}"
-        return name
-
-    def _rank(self, size: int, place: int) -> str:
-        """Return a new rank, with a name that suits an axis at a place from the end."""
-        pools = {-1: "EFD", -2: "PMN", -3: "HG", -4: "B"}
-        for letter in pools.get(place, "") + "RSTUWXYZ":
-            if letter not in self.sizes and letter not in self.tensors:
-                self.sizes[letter] = size
-                return letter
-        rank = self._fresh("R2")
-        self.sizes[rank] = size
-        return rank
-
-    def indices(
-        self, shape: Sequence[int], sources: Sequence[Value], used: Sequence[str] = ()
-    ) -> Indices:
-        """Return a variable for each axis longer than 1, taken from the sources where it suits."""
-        taken, indices = set(used), list[Expression]()
-        for axis, size in enumerate(shape):
-            if size == 1:
-                indices.append(Number(0))
-                continue
-            place = axis - len(shape)
-            hints = (s.hints[place] for s in sources if len(s.shape) >= -place)
-            suits = (h for h in hints if h and h not in taken and self.sizes[h.upper()] == size)
-            variable = next(suits, None) or self.another(size, place, taken)
-            taken.add(variable)
-            indices.append(Coordinate(variable))
-        return tuple(indices)
-
-    def another(self, size: int, place: int, taken: set[str]) -> str:
-        """Return a variable of a size that is not taken, on a new rank if need be."""
-        for rank, known in self.sizes.items():
-            if known == size and rank.lower() not in taken and rank not in self._input_ranks():
-                return rank.lower()
-        return self._rank(size, place).lower()
-
-    def unread(self, size: int, taken: set[str]) -> str:
-        """Return a variable of a size on a rank that no input has, and that is not taken."""
-        return self.another(size, -1, taken)
-
-    def _input_ranks(self) -> set[str]:
-        return {rank for name in (*self.inputs, *self.held) for rank in self.tensors[name]}
-
-    # Einsums.
-
-    def define(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        sources: Sequence[Value],
-        at: Callable[[Indices], Expression],
-        *,
-        absent: float | None = None,
-        merge: str | None = None,
-    ) -> Value:
-        """Return a value that an Einsum computes point by point, or itself if it reads nothing."""
-        indices = self.indices(shape, sources)
-        expression = at(indices)
-        if not any(accesses(expression)):
-            if isinstance(expression, Number) and not math.isinf(expression.value):
-                absent = None
-            return Value(shape, at, (None,) * len(shape), absent)
-        if not isinstance(expression, Binary) or expression.operator not in "+-":
-            merge = None
-        return self.write(name, shape, indices, expression, (), merge, absent)
-
-    def tensor(self, name: str, indices: Indices) -> str:
-        """Return a new tensor's name; its ranks are those of the variables among indices."""
-        tensor = self._fresh(name.strip("_").upper())
-        self.tensors[tensor] = tuple(v.upper() for i in indices if (v := variable_of(i)))
-        return tensor
-
-    def write(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        indices: Indices,
-        expression: Expression,
-        actions: tuple[Reduce, ...] = (),
-        merge: str | None = None,
-        absent: float | None = None,
-    ) -> Value:
-        """Append an Einsum, and return the value that it writes."""
-        tensor = self.tensor(name, indices)
-        kept = tuple(axis for axis, index in enumerate(indices) if isinstance(index, Coordinate))
-        hints = tuple(variable_of(index) for index in indices)
-        left = access_at(tensor, tuple(indices[axis] for axis in kept))
-        self.einsums.append(Einsum((left,), expression, actions, merge))
-        return Value(
-            shape, lambda i: access_at(tensor, tuple(i[axis] for axis in kept)), hints, absent
-        )
 
 
 _DTYPED = {"sum", "mean", "cumsum"}  # operations that may convert what they read

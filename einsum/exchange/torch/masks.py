@@ -158,7 +158,7 @@ def choose(site: Site, condition: Value, a: Any = None, b: Any = None) -> Value:
         keep = _not(site, condition) if negated else condition
         shape = broadcast([keep.shape, chosen.shape])
         wide, mask = expanded_to(chosen, shape), expanded_to(keep, shape)
-        indices = site.translation.indices(shape, [wide, mask])
+        indices = site.writer.indices(shape, [wide, mask])
         if _filtered(wide, mask, indices) is not None:
             return Value(
                 shape,

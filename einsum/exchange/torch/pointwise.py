@@ -14,6 +14,7 @@ from einfuse.einsum.language.expression import (
     Negate,
     Number,
 )
+from einfuse.einsum.language.functions import function
 
 from .gathers import extreme_place
 from .site import COPIES, Site, dense
@@ -32,24 +33,21 @@ def _same(site: Site, value: Value, *_: Any, **__: Any) -> Value:
     return value
 
 
-_TO_ZERO = {"exp", "exp2", "sigmoid", "relu", "silu", "gelu", "softplus"}  # of -inf
+def function_operation(called: str) -> Callable[..., Value]:
+    """Return the operation that is a function of the language, element by element."""
 
-
-_KEEPS_ZERO = {"abs", "relu", "sign", "sin", "sq", "sqrt", "tanh", "floor", "silu", "gelu"}
-
-
-def _function(called: str) -> Callable[..., Value]:
     def translate(site: Site, value: Any, *rest: Any, **named: Any) -> Value:
         if called == "gelu" and named.get("approximate") == "tanh":
             return _formula(_gelu_by_tanh)(site, value)
         if any(rest) or named.get("approximate", "none") != "none":
             raise UnsupportedError(f"{site.name} with options {[*rest, *named.values()]}")
+        row = function(called)
         absent = as_value(value).absent
-        if absent == 0 and called not in _KEEPS_ZERO:
+        if absent == 0 and row.at(0.0) != 0:
             value = dense(site, value)
             absent = None
         if absent is not None and math.isinf(absent):
-            if absent > 0 or called not in _TO_ZERO:
+            if absent > 0 or row.at(absent) != 0:
                 raise UnsupportedError(f"{site.name} of scores that are masked with {absent}")
             absent = 0
         return site.pointwise([value], lambda x: Call(called, (x,)), absent=absent)
@@ -337,12 +335,7 @@ def _dropout(site: Site, value: Value, p: float, train: bool) -> Value:
     return value
 
 
-_PLAIN_FUNCTIONS = ["exp", "exp2", "log", "log2", "sqrt", "rsqrt", "abs", "sigmoid", "tanh"]
-_PLAIN_FUNCTIONS += ["relu", "silu", "gelu", "sin", "cos", "sign", "floor"]
-
-
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    **{name: _function(name) for name in _PLAIN_FUNCTIONS},
     **{name: _same for name in COPIES},
     **{name: _formula(build) for name, build in _FORMULAS.items()},
     "logaddexp": _log_sum,
@@ -353,8 +346,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "divide": _divide,
     "multiply": arithmetic("*"),
     "subtract": arithmetic("-"),
-    "softplus": _function("softplus"),
-    "square": _function("sq"),
     "add": arithmetic("+"),
     "sub": arithmetic("-"),
     "rsub": lambda site, a, b, alpha=1: arithmetic("-")(site, b, a, alpha),

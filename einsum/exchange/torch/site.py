@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from einfuse.einsum.language.equation import Reduce
 from einfuse.einsum.language.expression import Binary, Coordinate, Expression, Number, variables
@@ -22,9 +22,7 @@ from .values import (
     folded,
     variable_of,
 )
-
-if TYPE_CHECKING:
-    from .graph import Translation
+from .writer import CascadeWriter
 
 COPIES = ["clone", "contiguous", "detach", "to", "_to_copy", "alias", "lift_fresh_copy", "type_as"]
 
@@ -33,7 +31,7 @@ COPIES = ["clone", "contiguous", "detach", "to", "_to_copy", "alias", "lift_fres
 class Site:
     """Where an operation is translated: the Einsums so far, its name, the shape of its result."""
 
-    translation: Translation
+    writer: CascadeWriter
     name: str
     shape: tuple[int, ...]
 
@@ -54,9 +52,9 @@ class Site:
         def at(indices: Indices) -> Expression:
             return folded(build(*(e.at(indices) for e in expanded)))
 
-        indices = self.translation.indices(shape, expanded)
+        indices = self.writer.indices(shape, expanded)
         same = (e for e in expanded if e.absent == absent and at(indices) == e.at(indices))
-        return next(same, None) or self.translation.define(
+        return next(same, None) or self.writer.define(
             name or self.name, shape, expanded, at, absent=absent, merge=merge
         )
 
@@ -66,7 +64,7 @@ class Site:
         """Return the fold of a value over axes."""
         count = len(value.shape)
         gone = {axis % count for axis in axes} if axes else set(range(count))
-        indices = self.translation.indices(value.shape, [value])
+        indices = self.writer.indices(value.shape, [value])
         folded = tuple(v for k in sorted(gone) if (v := variable_of(indices[k])))
         shape = tuple(
             1 if k in gone else n for k, n in enumerate(value.shape) if keep or k not in gone
@@ -76,7 +74,7 @@ class Site:
         )
         expression = value.at(indices)
         actions = (Reduce(monoid, folded),) if folded else ()
-        found = self.translation.write(
+        found = self.writer.write(
             name or self.name, shape, left, expression, actions, None, value.absent
         )
         return replace(found, whole_rows=monoid == "max" and value.absent is not None)
@@ -102,9 +100,9 @@ class Site:
             suits = (
                 h
                 for h in hints.get(letter, ())
-                if h not in taken and self.translation.sizes[h.upper()] == sizes[letter]
+                if h not in taken and self.writer.sizes[h.upper()] == sizes[letter]
             )
-            variable = next(suits, None) or self.translation.another(
+            variable = next(suits, None) or self.writer.another(
                 sizes[letter], place - len(output), taken
             )
             taken.add(variable)
@@ -119,7 +117,7 @@ class Site:
         indices = tuple(chosen[letter] for letter in output)
         shape = tuple(sizes[letter] for letter in output)
         absent = absence_of([value for value, _ in operands])
-        return self.translation.write(self.name, shape, indices, product, absent=absent)
+        return self.writer.write(self.name, shape, indices, product, absent=absent)
 
 
 def dense(site: Site, value: Any) -> Any:

@@ -251,18 +251,18 @@ def _log_softmax(site: Site, value: Value, dim: int, *_: Any, **__: Any) -> Valu
 def _cumsum(site: Site, value: Value, dim: int, **_: Any) -> Value:
     axis = dim % len(value.shape)
     value = value if value.absent in (None, 0) else dense(site, value)
-    indices = site.translation.indices(value.shape, [value])
+    indices = site.writer.indices(value.shape, [value])
     out = variable_of(indices[axis])
     if out is None:
         return value
     taken = {v for i in indices if (v := variable_of(i))}
-    inner = site.translation.another(value.shape[axis], axis - len(value.shape), taken)
+    inner = site.writer.another(value.shape[axis], axis - len(value.shape), taken)
     earlier = (Comparison(Coordinate(inner), "<=", Coordinate(out)),)
     moved = (*indices[:axis], Coordinate(inner), *indices[axis + 1 :])
     expression = behind(value.at(moved), earlier)
     if expression is None:
         raise UnsupportedError("a cumulative sum of a constant")
-    return site.translation.write(site.name, value.shape, indices, expression, absent=value.absent)
+    return site.writer.write(site.name, value.shape, indices, expression, absent=value.absent)
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {

@@ -207,7 +207,7 @@ def joined(site: Site, values: Sequence[Value], axis: int = 0) -> Value:
         return values[k].at((*indices[:axis], moved, *indices[axis + 1 :]))
 
     hints = tuple(None if k == axis else h for k, h in enumerate(values[0].hints))
-    indices = site.translation.indices(shape, [replace(values[0], hints=hints)])
+    indices = site.writer.indices(shape, [replace(values[0], hints=hints)])
     if not any(any(accesses(part(k, indices))) for k in range(len(values))):
         return Value(
             shape,
@@ -229,18 +229,18 @@ def joined(site: Site, values: Sequence[Value], axis: int = 0) -> Value:
             found = Binary("+", here, zero_at(names))
         total = found if total is None else Binary("+", total, found)
     assert total is not None
-    return site.translation.write(site.name, shape, indices, total, absent=absent)
+    return site.writer.write(site.name, shape, indices, total, absent=absent)
 
 
 def _laid_out(site: Site, value: Value) -> Value:
     """Return a value as a tensor with all its axes, so that a filter can stand behind it."""
-    indices = site.translation.indices(value.shape, [value])
+    indices = site.writer.indices(value.shape, [value])
     found, names = value.at(indices), [v for i in indices if (v := variable_of(i))]
     if isinstance(found, Access) and found.indices and set(names) <= set(variables(found)):
         return value
     if value.absent is None:
         found = Binary("+", found, zero_at(names))
-    return site.translation.write("PART", value.shape, indices, found, absent=value.absent)
+    return site.writer.write("PART", value.shape, indices, found, absent=value.absent)
 
 
 def _one_of(

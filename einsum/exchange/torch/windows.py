@@ -54,10 +54,10 @@ def padded(site: Site, value: Value, sizes: Sizes, fill: float = 0) -> Value:
         value = dense(site, value)
     shape = tuple(n + sum(sizes.get(k, (0, 0))) for k, n in enumerate(value.shape))
     hints = tuple(None if k in sizes else h for k, h in enumerate(value.hints))
-    indices = site.translation.indices(shape, [replace(value, shape=shape, hints=hints)])
+    indices = site.writer.indices(shape, [replace(value, shape=shape, hints=hints)])
     own = value.at(_moved(value, sizes, indices))
     if any(accesses(own)) and (not isinstance(own, Access) or not own.indices):
-        value = site.translation.define("OF", value.shape, [value], value.at, absent=value.absent)
+        value = site.writer.define("OF", value.shape, [value], value.at, absent=value.absent)
         own = value.at(_moved(value, sizes, indices))
     if not isinstance(own, Access) or not own.indices or fill not in (0, -math.inf):
         return _chosen(site, value, sizes, shape, fill)
@@ -228,13 +228,13 @@ def _window_product(site: Site, value: Value, weight: Value, groups: int, axes: 
     outs, ins = weight.shape[:2]
     if value.absent not in (None, 0):
         value = dense(site, value)
-    translation = site.translation
+    writer = site.writer
     shape = (value.shape[0], outs, *value.shape[2 : 2 + axes])
     like = replace(value, shape=shape, hints=(value.hints[0], weight.hints[0],
                                               *value.hints[2 : 2 + axes]))  # fmt: skip
-    left = translation.indices(shape, [like])
+    left = writer.indices(shape, [like])
     taken = {v for i in left if (v := variable_of(i))}
-    inner = translation.indices(weight.shape[1:], [replace(
+    inner = writer.indices(weight.shape[1:], [replace(
         weight, shape=weight.shape[1:], hints=weight.hints[1:])], tuple(taken))  # fmt: skip
     channel = inner[0]
     if groups > 1:
@@ -244,7 +244,7 @@ def _window_product(site: Site, value: Value, weight: Value, groups: int, axes: 
     product = Binary("*", own, weight.at((left[1], *inner)))
     gone = tuple(v for i in inner if (v := variable_of(i)))
     actions = (Reduce("+", gone),) if gone else ()
-    return translation.write(site.name, shape, left, product, actions)
+    return writer.write(site.name, shape, left, product, actions)
 
 
 def pooling(axes: int, called: str) -> Callable[..., Any]:

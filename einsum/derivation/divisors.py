@@ -7,18 +7,21 @@ a maximum of magnitudes is 0, so are its elements: what is proportional to them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import sympy as sp
 
 from einfuse.einsum.language.equation import Einsum
 from einfuse.einsum.language.expression import Access, Binary, Call, Expression, walk
+from einfuse.einsum.language.function_row import magnitude
+from einfuse.einsum.language.functions import function
 from einfuse.einsum.language.printer import render_expression
 from einfuse.einsum.language.substitution import inlined, replace_accesses
 
 from .dataflow import Dataflow, Kind
-from .sign import is_magnitude, is_never_zero, is_positive
 from .symbols import Formula, SymbolTable
+from .value_facts import is_magnitude, is_never_zero, is_positive
 
 
 def zero_divisors(
@@ -76,7 +79,7 @@ def divisors(expression: Expression) -> Iterator[Expression]:
         match node:
             case Binary(operator="/", right=right):
                 yield right
-            case Call(function="rsqrt" | "log" | "log2", arguments=(argument,)):
+            case Call(function=name, arguments=(argument,)) if math.isinf(function(name).at(0.0)):
                 yield argument
 
 
@@ -94,7 +97,7 @@ def _vanishes_with(flow: Dataflow, base: Expression, whole: Expression) -> bool:
     if not isinstance(base, Access) or not is_magnitude(flow, base.tensor):
         return False
     match flow.cone(flow.producer[base.tensor]):
-        case Call(function="abs" | "sq", arguments=(core,)):
+        case Call(function=name, arguments=(core,)) if function(name).sign is magnitude:
             table = SymbolTable(positive=lambda part: is_positive(part, flow))
             formula: Formula = table.formula(whole, lambda part: part == core)
             at_zero = formula.subs(table.symbol(core), 0)
