@@ -96,6 +96,12 @@ def _cut(cascade: Cascade, held: frozenset[str]) -> Cut | None:
     inputs = tuple(t for t in cascade.input_tensors if t.name in read)
     given = tuple(cascade.tensor(e.name) for e in first if e.name in read)
     part = replace(
-        cascade, input_tensors=(*inputs, *given), outputs=outputs, init=rest, tensors=(), text=""
+        cascade,
+        input_tensors=(*inputs, *given),
+        outputs=outputs,
+        output_spans=(),
+        init=rest,
+        tensors=(),
+        text="",
     )
     return Cut(cascade, first, validated(part))
