@@ -103,7 +103,7 @@ class Dataflow:
                 return None
             if not (self.reads(access.tensor, only) if only else self.dependent(access.tensor)):
                 return None
-            definition = inlined(producer, access)
+            definition = None if producer.merge else inlined(producer, access)
             return None if definition is None else replace_accesses(definition, change)
 
         return replace_accesses(einsum.expression, change)

@@ -183,10 +183,23 @@ class Needs:
         folds = einsum.reductions
         if not plain or len(einsum.actions) > len(folds):
             return frozenset({Opaque(einsum.output)})
-        found = self.of(einsum.expression)
-        if einsum.merge is not None and found:
-            return frozenset({Opaque(einsum.output)})
+        found = self._merged(einsum)
         return frozenset({Some(found)}) if folds and found else found
+
+
+    def _merged(self, einsum: Einsum) -> Atoms:
+        """Return what a right-hand side needs where its outermost operator is merged otherwise."""
+        match einsum.expression:
+            case Binary(operator=operator, left=left, right=right) if einsum.merge is not None:
+                first, second = self.of(left), self.of(right)
+                names = frozenset(variables(left)), frozenset(variables(right))
+                touch = touch_of(operator, einsum.merge, *names)
+                needed = (first if touch.left else _ALWAYS) | (second if touch.right else _ALWAYS)
+                if touch.left or touch.right or not (first or second):
+                    return needed
+                return frozenset({Opaque(einsum.output)})
+        found = self.of(einsum.expression)
+        return frozenset({Opaque(einsum.output)}) if einsum.merge and found else found
 
 
 def needs_of(flow: Dataflow) -> Needs:

@@ -68,6 +68,17 @@ T[k] = exp(W[k] - H[])
 D[] = T[k] :: +(k)
 Y[k] = T[k] / D[]
 """,
+    "a shift, merged left, of a maximum that has seen nothing": """
+rank K
+input A[K], B[K]
+output F1, F5, G2
+F0[] = exp(A[k: k!=3] * B[k] - B[k] / B[k]) :: +(k)
+F1[] = where(ge(A[k: k%2==0], 0), A[k], -inf) - exp(F0[]) :: max(k)
+G2[] = F1[] * F1[]
+T3[k] = A[k]
+T4[k] = A[k] / A[k: k%2==0] - (F0[] + F1[])
+F5[] = abs(exp(T4[k] - G2[])) :: max(k)
+""",
     "a magnitude of nothing": """
 rank K, P
 input A[K,P]
@@ -83,6 +94,19 @@ def test_what_was_derived_wrongly_once_is_right(text: str) -> None:
     origin = parse(text)
     for derived in derive(origin, "K")[1:]:
         assert not differences(origin, derived.cascade, stable=derived.stable), derived.text
+
+
+def test_a_cascade_with_several_outputs_is_cut_behind_a_fold() -> None:
+    """The spans of outputs are those of the whole text, of which a cut has a part."""
+    assert not faults(derivable(5006))
+
+
+def test_a_merge_says_what_a_value_needs() -> None:
+    head = "rank K\ninput A[K]\noutput Y\nG[] = A[k: k<4] :: max(k)\nD[] = A[k] :: +(k)\n"
+    flow = Dataflow(parse(f"{head}Y[] = G[] + D[] @ left"), "k")
+    other = Dataflow(parse(f"{head}Y[] = D[] + G[] @ left"), "k")
+    assert Needs(flow).of(flow.producer["Y"].output)
+    assert not Needs(other).of(other.producer["Y"].output)
 
 
 def test_masked_polynomial_attention_keeps_its_single_pass() -> None:
