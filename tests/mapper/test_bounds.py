@@ -44,7 +44,9 @@ def test_no_way_to_run_an_einsum_takes_less_than_its_bound(
             tiles[outer] = 4.0
         for leaf in space.leaves(name, ranks):
             lanes = space.lanes[leaf.unit]
-            counts = count_leaf(einsum, leaf, above, tiles, lanes, space.constraints.retention)
+            counts = count_leaf(
+                einsum, leaf, above, tiles, lanes, shape, space.constraints.retention
+            )
             found.append(float(objective.compute(counts.work, counts.registers)["energy_pj"]))
     assert len(found) > 4
     assert bound <= min(found) * (1 + 1e-12)
