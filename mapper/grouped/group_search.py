@@ -171,6 +171,8 @@ class GroupSearch:
         limits = {row: words for row, _, words in self.rooms}
 
         def visit(picks: Numbers, sums: Numbers) -> Numbers:
+            if self.expired():
+                raise Interrupted
             figures = self._figures(tree, sums)
             fits = np.ones(tree.count, dtype=bool)
             for row, words in limits.items():

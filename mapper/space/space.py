@@ -553,7 +553,10 @@ class MapSpace:
 
 
 def with_few_choices(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
-    """Return a small part of a space: two tiles for each rank, nothing forwarded or repeated.
+    """Return a small part of a space.
+
+    It has two tiles for each rank and an innermost loop for each Einsum, over its largest rank;
+    nothing is forwarded or repeated.
 
     Args:
         space: what its constraints say otherwise holds there too.
@@ -564,5 +567,16 @@ def with_few_choices(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
         every = space.tiles(rank, size)
         medium = max((tile for tile in every if tile <= _MEDIUM), default=every[-1])
         tiles[rank] = tuple(dict.fromkeys((medium, every[-1])))
-    changed = {"tiles": tiles, "repeat": (), "forward": ()}
+    given = space.constraints
+    innermost = {
+        name: max(sorted(einsum.ranks), key=sizes.__getitem__)
+        for name, einsum in space.facts.einsums.items()
+        if einsum.ranks and name not in given.parallel
+    }
+    changed = {
+        "tiles": tiles,
+        "repeat": (),
+        "forward": (),
+        "innermost": {**innermost, **given.innermost},
+    }
     return replace(space, constraints=space.constraints.model_copy(update=changed))
