@@ -103,6 +103,15 @@ def bound_structure(pieces: Pieces, structure: Structure, sizes: Mapping[str, in
     )
 
 
+def bound_work(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, int]) -> Numbers:
+    """Return the least columns of what Einsums compute, by registers alone: [row, 1]."""
+    out = pieces.stack((1,))
+    for name in einsums:
+        free = dict.fromkeys(pieces.space.touched(name), ())
+        out += _roofs(pieces, name, sizes, free, frozenset()).bound
+    return out
+
+
 def _bound(
     pieces: Pieces,
     einsums: tuple[str, ...],
