@@ -146,9 +146,14 @@ class MapSpace:
                 for unit in architecture.units
             },
         )
-        check_constraints(self)
-        put(self, "relations", parse_relations(self))
-        put(self, "units_of", {name: find_units(self, name) for name in self.facts.einsums})
+        given, known_facts = self.constraints, self.facts
+        check_constraints(given, known_facts, architecture, self.batch)
+        put(self, "relations", parse_relations(given, known_facts, self.values))
+        units_of = {
+            name: find_units(given, known_facts, architecture, self.lanes, name)
+            for name in known_facts.einsums
+        }
+        put(self, "units_of", units_of)
 
     @property
     def pipelined(self) -> frozenset[str]:
