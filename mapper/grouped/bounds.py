@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import product
 from math import prod
 from types import MappingProxyType
 
@@ -21,6 +20,7 @@ import numpy as np
 from einfuse.mapper.machine.formula import Values
 from einfuse.mapper.nest.coordinates import find_coordinates
 from einfuse.mapper.nest.reuse import Traffic, Work
+from einfuse.mapper.nest.workload import Operand
 from einfuse.mapper.space.choices import Alternative, Choice, Interrupted
 from einfuse.mapper.space.memo import Pieces
 from einfuse.mapper.space.objective import Numbers
@@ -101,6 +101,15 @@ def bound_structure(pieces: Pieces, structure: Structure, sizes: Mapping[str, in
     return pieces.keep(
         key, lambda: _bound(pieces, einsums, sizes, levels, overlapped=overlapped, exact=True)
     )
+
+
+def bound_work(pieces: Pieces, einsums: tuple[str, ...], sizes: Mapping[str, int]) -> Numbers:
+    """Return the least columns of what Einsums compute, by registers alone: [row, 1]."""
+    out = pieces.stack((1,))
+    for name in einsums:
+        free = dict.fromkeys(pieces.space.touched(name), ())
+        out += _roofs(pieces, name, sizes, free, frozenset()).bound
+    return out
 
 
 def _bound(
@@ -264,12 +273,17 @@ def _find_roofs(
     for operation in einsum.operations:
         if operation.ranks == einsum.ranks:
             per_point[operation.name] = per_point.get(operation.name, 0) + operation.times
+    uses = [*((o, False) for o in einsum.operands), *((o, True) for o in einsum.outputs)]
     ways = []
     for unit in space.units_of[name]:
         extents = [float(np.floor(n)) for n in space.lanes[unit].values()]
-        chosen = list(space.spreads(name, unit, ranks))
-        innermost = [*ranks, None] if ranks else [None]
-        every = list(product(chosen, innermost))
+        # The innermost loop in time is over any rank; there is none where all are in space.
+        every: list[tuple[tuple[str | None, ...], str | None]] = [
+            (spatial, inner)
+            for spatial in space.spreads(name, unit, ranks)
+            for inner in (*ranks, None)
+            if inner is not None or {*ranks} <= {*spatial}
+        ]
         width = {rank: np.ones(len(every)) for rank in ranks}
         for number, (spatial, _) in enumerate(every):
             for rank, lanes in zip(spatial, extents, strict=True):
@@ -285,17 +299,20 @@ def _find_roofs(
         work = Work(unit, steps, active, prod(extents), operations, per_point, pipelined)
         # Every step reads each operand and writes the output, and reads it back but for the first.
         # A lane's first word of an output is its own, also where lanes add theirs up.
-        written = sum(
-            prod(float(sizes[r]) / width.get(r, 1.0) for r in o.ranks) for o in einsum.outputs
-        )
-        reads = steps * (len(einsum.operands) + len(einsum.outputs)) - written
-        registers = Traffic(np.maximum(reads, 0.0), steps * len(einsum.outputs))
-        columns = pieces.stack((len(every),), pieces.objective.compute(work, registers))
+        firsts = {
+            o: prod((sizes[r] / width.get(r, 1.0) for r in o.ranks), start=np.ones(len(every)))
+            for o in einsum.outputs
+        }
+        reads = steps * (len(einsum.operands) + len(einsum.outputs)) - sum(firsts.values())
         last = [inner for _, inner in every]
-        for used, made in (
-            *((o, False) for o in einsum.operands),
-            *((o, True) for o in einsum.outputs),
-        ):
+        writes = steps * len(einsum.outputs)
+        for used, made in uses:
+            if levels[used.tensor]:
+                first = firsts[used] if made else None
+                writes = writes + _arrivals(used, first, last, sizes, steps, active)
+        registers = Traffic(np.maximum(reads, 0.0), writes)
+        columns = pieces.stack((len(every),), pieces.objective.compute(work, registers))
+        for used, made in uses:
             once = float(used.visited.words(sizes, sizes))
             again = np.prod([sizes[r] / width[r] for r in ranks if r not in used.ranks], axis=0)
             words = once * np.where([inner in used.ranks for inner in last], again, 1.0)
@@ -305,6 +322,36 @@ def _find_roofs(
             columns += _fed(pieces, place, once, words, made, used.tensor in homed)
         ways.append(Alternative(unit, columns.min(axis=1, keepdims=True)))
     return Choice(tuple(ways))
+
+
+def _arrivals(
+    used: Operand,
+    first: Numbers | None,
+    last: Sequence[str | None],
+    sizes: Mapping[str, int],
+    steps: Numbers,
+    active: Numbers,
+) -> Numbers:
+    """The least words that come to the registers of a lane from a tensor's home.
+
+    A lane holds a word of it. So in every step one comes anew where the tensor depends on the
+    innermost loop in time; else each word comes to some lane once. Of an output, the parts that
+    were there before come back: all but the first that each lane has of a word. Fewer lanes than
+    are counted here take as many steps more, so that all lanes together have no less.
+
+    Args:
+        used: an operand or an output.
+        first: of an output, the words that a lane has of it at least; None: it is an operand.
+        last: the innermost loop in time of each way to run the Einsum.
+        sizes: the size of every rank.
+        steps: those of each way.
+        active: the lanes of each way.
+    """
+    moves = np.array([inner in used.ranks for inner in last])
+    if first is not None:
+        return np.where(moves, np.maximum(steps - first, 0.0), 0.0)
+    once = float(used.visited.words(sizes, sizes)) / active
+    return np.where(moves & used.visited.plain, np.maximum(steps, once), once)
 
 
 def _fed(

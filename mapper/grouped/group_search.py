@@ -24,10 +24,10 @@ from einfuse.mapper.space.objective import Numbers
 from einfuse.mapper.space.space import Structure
 from einfuse.mapper.space.tile_sizes import group_tiles
 
-from .bounds import assignment_floor, bound_group, bound_structure
+from .bounds import assignment_floor, bound_group, bound_structure, bound_work
 from .group_tree import GroupTree
 from .relaxation import Relaxation, Weights, add_sums, with_sums
-from .tile_bounds import least_rooms, least_times, least_traffic
+from .tile_bounds import least_rooms, least_times, least_transfers
 
 _PORTION = 16  # structures that are prepared at a time: first one, then more and more, at most
 
@@ -157,7 +157,8 @@ class GroupSearch:
             return None
         self.tally.structures += 1
         tree = self._tree(found)
-        floor = np.maximum(found.floor, self._traffic(tree, self._spare(tree)))
+        spare, _ = self._spare(tree)
+        floor = np.maximum(found.floor, self._transfers(tree, spare))
         found = self._alive(replace(found, floor=floor), front)
         if found is None:
             return None
@@ -171,6 +172,8 @@ class GroupSearch:
         limits = {row: words for row, _, words in self.rooms}
 
         def visit(picks: Numbers, sums: Numbers) -> Numbers:
+            if self.expired():
+                raise Interrupted
             figures = self._figures(tree, sums)
             fits = np.ones(tree.count, dtype=bool)
             for row, words in limits.items():
@@ -276,7 +279,7 @@ class GroupSearch:
         for points in group_tiles(self.space, structure, sizes, self.tally.infeasible):
             every, overlapped = self._with_overlap(structure, sizes, points)
             tree = GroupTree(self.pieces, structure, sizes, every, overlapped)
-            fits = self._spare(tree) >= 0
+            _, fits = self._spare(tree)
             if fits.any():
                 candidate = Candidate(structure, sizes, every, overlapped, self._floor(tree))
                 found.append(candidate if fits.all() else candidate.at(fits))
@@ -295,24 +298,25 @@ class GroupSearch:
         both = {rank: np.concatenate([column[may], column]) for rank, column in points.items()}
         return both, np.arange(may.sum() + len(may)) < may.sum()
 
-    def _spare(self, tree: GroupTree) -> Numbers:
-        """The words that the largest room has left at most; below 0 where a group does not fit."""
+    def _spare(self, tree: GroupTree) -> tuple[Mapping[str, Numbers], Numbers]:
+        """The words that each level has left at most, and where a group fits at all."""
         taken = least_rooms(tree)
-        spare = np.zeros(tree.count)
-        fits = np.ones(tree.count, dtype=bool)
         limited = {level: words for _, level, words in self.rooms}
+        spare: dict[str, Numbers] = {}
+        fits = np.ones(tree.count, dtype=bool)
         for level, row in self.pieces.rooms.items():
             words = limited.get(level, np.inf)
             used = taken[row - len(self.pieces.rows)]
             fits &= self.tally.check(level, used, words)
-            spare = np.maximum(spare, words - used)
-        return np.where(fits, spare, -1.0)
+            spare[level] = words - used
+        return spare, fits
 
-    def _traffic(self, tree: GroupTree, spare: Numbers) -> Numbers:
-        """Figures that the traffic of the outermost memory alone does not go below."""
+    def _transfers(self, tree: GroupTree, spare: Mapping[str, Numbers]) -> Numbers:
+        """Figures that the work and what it moves do not go below, whatever feeds what."""
+        columns = least_transfers(tree, spare)
+        columns += bound_work(self.pieces, tree.structure.einsums, tree.sizes)
         rows = len(self.objective.columns)
-        columns = least_traffic(tree, spare)[:rows]
-        return self.objective.close(columns, np.zeros(tree.count), tree.overlapped)
+        return self.objective.close(columns[:rows], np.zeros(tree.count), tree.overlapped)
 
     def _floor(self, tree: GroupTree) -> Numbers:
         """Figures that no leaves and no assignment of Einsums to units go below, at every point."""

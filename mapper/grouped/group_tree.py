@@ -128,7 +128,7 @@ class GroupTree:
         found = [self._bunch(bunch) for bunch in self.forwardable]
         across = [t for t in self.roles.outside if self.block_local(t) is None]
         top = Batch(((),), self.top)
-        homes = [self._homes(t, self.faces[t], top)[0] for t in across]
+        homes = [self.homes(t, self.faces[t], top)[0] for t in across]
         return (*found, *homes)
 
     def base(self) -> Numbers:
@@ -213,7 +213,7 @@ class GroupTree:
                 for name in self.structure.blocks[one]
                 if name not in strands.einsums
             ]
-            opened += [self._homes(tensor, self.faces[tensor], batch) for tensor in homed]
+            opened += [self.homes(tensor, self.faces[tensor], batch) for tensor in homed]
             columns = self.pieces.stack((batch.count, self.count))
             for tensor in inside:
                 columns += self.exchanged(tensor, batch)
@@ -300,7 +300,11 @@ class GroupTree:
 
     # Homes.
 
-    def _homes(self, tensor: str, face: int, batch: Batch) -> tuple[Choice, ...]:
+    def may_forward(self, tensor: str) -> bool:
+        """Whether a tensor may go from register to register, where a lane has room for it."""
+        return any(tensor in own for own in self.forwardable.values())
+
+    def homes(self, tensor: str, face: int, batch: Batch) -> tuple[Choice, ...]:
         """Where a tensor may live above the level that feeds the units, for each tile."""
         key = (
             "homes", tensor, face, self.roles.touched_by[tensor], self.key(batch.path),
@@ -423,9 +427,7 @@ class GroupTree:
             ways: list[list[Alternative]] = [[] for _ in batch.tiles]
             for faces in product(*(self.space.face_levels(t) for t in local)):
                 opened = [
-                    self._homes(t, face, batch)
-                    for t, face in zip(local, faces, strict=True)
-                    if face
+                    self.homes(t, face, batch) for t, face in zip(local, faces, strict=True) if face
                 ]
                 levels = {t: self.space.memories[f] for t, f in zip(local, faces, strict=True)}
                 columns = self._leaf_columns(counted, {**fixed, **levels})

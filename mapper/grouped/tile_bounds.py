@@ -1,17 +1,17 @@
 """Bounds on a structure at its tile sizes, before its choices are laid out.
 
-The room that what stays inside takes at least, what has to cross the outermost memory, and the
-least time of each Einsum on each unit: each the least over the tiles of the blocks' loops.
+The room that what stays inside takes at least, what has to move between memories and registers, and
+the least time of each Einsum on each unit: each the least over the tiles of the blocks' loops.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 
 import numpy as np
 
 from einfuse.mapper.machine.formula import Values
-from einfuse.mapper.nest.coordinates import Coordinates
 from einfuse.mapper.nest.loops import Loop
 from einfuse.mapper.nest.pieces import count_home
 from einfuse.mapper.nest.reuse import Traffic, Work
@@ -69,80 +69,176 @@ def _least_settled(tree: GroupTree, bunch: tuple[int, ...], batch: Batch) -> Num
             for rank in space.facts.ranks[tensor]:
                 words = words * tiles[rank]
             names = tree.roles.touched_by[tensor]
-            lanes = [np.prod([*space.lanes[unit].values()]) for unit in units_for(space, names)]
+            lanes = [_lanes(tree, unit) for unit in units_for(space, names)]
             fits = fits | (np.asarray(words) <= max(lanes, default=0))
         kept = tree.settled(tuple((tensor, None) for tensor in chain), batch)
         out += np.where(fits, 0.0, kept)
     return out
 
 
-def least_traffic(tree: GroupTree, spare_words: Values) -> Numbers:
-    """Return the columns of what has to cross the outermost memory, a tensor's best home each.
+def least_transfers(tree: GroupTree, spare_words: Mapping[str, Numbers]) -> Numbers:
+    """Return the least columns of what moves between memories and registers, at every point.
+
+    Of each tensor the best storage: from the outermost memory through the levels that have room for
+    it, and from the last of them to the registers, which hold a word in each lane. Each tensor has
+    its own best tiles of the blocks, so no mapping has less in any column.
 
     Args:
         tree: a structure at its tile sizes.
-        spare_words: the words that a home may take at most, at every point.
+        spare_words: the words that a tensor may take at most at each level, at every point.
     """
     out = tree.pieces.stack((tree.count,))
-    for tensor in (*tree.roles.outside, *tree.roles.through):
-        block = tree.block_local(tensor)
+    spare = tuple(words.tobytes() for words in spare_words.values())
+    for tensor, names in tree.roles.touched_by.items():
+        blocks = dict.fromkeys(_bunch_of(tree, name) for name in names)
         key = (
-            "traffic",
+            "transfers",
             tensor,
-            tree.roles.touched_by[tensor],
-            None if block is None else tree.structure.blocks[block],
-            None if block is None else tree.structure.inner[block],
+            names,
+            tensor in tree.roles.outside,
+            tuple((tree.structure.blocks[b], tree.structure.inner[b]) for b in blocks),
+            tree.faces.get(tensor),
+            tree.structure.exchange,
+            tensor in tree.roles.through,
+            tree.may_forward(tensor),
             tree.key(tree.top),
             tree.under_way(tensor),
-            np.asarray(spare_words).tobytes(),
+            spare,
         )
-        make = partial(_tensor_traffic, tree, tensor, block, spare_words)
+        make = partial(_tensor_transfers, tree, tensor, [*blocks], spare_words)
         out += tree.pieces.keep(key, make, tree.count)
     return out
 
 
-def _tensor_traffic(
-    tree: GroupTree, tensor: str, block: int | None, spare_words: Values
+def _tensor_transfers(
+    tree: GroupTree, tensor: str, blocks: list[int], spare_words: Mapping[str, Numbers]
 ) -> Numbers:
-    batches = [Batch(_NOTHING, tree.top)] if block is None else tree.batches(block)
-    return reduce(
-        np.minimum, (_least_crossing(tree, tensor, b, spare_words).min(axis=1) for b in batches)
-    )
+    if len(blocks) == 1:
+        found = [_in_batch(tree, tensor, batch, spare_words) for batch in tree.batches(blocks[0])]
+        return reduce(np.minimum, found)
+    feeds: dict[int, Numbers] = {}
+    for face in find_faces(tree, tensor):
+        feeds[face] = tree.pieces.stack((tree.count,))
+        for block in blocks:
+            names = [n for n in tree.roles.touched_by[tensor] if _bunch_of(tree, n) == block]
+            fed = [find_feed(tree, tensor, names, face, batch) for batch in tree.batches(block)]
+            feeds[face] += reduce(np.minimum, (columns.min(axis=1) for columns in fed))
+    top = Batch(_NOTHING, tree.top)
+    homes = [_homes(tree, tensor, face, top, spare_words)[:, 0] for face in feeds]
+    return reduce(np.minimum, map(np.add, homes, feeds.values()))
 
 
-def _least_crossing(tree: GroupTree, tensor: str, batch: Batch, spare_words: Values) -> Numbers:
-    """What a tensor's best home that has room, or the registers beneath, bring in or out.
+def _bunch_of(tree: GroupTree, name: str) -> int:
+    """The first block of those whose leaves stand under the same loops as an Einsum's."""
+    block = tree.block_of[name]
+    return next(bunch[0] for bunch in tree.forwardable if block in bunch)
 
-    Registers stand beneath all loops, and hold a word each.
+
+def _in_batch(
+    tree: GroupTree, tensor: str, batch: Batch, spare_words: Mapping[str, Numbers]
+) -> Numbers:
+    """The least columns of a tensor that blocks under the same loops touch, over some tiles."""
+    names = tree.roles.touched_by[tensor]
+    found = []
+    for face in find_faces(tree, tensor):
+        homes = _homes(tree, tensor, face, batch, spare_words)
+        found.append(homes + find_feed(tree, tensor, names, face, batch))
+    least = reduce(np.minimum, found)
+    if tree.may_forward(tensor):  # it needs no storage where each lane has a word of it at most
+        units = units_for(tree.space, names)
+        lanes = max((_lanes(tree, unit) for unit in units), default=0.0)
+        visited = tree.space.facts.visited(tensor, names)
+        words = np.asarray(visited.words(batch.path.tiles[-1], tree.sizes))
+        least = np.where(words <= lanes, 0.0, least)
+    return np.asarray(least.min(axis=1))
+
+
+def find_faces(tree: GroupTree, tensor: str) -> tuple[int, ...]:
+    """The levels that may feed the units with a tensor of a structure."""
+    if tensor not in tree.roles.outside:
+        return (tree.structure.exchange,)
+    face = tree.faces.get(tensor)
+    return tree.space.face_levels(tensor) if face is None else (face,)
+
+
+def _homes(
+    tree: GroupTree, tensor: str, face: int, batch: Batch, spare_words: Mapping[str, Numbers]
+) -> Numbers:
+    """The least columns of storages down to a level that have room: [row, tile, point]."""
+    shape = (batch.count, tree.count)
+    if tensor in tree.roles.inside or face == 0:
+        return tree.pieces.stack(shape)
+    if tensor in tree.roles.through:
+        return _without_rooms(tree, tree.exchanged(tensor, batch))
+    out = np.full((tree.pieces.height, *shape), np.inf)
+    for at, choice in enumerate(tree.homes(tensor, face, batch)):
+        for way in choice.alternatives:
+            fits = np.ones(tree.count, dtype=bool)
+            for level, words in spare_words.items():
+                fits &= way.columns[tree.pieces.rooms[level]] <= words * (1 + 1e-12)
+            np.minimum(out[:, at], np.where(fits, way.columns, np.inf), out=out[:, at])
+    return _without_rooms(tree, out)
+
+
+def _without_rooms(tree: GroupTree, columns: Numbers) -> Numbers:
+    """Columns without what is taken of levels: that is for `least_rooms` to say."""
+    out = columns.copy()
+    out[len(tree.pieces.rows) :] = 0.0
+    return out
+
+
+def find_feed(
+    tree: GroupTree, tensor: str, names: Sequence[str], face: int, batch: Batch
+) -> Numbers:
+    """The least columns of a tensor's words between a level and the registers of some Einsums.
+
+    Registers stand beneath all loops and hold a word of it in each lane. What has more words than
+    there are lanes passes through them in turns, so that nothing of it stays from one iteration to
+    the next.
     """
     space, path = tree.space, batch.path
-    depths = space.depths(tensor, path.ranks)
-    every = [space.facts.einsums[name] for name in tree.roles.touched_by[tensor]]
-    made = tree.made(tensor)
-    read = {o.visited for e in every for o in e.operands if o.tensor == tensor}
-    whole = tree.moved(tensor)
+    level = space.memories[face]
+    out = tree.pieces.stack((batch.count, tree.count))
+    if not tree.pieces.objective.prices(level):
+        return out
+    retention = space.constraints.retention
+    for name in names:
+        einsum = space.facts.einsums[name]
+        for accesses, made in ((einsum.operands, False), (einsum.outputs, True)):
+            for visited in {one.visited for one in accesses if one.tensor == tensor}:
+                words = visited.words(path.tiles[-1], tree.sizes)
+                held = _held_words(tree, name, visited.ranks, path)
+                turns = np.where(words > held, 2.0, 1.0)
+                part = Loop(min(visited.ranks), turns, False, 1) if visited.ranks else None
+                moved = count_home(
+                    path.loops, path.tiles[-1], visited, made, tree.sizes, retention, part
+                )
+                columns = tree.pieces.objective.access(level, moved.parent)
+                out += tree.pieces.stack((batch.count, tree.count), columns)
+    return out
 
-    def crossing(depth: int, visited: Coordinates, beneath: Loop | None = None) -> Numbers:
-        retention = space.constraints.retention
-        above, tiles = path.loops[:depth], path.tiles[depth]
-        moved = count_home(above, tiles, visited, made, tree.sizes, retention, beneath)
-        columns = tree.pieces.objective.access(space.memories[0], moved.parent)
-        return tree.pieces.stack((batch.count, tree.count), columns)
 
-    def registers(visited: Coordinates) -> Numbers:
-        # What has more words than there are lanes passes through the registers in turns.
-        words = visited.words(path.tiles[-1], tree.sizes)
-        turns = np.where(words > lanes, 2.0, 1.0)
-        part = Loop(min(visited.ranks), turns, False, 1) if visited.ranks else None
-        return crossing(len(path.loops), visited, part)
+def _held_words(tree: GroupTree, name: str, ranks: frozenset[str], path: Path) -> Values:
+    """The different words of what depends on some ranks that the lanes hold at most."""
+    space, tiles = tree.space, path.tiles[-1]
+    einsum = space.facts.einsums[name]
+    own = [rank for rank in space.legality.order if rank in einsum.ranks]
+    most: Values = 1.0
+    for unit in space.units_of[name]:
+        lanes = [float(np.floor(n)) for n in space.lanes[unit].values()]
+        for chosen in {
+            tuple(rank if rank in ranks else None for rank in spread)
+            for spread in space.spreads(name, unit, own)
+        }:
+            words: Values = 1.0
+            for rank, n in zip(chosen, lanes, strict=True):
+                words = words if rank is None else words * np.minimum(tiles[rank], n)
+            most = np.maximum(most, words)
+    return most
 
-    units = {unit for e in every for unit in space.units_of[e.name]}
-    lanes = max(np.prod([*space.lanes[unit].values()]) for unit in units)
-    found = [reduce(np.maximum, map(registers, {whole} if made else read))]
-    for depth in depths:
-        fits = tree.room(tensor, path, depth) <= spare_words
-        found.append(np.where(fits, crossing(depth, whole), np.inf))
-    return reduce(np.minimum, found)
+
+def _lanes(tree: GroupTree, unit: str) -> float:
+    return float(np.prod([*tree.space.lanes[unit].values()]))
 
 
 def least_times(tree: GroupTree) -> list[dict[str, Numbers]]:

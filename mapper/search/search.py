@@ -253,10 +253,14 @@ class _Search:
         """
         count = len(self.space.einsums)
         sizes = list(self.space.splits())
-        self.runs = runs_that_fit(self.pieces, self.find_runs(), sizes)
-        for some in dict.fromkeys((len(sizes) // 2, 0, len(sizes) - 1)):
+        some = [sizes[n] for n in dict.fromkeys((len(sizes) // 2, 0, len(sizes) - 1))]
+        for one in some:
             if not self.front.payloads:
-                self.seed(sizes[some])
+                self.seed(one, first=True)
+        self.runs = runs_that_fit(self.pieces, self.find_runs(), sizes)
+        for one in some:
+            if not self.front.payloads:
+                self.seed(one, first=False)
         self.sized = [Runs(s, bound_plan(self.pieces, s), count) for s in sizes]
         for number in range(len(self.sized)):
             self.plan(number)
@@ -285,43 +289,60 @@ class _Search:
         except TimeoutError:
             raise Interrupted from None
 
-    def seed(self, sizes: dict[str, int]) -> None:
-        """Find some mapping soon, one of the shortest runs, lest a large space leave nothing.
+    def seed(self, sizes: dict[str, int], *, first: bool) -> None:
+        """Find some mapping soon, of the shortest runs, lest a large space leave nothing.
 
-        First among few choices; where these leave none (constraints do that), among all.
+        Args:
+            sizes: the size of every rank.
+            first: whether only among few choices, before anything else is known of the runs. That
+                is little work, and is done whatever the time: a search ends with a mapping.
         """
-        names = self.space.einsums
-        sized = Runs(sizes, np.zeros(self.figures), len(names))
-        few = Pieces(with_few_choices(self.space, sizes), self.objective, self.expired)
+        few = with_few_choices(self.space, sizes)
+        tried = [Pieces(few, self.objective, self.expired), *(() if first else (self.pieces,))]
+        sized = Runs(sizes, np.zeros(self.figures), len(self.space.einsums))
         at = 0
-        while at < len(names):
-            run = next((run for run in self.runs if run[0] == at), None)
+        while at < sized.count:
+            longer = ((at, end) for end in range(at + 1, sized.count + 1))
+            fits = self.stands if first else self.runs.__contains__
+            run = next(filter(fits, longer), None)
             if run is None:
                 return
             at = run[1]
-            for pieces in (few, self.pieces):
-                sized.start(run, Family(names[slice(*run)], sizes, np.zeros((self.figures, 1))))
-                while sized.parts[run] and not sized.fronts[run].payloads:
-                    parts = tuple(sized.parts[run])
-                    step = Step(parts, sized.fronts[run], _TRIES, self.seconds_left())
-                    outcome = take(pieces, step)
-                    self.tally.add(outcome.tally)
-                    sized.end(run, parts, outcome)
-                    if not outcome.ended:
-                        raise Interrupted
-                if sized.fronts[run].payloads:
-                    break
-            if not sized.fronts[run].payloads:
+            left = None if first else self.seconds_left()
+            if not any(self.find(pieces, sized, run, left) for pieces in tried):
                 return
         self.gather(sized)
+
+    def find(self, pieces: Pieces, sized: Runs, run: Run, seconds: float | None) -> bool:
+        """Work on a run until something is found in it; return whether there is anything."""
+        until = None if seconds is None else monotonic() + seconds
+        names = self.space.einsums[slice(*run)]
+        sized.start(run, Family(names, sized.sizes, np.zeros((self.figures, 1))))
+        while sized.parts[run] and not sized.fronts[run].payloads:
+            parts = tuple(sized.parts[run])
+            left = None if until is None else until - monotonic()
+            outcome = take(pieces, Step(parts, sized.fronts[run], _TRIES, left))
+            self.tally.add(outcome.tally)
+            sized.end(run, parts, outcome)
+            if not outcome.ended:
+                raise Interrupted
+        return bool(sized.fronts[run].payloads)
 
     # What to do next.
 
     def find_runs(self) -> list[Run]:
         """The runs that may stand in one group, in order."""
-        names = self.space.einsums
-        every = combinations(range(len(names) + 1), 2)
-        return [run for run in every if any(self.space.structures(names[slice(*run)]))]
+        found: list[Run] = []
+        for run in combinations(range(len(self.space.einsums) + 1), 2):
+            if self.expired():
+                raise Interrupted
+            if self.stands(run):
+                found.append(run)
+        return found
+
+    def stands(self, run: Run) -> bool:
+        """Whether the Einsums of a run may stand in one group."""
+        return any(self.space.structures(self.space.einsums[slice(*run)]))
 
     def bound_runs(self, sized: Runs) -> None:
         """Bound every run at some sizes, roughly."""

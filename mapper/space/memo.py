@@ -9,6 +9,7 @@ import numpy as np
 
 from einfuse.mapper.machine.formula import Values
 
+from .choices import Interrupted
 from .objective import Numbers, Objective
 from .space import MapSpace
 
@@ -37,8 +38,13 @@ class Pieces:
             key: what it depends on.
             make: makes it.
             numbers: about how many it holds.
+
+        Raises:
+            Interrupted: it would have to be made, and the time is up.
         """
         if key not in self._kept:
+            if self.expired():
+                raise Interrupted
             found = make()
             if self._numbers > _KEPT_NUMBERS:
                 self._kept.clear()

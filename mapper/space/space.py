@@ -146,9 +146,14 @@ class MapSpace:
                 for unit in architecture.units
             },
         )
-        check_constraints(self)
-        put(self, "relations", parse_relations(self))
-        put(self, "units_of", {name: find_units(self, name) for name in self.facts.einsums})
+        given, known_facts = self.constraints, self.facts
+        check_constraints(given, known_facts, architecture, self.batch)
+        put(self, "relations", parse_relations(given, known_facts, self.values))
+        units_of = {
+            name: find_units(given, known_facts, architecture, self.lanes, name)
+            for name in known_facts.einsums
+        }
+        put(self, "units_of", units_of)
 
     @property
     def pipelined(self) -> frozenset[str]:
@@ -553,7 +558,10 @@ class MapSpace:
 
 
 def with_few_choices(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
-    """Return a small part of a space: two tiles for each rank, nothing forwarded or repeated.
+    """Return a small part of a space.
+
+    It has two tiles for each rank and an innermost loop for each Einsum, over its largest rank;
+    nothing is forwarded or repeated.
 
     Args:
         space: what its constraints say otherwise holds there too.
@@ -564,5 +572,16 @@ def with_few_choices(space: MapSpace, sizes: Mapping[str, int]) -> MapSpace:
         every = space.tiles(rank, size)
         medium = max((tile for tile in every if tile <= _MEDIUM), default=every[-1])
         tiles[rank] = tuple(dict.fromkeys((medium, every[-1])))
-    changed = {"tiles": tiles, "repeat": (), "forward": ()}
+    given = space.constraints
+    innermost = {
+        name: max(sorted(einsum.ranks), key=sizes.__getitem__)
+        for name, einsum in space.facts.einsums.items()
+        if einsum.ranks and name not in given.parallel
+    }
+    changed = {
+        "tiles": tiles,
+        "repeat": (),
+        "forward": (),
+        "innermost": {**innermost, **given.innermost},
+    }
     return replace(space, constraints=space.constraints.model_copy(update=changed))
