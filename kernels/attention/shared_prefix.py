@@ -27,12 +27,20 @@ from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.options import Options
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel, Traits, find_kernel
-from einfuse.kernels.calls.tiles import LOG2_E, head_arguments, loop_tile, strides
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
 from einfuse.kernels.errors import KernelError
 
 from .one_pass_backward import plan_backward as plan_backward_of_part
-from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
+from .online import (
+    absorb,
+    find_head,
+    find_tile,
+    finish_softmax,
+    load_tile,
+    start_softmax,
+    store_tile,
+)
 
 _NAME = "shared-prefix"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -264,33 +272,14 @@ def plan_forward(
     ``problem`` has the queries ``[B, H, R P, E]`` of all responses, ``tokens`` (P) each, and the
     keys and values of the prefixes; ``k [B, G, R P, E]`` and ``v`` are those of the responses.
     """
-    row = kernel.configuration("forward", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    launch = Launch(
-        function=forward_kernel,
-        grid=(triton.cdiv(problem.queries, tiles["block_p"]) * problem.batch * problem.heads,),
-        arguments={
-            "q_ptr": problem.q,
-            "k_ptr": k,
-            "v_ptr": v,
-            "prefix_k_ptr": problem.k,
-            "prefix_v_ptr": problem.v,
-            "lengths_ptr": lengths,
-            "out_ptr": out,
-            "lse_ptr": lse,
-            **strides(q=problem.q, k=k, v=v, out=out),
-            **strides(prefix_k=problem.k, prefix_v=problem.v),
-            "queries": problem.queries,
-            "tokens": tokens,
-            "keys": problem.keys,
-            "heads": problem.heads,
-            "scale_log2": problem.options.scale * LOG2_E,
-            **head_arguments(problem),
-            **tiles,
-        },
-        options=row.options,
-        tile=loop_tile(problem, tiles),
-    )
+    launch = attention_launch(
+        forward_kernel, kernel, "forward", problem, architecture,
+        {"out": out, "k": k, "v": v, "prefix_k": problem.k, "prefix_v": problem.v},
+        lse_ptr=lse,
+        lengths_ptr=lengths,
+        tokens=tokens,
+        scale_log2=problem.options.scale * LOG2_E,
+    )  # fmt: skip
     return (launch,)
 
 
@@ -315,70 +304,41 @@ def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
 
 @triton.jit
 def forward_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    prefix_k_ptr: tl.tensor,
-    prefix_v_ptr: tl.tensor,
+    q_at: Rows, k_at: Rows, v_at: Rows, prefix_k_at: Rows, prefix_v_at: Rows,
     lengths_ptr: tl.tensor,  # [batch, responses] or None
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    prefix_k_batch: tl.tensor,
-    prefix_k_head: tl.tensor,
-    prefix_k_row: tl.tensor,
-    prefix_v_batch: tl.tensor,
-    prefix_v_head: tl.tensor,
-    prefix_v_row: tl.tensor,
+    out_at: Rows, lse_ptr: tl.tensor,
     queries: tl.tensor,  # responses * tokens
     tokens: tl.tensor,
     keys: tl.tensor,  # of the prefix
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale_log2: tl.tensor,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
+    heads: tl.tensor, group: tl.tensor, scale_log2: tl.tensor,
+    head_e: tl.constexpr, head_f: tl.constexpr, block_e: tl.constexpr, block_f: tl.constexpr,
+    block_p: tl.constexpr, block_m: tl.constexpr, accumulator: tl.constexpr,
+) -> None:  # fmt: skip
     """Attend ``block_p`` tokens on the line of one prompt's responses, for one head."""
-    tiles = tl.cdiv(queries, block_p)
-    first = tl.program_id(0) % tiles * block_p
-    batch = (tl.program_id(0) // tiles // heads).to(tl.int64)
-    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head // group * v_head
-    prefix_k_ptr += batch * prefix_k_batch + head // group * prefix_k_head
-    prefix_v_ptr += batch * prefix_v_batch + head // group * prefix_v_head
-    out_ptr += batch * out_batch + head * out_head
+    first, batch, head = find_tile(queries, heads, False, block_p)
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
+    v_ptr = find_head(v_at, batch, head // group)
+    prefix_k_ptr = find_head(prefix_k_at, batch, head // group)
+    prefix_v_ptr = find_head(prefix_v_at, batch, head // group)
+    out_ptr = find_head(out_at, batch, head)
     lse_ptr += (batch * heads + head) * queries
     if lengths_ptr is not None:
         lengths_ptr += batch * (queries // tokens)
 
     row = first + tl.arange(0, block_p)
     exists = _exists(row, lengths_ptr, queries, tokens)
-    q = _load_existing(q_ptr, row, exists, q_row, block_e, head_e)  # [p, e]
+    q = _load_existing(q_ptr, row, exists, q_at.row, block_e, head_e)  # [p, e]
     acc, total, peak = start_softmax(block_p, block_f, accumulator)
     full = keys // block_m * block_m
     for masked in tl.static_range(2):
         for start in range(full if masked else 0, keys if masked else full, block_m):
-            k = load_tile(prefix_k_ptr, start, keys, prefix_k_row, block_m, block_e, head_e, masked)
-            v = load_tile(prefix_v_ptr, start, keys, prefix_v_row, block_m, block_f, head_f, masked)
+            k = load_tile(
+                prefix_k_ptr, start, keys, prefix_k_at.row, block_m, block_e, head_e, masked
+            )
+            v = load_tile(
+                prefix_v_ptr, start, keys, prefix_v_at.row, block_m, block_f, head_f, masked
+            )
             scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
             if masked:
                 key = start + tl.arange(0, block_m)
@@ -388,8 +348,8 @@ def forward_kernel(
     for start in range(first // tokens * tokens, tl.minimum(first + block_p, queries), block_m):
         key = start + tl.arange(0, block_m)
         present = _exists(key, lengths_ptr, queries, tokens)
-        k = _load_existing(k_ptr, key, present, k_row, block_e, head_e)  # [m, e]
-        v = _load_existing(v_ptr, key, present, v_row, block_f, head_f)  # [m, f]
+        k = _load_existing(k_ptr, key, present, k_at.row, block_e, head_e)  # [m, e]
+        v = _load_existing(v_ptr, key, present, v_at.row, block_f, head_f)  # [m, f]
         scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
         visible = (key[None, :] <= row[:, None]) & (key // tokens == (row // tokens)[:, None])
         scores = tl.where(visible, scores, float("-inf"))
@@ -397,13 +357,13 @@ def forward_kernel(
 
     out, log_sum = finish_softmax(acc, tl.where(exists, total, 0.0), peak)
     tl.store(lse_ptr + row, log_sum, mask=row < queries)
-    store_tile(out_ptr, out, first, queries, out_row, block_p, block_f, head_f)
+    store_tile(out_ptr, out, first, queries, out_at.row, block_p, block_f, head_f)
 
 
 @triton.jit
 def _exists(
-    row: tl.tensor, lengths_ptr: tl.tensor, queries: tl.tensor, tokens: tl.tensor
-) -> tl.tensor:
+    row: tl.tensor, lengths_ptr: tl.tensor, queries: tl.tensor, tokens: tl.tensor,
+) -> tl.tensor:  # fmt: skip
     """Whether rows of the line are tokens of a response."""
     exists = row < queries
     if lengths_ptr is not None:
@@ -414,13 +374,9 @@ def _exists(
 
 @triton.jit
 def _load_existing(
-    pointer: tl.tensor,
-    row: tl.tensor,
-    exists: tl.tensor,
-    stride: tl.tensor,
-    columns: tl.constexpr,
+    pointer: tl.tensor, row: tl.tensor, exists: tl.tensor, stride: tl.tensor, columns: tl.constexpr,
     width: tl.constexpr,
-) -> tl.tensor:
+) -> tl.tensor:  # fmt: skip
     """Load rows of the line, zero where there is none."""
     column = tl.arange(0, columns)
     return tl.load(

@@ -12,6 +12,7 @@ from einfuse.kernels.calls.options import Options
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.reference import attend_plainly
 from einfuse.kernels.calls.registry import Traits
+from einfuse.kernels.calls.tiles import Rows, rows
 from einfuse.kernels.errors import KernelError
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -94,14 +95,9 @@ class CacheProblem:
             features=frozenset(name for name, asked in features.items() if asked),
         )
 
-    def strides(self) -> dict[str, int]:
-        """Name the strides of the cache as the kernels' parameters do; a page is a batch."""
-        head, row = (1, 2) if self.page_table is None else (2, 1)
-        return {
-            f"{name}_{part}": tensor.stride(dimension)
-            for name, tensor in (("k", self.k), ("v", self.v))
-            for part, dimension in (("batch", 0), ("head", head), ("row", row))
-        }
+    def find_rows(self, cache: Tensor) -> Rows:
+        """Return the keys or values as kernels take them; a page is a batch."""
+        return rows(cache if self.page_table is None else cache.transpose(1, 2))
 
 
 def check_cache_problem(problem: CacheProblem, read_values: bool = True) -> None:
