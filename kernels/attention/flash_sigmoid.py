@@ -175,12 +175,12 @@ def backward_kv_kernel(
         begin = tl.maximum(first - (keys - queries), 0) // block_p * block_p
     for member in range(0, group):
         head = key_head * group + member
-        q_at = find_head(q_at, batch, head)
-        grad_out_at = find_head(grad_out_at, batch, head)
+        q_ptr = find_head(q_at, batch, head)
+        grad_out_ptr = find_head(grad_out_at, batch, head)
         for start in range(begin, queries, block_p):
-            q = load_tile(q_at, start, queries, q_at.row, block_p, block_e, head_e, True)
+            q = load_tile(q_ptr, start, queries, q_at.row, block_p, block_e, head_e, True)
             grad_out = load_tile(
-                grad_out_at, start, queries, grad_out_at.row, block_p, block_f, head_f, True
+                grad_out_ptr, start, queries, grad_out_at.row, block_p, block_f, head_f, True
             )
             scores = tl.dot(k, tl.trans(q), out_dtype=accumulator, input_precision="ieee")  # [m, p]
             weights = sigmoid(scores * slope + intercept, method)

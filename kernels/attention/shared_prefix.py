@@ -22,11 +22,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from einfuse.kernels.calls.architecture import find_architecture
 from einfuse.kernels.calls.arguments import check_tensors, check_values
-from einfuse.kernels.calls.fallback import find_or_fall_back
 from einfuse.kernels.calls.launch import Launch
-from einfuse.kernels.calls.options import Options
-from einfuse.kernels.calls.problem import Problem
-from einfuse.kernels.calls.registry import Kernel, Traits, find_kernel
+from einfuse.kernels.calls.problem import Options, Problem
+from einfuse.kernels.calls.registry import Kernel, Traits, find_kernel, find_or_fall_back
 from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
 from einfuse.kernels.errors import KernelError

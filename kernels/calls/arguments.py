@@ -14,8 +14,7 @@ from torch import Tensor
 from einfuse.einsum import closest
 from einfuse.kernels.errors import KernelError
 
-from .options import SIMILARITIES, Options
-from .problem import Problem
+from .problem import SIMILARITIES, Options, Problem
 
 _TENSOR = (Tensor, "a tensor")
 _NUMBER = (int, float)

@@ -12,9 +12,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .arguments import check_problem
 from .autotuning import tuned
-from .options import Options
 from .pairs import count_pairs
-from .problem import Problem
+from .problem import Options, Problem
 from .registry import Kernel, Traits, choose_kernel, kernels
 
 

@@ -16,7 +16,7 @@ from .problem import Problem
 def attend_exactly(problem: Problem) -> tuple[Tensor, Tensor]:
     """Return the output and the log-sum-exp in float64.
 
-    >>> from einfuse.kernels.calls.options import Options
+    >>> from einfuse.kernels.calls.problem import Options
     >>> q = torch.zeros(1, 1, 1, 2); k = torch.zeros(1, 1, 4, 2); v = torch.eye(4)[None, None]
     >>> out, lse = attend_exactly(Problem(q, k, v, Options(scale=1.0)))
     >>> out.flatten().tolist(), round(lse.item(), 4)
@@ -68,7 +68,7 @@ def attend_by_cascade(problem: Problem, cascade: str, **sizes: int) -> Tensor:
     ``AV [F, P]``; the scale is folded into Q. ``sizes`` are those of ranks that the tensors leave
     open, such as the tile ``M0``. Masks are the cascade's own: the options' are not applied.
 
-    >>> from einfuse.kernels.calls.options import Options
+    >>> from einfuse.kernels.calls.problem import Options
     >>> q = k = torch.zeros(1, 1, 4, 2); v = torch.eye(4)[None, None]
     >>> problem = Problem(q, k, v, Options(scale=1.0))
     >>> attend_by_cascade(problem, "attention/1-pass", M0=2)[0, 0, 0].tolist()

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from einfuse.kernels.calls.options import Options
-from einfuse.kernels.calls.problem import Problem
+from einfuse.kernels.calls.problem import Options, Problem
 from einfuse.kernels.calls.reference import attend_plainly
 from einfuse.kernels.calls.registry import Traits
 from einfuse.kernels.calls.tiles import Rows, rows

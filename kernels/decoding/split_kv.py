@@ -23,10 +23,9 @@ from einfuse.kernels.attention.online import finish_softmax, start_softmax
 from einfuse.kernels.calls.architecture import find_architecture
 from einfuse.kernels.calls.arguments import check_tensors, check_values
 from einfuse.kernels.calls.autotuning import tuned
-from einfuse.kernels.calls.fallback import find_or_fall_back
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
-from einfuse.kernels.calls.registry import Kernel, find_kernel, kernels
+from einfuse.kernels.calls.registry import Kernel, find_kernel, find_or_fall_back, kernels
 from einfuse.kernels.calls.tiles import LOG2_E, Rows, accumulator, padded, rows
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
 from einfuse.kernels.errors import KernelError

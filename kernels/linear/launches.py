@@ -10,13 +10,12 @@ import torch
 import triton
 from torch import Tensor
 
-from einfuse.kernels.calls.configuration import Configuration
 from einfuse.kernels.calls.launch import Launch
-from einfuse.kernels.calls.registry import Kernel
+from einfuse.kernels.calls.registry import Configuration, Kernel
 from einfuse.kernels.calls.tiles import accumulator, padded, rows
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
 
-from .device import grad_state_kernel, gradient_kernel, output_kernel, state_kernel
+from .chunks import grad_state_kernel, gradient_kernel, output_kernel, state_kernel
 from .recurrence import RecurrenceProblem
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from einfuse.kernels.calls.architecture import find_architecture
 from einfuse.kernels.calls.arguments import check_tensors, check_values
-from einfuse.kernels.calls.fallback import find_or_fall_back
+from einfuse.kernels.calls.registry import find_or_fall_back
 
 from .recurrence import RecurrenceProblem, attend_linearly, check_recurrence
 

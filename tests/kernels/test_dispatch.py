@@ -14,16 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from einfuse.kernels.calls.dispatch import attention, attention_with_lse  # noqa: E402
 from einfuse.kernels.calls.operators import attention_operator  # noqa: E402
-from einfuse.kernels.calls.options import Options  # noqa: E402
 from einfuse.kernels.calls.pairs import count_pairs, visible  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
 from einfuse.kernels.calls.reference import (  # noqa: E402
     attend_by_cascade,
     attend_exactly,
     attend_plainly,
     differentiate_plainly,
 )
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 OPTIONS: list[dict[str, Any]] = [
     {},
