@@ -10,7 +10,7 @@ Source: Liu et al., Prefix Grouper (2025).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +18,23 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from einfuse.kernels.calls.architecture import find_architecture
-from einfuse.kernels.calls.arguments import check_tensors, check_values
+from einfuse.kernels.calls.arguments import (
+    check_key_heads,
+    check_operands,
+    check_scale,
+    check_tensors,
+    check_values,
+)
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Options, Problem
+from einfuse.kernels.calls.register import (
+    empty_results,
+    pull_back,
+    register_operator,
+    with_contiguous_rows,
+)
 from einfuse.kernels.calls.registry import Kernel, Traits, find_kernel, find_or_fall_back
 from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
@@ -41,7 +52,6 @@ from .online import (
 )
 
 _NAME = "shared-prefix"
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def shared_prefix_attention(
@@ -71,8 +81,7 @@ def shared_prefix_attention(
     return out, lse
 
 
-@torch.library.custom_op("einfuse::shared_prefix", mutates_args=())
-def _attend(
+def _forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -85,7 +94,7 @@ def _attend(
     prefix = _prefix_part(q, prefix_k, prefix_v, scale)
     architecture = find_architecture(q.device)
     kernel = find_or_fall_back(_NAME, _traits(prefix, architecture))
-    out, lse = _empty_outputs(q, v)
+    out, lse = empty_results(q, v)
     if kernel is None:
         plain = attend_with_prefix(q, k, v, prefix_k, prefix_v, lengths, scale, lse.dtype)
         return out.copy_(plain[0]), lse.copy_(plain[1])
@@ -98,13 +107,11 @@ def _attend(
     return out, lse
 
 
-@_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(q, v)
+def _empty_outputs(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return empty_results(q, v)
 
 
-@torch.library.custom_op("einfuse::shared_prefix_backward", mutates_args=())
-def _differentiate(
+def _backward(
     grad_out: Tensor,
     grad_lse: Tensor,
     out: Tensor,
@@ -148,12 +155,10 @@ def _differentiate(
     return grads[0], grads[1], grads[2], grads[3], grads[4]
 
 
-@_differentiate.register_fake
-def _(
+def _empty_gradients(
     grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor, *inputs: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:5])
-    return grads[0], grads[1], grads[2], grads[3], grads[4]
+) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:5])
 
 
 def _differentiate_plainly(
@@ -167,59 +172,44 @@ def _differentiate_plainly(
     lengths: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    tensors, exact = (q, k, v, prefix_k, prefix_v), grad_lse.dtype
+    exact = grad_lse.dtype
 
     def compute(*wide: Tensor) -> tuple[Tensor, Tensor]:
         return attend_with_prefix(
             wide[0], wide[1], wide[2], wide[3], wide[4], lengths, scale, exact
         )
 
-    # torch.func works inside an operator, where autograd itself records nothing.
-    pull_back = torch.func.vjp(compute, *(t.detach().to(exact) for t in tensors))[1]
-    found = pull_back((grad_out.to(exact), grad_lse))
-    grads = [grad.to(t.dtype).contiguous() for grad, t in zip(found, tensors, strict=True)]
-    return grads[0], grads[1], grads[2], grads[3], grads[4]
+    found = pull_back(compute, (q, k, v, prefix_k, prefix_v), (grad_out, grad_lse), exact)
+    return found[0], found[1], found[2], found[3], found[4]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*output, *tensors)
-
-
-def _backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _differentiate(grad_out, grad_lse, *ctx.saved_tensors, ctx.scale)
-    return (*grads, None, None)
-
-
-_attend.register_autograd(_backward, setup_context=_setup_context)
-
-
-@register_flop_formula(torch.ops.einfuse.shared_prefix)
-def _count_forward(
-    q: Sequence[int],
-    k: Sequence[int],
-    v: Sequence[int],
-    prefix_k: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
+def _count(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, *_: Any) -> int:
     """Two operations per multiply-add of the scores that exist, as if responses were full."""
-    return 2 * _count_pairs(q, prefix_k) * (q[4] + v[4])
+    return 2 * _count_pairs(q, prefix_k) * (q.shape[4] + v.shape[4])
 
 
-@register_flop_formula(torch.ops.einfuse.shared_prefix_backward)
 def _count_backward(
-    grad_out: Sequence[int], grad_lse: Sequence[int], out: Sequence[int], lse: Sequence[int],
-    q: Sequence[int], k: Sequence[int], v: Sequence[int], prefix_k: Sequence[int],
-    *_: Any, **__: Any,
+    grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor,
+    prefix_k: Tensor, *_: Any,
 ) -> int:  # fmt: skip
     # Over E: the scores again, dQ and dK; over F: the gradient of the weights and dV.
-    return 2 * _count_pairs(q, prefix_k) * (3 * q[4] + 2 * v[4])
+    return 2 * _count_pairs(q, prefix_k) * (3 * q.shape[4] + 2 * v.shape[4])
 
 
-def _count_pairs(q: Sequence[int], prefix_k: Sequence[int]) -> int:
-    *outer, tokens, _ = q
-    return math.prod(outer) * (tokens * prefix_k[2] + tokens * (tokens + 1) // 2)
+def _count_pairs(q: Tensor, prefix_k: Tensor) -> int:
+    *outer, tokens, _ = q.shape
+    return math.prod(outer) * (tokens * prefix_k.shape[2] + tokens * (tokens + 1) // 2)
+
+
+_attend = register_operator(
+    "shared_prefix",
+    _forward,
+    empty_outputs=_empty_outputs,
+    count=_count,
+    backward=_backward,
+    empty_gradients=_empty_gradients,
+    count_backward=_count_backward,
+)
 
 
 def attend_with_prefix(
@@ -386,7 +376,7 @@ def _load_existing(
 
 def _prefix_part(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, scale: float) -> Problem:
     """All tokens of all responses against the prefixes."""
-    k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (prefix_k, prefix_v))
+    k, v = (with_contiguous_rows(t) for t in (prefix_k, prefix_v))
     return Problem(_on_a_line(q), k, v, Options(scale=scale))
 
 
@@ -397,24 +387,18 @@ def _traits(prefix: Problem, architecture: str) -> Traits:
 
 def _on_a_line(tensor: Tensor) -> Tensor:
     """[B, H, R, P, E] as [B, H, R P, E] with contiguous rows."""
-    line = tensor.flatten(2, 3)
-    return line if line.stride(-1) == 1 else line.contiguous()
+    return with_contiguous_rows(tensor.flatten(2, 3))
 
 
 def _responses(tensor: Tensor) -> Tensor:
     """[B, H, R, P, ...] as [R, B H, P, ...]: a batch of responses with the heads of all prompts."""
-    rows = tensor if tensor.dim() == 4 or tensor.stride(-1) == 1 else tensor.contiguous()
+    rows = tensor if tensor.dim() == 4 else with_contiguous_rows(tensor)
     return rows.flatten(0, 1).transpose(0, 1)
 
 
 def _missing(lengths: Tensor, tokens: int) -> Tensor:
     """Which tokens [B, R, P] do not exist."""
     return torch.arange(tokens, device=lengths.device) >= lengths[..., None]
-
-
-def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=exact)
 
 
 def _check(
@@ -427,23 +411,13 @@ def _check(
     scale: float,
 ) -> None:
     own, of_prefix = "[B, {}, R, P, {}]", "[B, G, M, {}]"
-    for name, tensor, ranks in (
+    check_operands(
         ("q", q, own.format("H", "E")),
         ("k", k, own.format("G", "E")),
         ("v", v, own.format("G", "F")),
         ("prefix_k", prefix_k, of_prefix.format("E")),
         ("prefix_v", prefix_v, of_prefix.format("F")),
-    ):
-        if tensor.dim() != ranks.count(",") + 1 or tensor.numel() == 0:
-            raise KernelError(
-                f"{name}: expected {ranks} without an empty dimension, found {list(tensor.shape)}"
-            )
-        if tensor.dtype not in _DTYPES or tensor.dtype != q.dtype:
-            raise KernelError(
-                f"{name}: expected float16, bfloat16 or float32, as q, found {tensor.dtype}"
-            )
-        if tensor.device != q.device:
-            raise KernelError(f"{name}: expected it on {q.device} as q, found {tensor.device}")
+    )
     batch, heads, responses, tokens, size = q.shape
     key_heads, keys, value_size = k.shape[1], prefix_k.shape[2], v.shape[4]
     for name, tensor, shape in (
@@ -454,14 +428,10 @@ def _check(
     ):
         if tuple(tensor.shape) != shape:
             raise KernelError(f"{name}: expected {list(shape)}, found {list(tensor.shape)}")
-    if heads % key_heads:
-        raise KernelError(
-            f"k: expected a number of heads that divides the {heads} of q, found {key_heads}"
-        )
+    check_key_heads(heads, key_heads)
     if lengths is not None:
         _check_lengths(lengths, batch, responses, tokens, q.device)
-    if not (math.isfinite(scale) and scale > 0):
-        raise KernelError(f"scale: expected a positive finite number, found {scale}")
+    check_scale(scale)
 
 
 def _check_lengths(

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from einfuse.kernels.attention.online import finish_softmax, start_softmax
 from einfuse.kernels.calls.architecture import find_architecture
@@ -25,6 +24,7 @@ from einfuse.kernels.calls.arguments import check_tensors, check_values
 from einfuse.kernels.calls.autotuning import tuned
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
+from einfuse.kernels.calls.register import empty_results, register_operator, with_contiguous_rows
 from einfuse.kernels.calls.registry import Kernel, find_kernel, find_or_fall_back, kernels
 from einfuse.kernels.calls.tiles import LOG2_E, Rows, accumulator, padded, rows
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
@@ -80,8 +80,7 @@ def decode_attention(
     return out, lse
 
 
-@torch.library.custom_op("einfuse::decode", mutates_args=())
-def _decode(
+def _forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -93,13 +92,13 @@ def _decode(
     kernel: str,
     validate: bool,
 ) -> tuple[Tensor, Tensor]:
-    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    q, k, v = (with_contiguous_rows(t) for t in (q, k, v))
     problem = CacheProblem(q, k, v, scale, causal, lengths, page_table)
     check_cache_problem(problem, read_values=validate)
     architecture = find_architecture(q.device)
     _check_kernel(kernel or _NAME)
     found = find_or_fall_back(kernel or _NAME, problem.traits(architecture), asked=bool(kernel))
-    out, lse = _empty_outputs(q, v)
+    out, lse = empty_results(q, v)
     if found is None:
         plain_out, plain_lse = attend_cache(problem, lse.dtype)
         return out.copy_(plain_out), lse.copy_(plain_lse)
@@ -123,29 +122,19 @@ def _check_kernel(name: str) -> None:
         raise KernelError(f"kernel: expected one of {', '.join(names)}, found '{name}'")
 
 
-@_decode.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *options: object) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(q, v)
+def _empty_outputs(q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return empty_results(q, v)
 
 
-@register_flop_formula(torch.ops.einfuse.decode)
 def _count(
-    q: Sequence[int],
-    k: Sequence[int],
-    v: Sequence[int],
-    lengths: Sequence[int] | None = None,
-    page_table: Sequence[int] | None = None,
-    *_: object,
-    **__: object,
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, page_table: Tensor | None, *_: object
 ) -> int:
     """Two operations per multiply-add, as if every cache were full."""
-    capacity = k[2] if page_table is None else page_table[1] * k[1]
-    return 2 * math.prod(q[:3]) * capacity * (q[3] + v[3])
+    capacity = k.shape[2] if page_table is None else page_table.shape[1] * k.shape[1]
+    return 2 * math.prod(q.shape[:3]) * capacity * (q.shape[3] + v.shape[3])
 
 
-def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=exact)
+_decode = register_operator("decode", _forward, empty_outputs=_empty_outputs, count=_count)
 
 
 def plan_forward(
@@ -222,7 +211,7 @@ def plan_cache(
 def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
     """Yield the launches of every shipped configuration: caches contiguous and paged."""
     for label, problem in example_problems(kernel, architecture):
-        out, lse = _empty_outputs(problem.q, problem.v)
+        out, lse = empty_results(problem.q, problem.v)
         for launch in plan_cache(kernel, problem, out, lse, architecture, splits=4):
             yield Example(f"{launch.function.__name__} {label}", launch)
 

@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from einfuse.kernels.calls.launch import Launch
+from einfuse.kernels.calls.register import with_contiguous_rows
 from einfuse.kernels.calls.registry import Configuration, Kernel
 from einfuse.kernels.calls.tiles import accumulator, padded, rows
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
@@ -52,7 +53,7 @@ def plan_backward(
     chunk = dict(row.tiles)["block_n"]
     output_row = kernel.configuration("output", architecture, **problem.sizes)
     output_row = replace(output_row, tiles=(*output_row.tiles, ("block_n", chunk)))
-    grad_out = grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous()
+    grad_out = with_contiguous_rows(grad_out)
     final = grad_initial.new_empty(grad_initial.shape)
     carry, states = _plan_states(kernel, problem, final, architecture, chunk)
     carry_back, grad_states = _plan_grad_states(

@@ -6,16 +6,14 @@ Sources: Qin et al., Lightning Attention-2 (2024); Dao and Gu, Mamba-2 (ICML 202
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from einfuse.kernels.calls.architecture import find_architecture
 from einfuse.kernels.calls.arguments import check_tensors, check_values
+from einfuse.kernels.calls.register import pull_back, register_operator, with_contiguous_rows
 from einfuse.kernels.calls.registry import find_or_fall_back
 
 from .recurrence import RecurrenceProblem, attend_linearly, check_recurrence
@@ -49,8 +47,7 @@ def linear_attention(
     return out, state
 
 
-@torch.library.custom_op("einfuse::linear_attention", mutates_args=())
-def _attend(
+def _forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -60,7 +57,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     problem = _problem(q, k, v, log_decay, initial_state, scale)
     check_recurrence(problem)
-    out, state = _empty_outputs(v, log_decay, q)
+    out, state = _empty_outputs(q, k, v, log_decay)
     architecture = find_architecture(q.device)
     kernel = find_or_fall_back(_NAME, problem.traits(architecture))
     if kernel is None:
@@ -71,21 +68,22 @@ def _attend(
     return out, state
 
 
-@_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(v, log_decay, q)
+def _empty_outputs(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    state = (*v.shape[:2], q.shape[-1], v.shape[-1])
+    return v.new_empty(v.shape), log_decay.new_empty(state)
 
 
-@torch.library.custom_op("einfuse::linear_attention_backward", mutates_args=())
-def _differentiate(
+def _backward(
     grad_out: Tensor,
     grad_state: Tensor,
+    state: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     log_decay: Tensor,
     initial_state: Tensor | None,
-    state: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     problem = _problem(q, k, v, log_decay, initial_state, scale)
@@ -114,14 +112,11 @@ def _differentiate(
     return grad_q, grad_k, grad_v, grad_decay, grad_initial
 
 
-@_differentiate.register_fake
-def _(
-    grad_out: Tensor, grad_state: Tensor, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor,
-    initial_state: Tensor | None, state: Tensor, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    shapes = ((q, q.shape), (k, k.shape), (v, v.shape), (log_decay, log_decay.shape))
-    grads = tuple(tensor.new_empty(shape) for tensor, shape in (*shapes, (state, state.shape)))
-    return grads[0], grads[1], grads[2], grads[3], grads[4]
+def _empty_gradients(
+    grad_out: Tensor, grad_state: Tensor, state: Tensor, q: Tensor, k: Tensor, v: Tensor,
+    log_decay: Tensor, *_: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (q, k, v, log_decay, state))
 
 
 def _differentiate_plainly(
@@ -134,49 +129,34 @@ def _differentiate_plainly(
         again = RecurrenceProblem(wide[0], wide[1], wide[2], wide[3], problem.scale, wide[4])
         return attend_linearly(again, state.dtype)
 
-    # torch.func works inside an operator, where autograd itself records nothing.
-    pull_back = torch.func.vjp(compute, *(t.detach().to(state.dtype) for t in tensors))[1]
-    found = pull_back((grad_out.to(state.dtype), grad_state))
-    grads = [grad.to(t.dtype).contiguous() for grad, t in zip(found, tensors, strict=True)]
-    return grads[0], grads[1], grads[2], grads[3], grads[4]
+    found = pull_back(compute, tensors, (grad_out, grad_state), state.dtype)
+    return found[0], found[1], found[2], found[3], found[4]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, scale = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.scale = scale
-
-
-def _backward(ctx: Any, grad_out: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
-    *grads, grad_initial = _differentiate(grad_out, grad_state, *ctx.saved_tensors, ctx.scale)
-    has_initial = ctx.saved_tensors[4] is not None
-    return (*grads, grad_initial if has_initial else None, None)
-
-
-_attend.register_autograd(_backward, setup_context=_setup_context)
-
-
-@register_flop_formula(torch.ops.einfuse.linear_attention)
-def _count_forward(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, **__: Any) -> int:
+def _count(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> int:
     """Two operations per multiply-add of the recurrence: a token writes the state and reads it."""
-    return 2 * 2 * math.prod(v) * q[3]
+    return 2 * 2 * v.numel() * q.shape[3]
 
 
-@register_flop_formula(torch.ops.einfuse.linear_attention_backward)
-def _count_backward(
-    grad_out: Sequence[int], grad_state: Sequence[int], q: Sequence[int], *_: Any, **__: Any
-) -> int:
+def _count_backward(grad_out: Tensor, grad_state: Tensor, state: Tensor, q: Tensor, *_: Any) -> int:
     # The state again and its gradient, and what either gives to the four gradients of a token.
-    return 2 * 5 * math.prod(grad_out) * q[3]
+    return 2 * 5 * grad_out.numel() * q.shape[3]
 
 
 def _problem(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, initial_state: Tensor | None, scale: float
 ) -> RecurrenceProblem:
-    q, k, v = (t if t.dim() == 0 or t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    q, k, v = (with_contiguous_rows(t) for t in (q, k, v))
     return RecurrenceProblem(q, k, v, log_decay, scale, initial_state)
 
 
-def _empty_outputs(v: Tensor, log_decay: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    state = (*v.shape[:2], q.shape[-1], v.shape[-1])
-    return v.new_empty(v.shape), log_decay.new_empty(state)
+_attend = register_operator(
+    "linear_attention",
+    _forward,
+    empty_outputs=_empty_outputs,
+    count=_count,
+    backward=_backward,
+    empty_gradients=_empty_gradients,
+    count_backward=_count_backward,
+    saved=(1,),
+)
