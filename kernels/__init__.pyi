@@ -1,6 +1,6 @@
 """The same algorithms on a real GPU; names are loaded on first use so that torch stays optional."""
 
-from .attention.shared_prefix import shared_prefix_attention as shared_prefix_attention
+from .attention.shared_prefix_operator import shared_prefix_attention as shared_prefix_attention
 from .calls.dispatch import attention as attention
 from .calls.dispatch import attention_with_lse as attention_with_lse
 from .calls.problem import Options as Options

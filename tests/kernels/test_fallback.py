@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.attention.shared_prefix import (  # noqa: E402
+from einfuse.kernels.attention.shared_prefix_operator import (  # noqa: E402
     attend_with_prefix,
     shared_prefix_attention,
 )
