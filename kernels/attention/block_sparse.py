@@ -8,7 +8,7 @@ kept blocks. Source: block-sparse FlashAttention (Dao et al., NeurIPS 2022, sect
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -57,6 +57,8 @@ def plan_forward(
         mask = mask & _causal_blocks(problem)
     kept = list_blocks(mask.expand(problem.batch, problem.heads, -1, -1))
     row = kernel.configuration("forward", architecture, **problem.sizes)
+    # A tile lies within one block of the mask.
+    tiles: dict[str, Any] = {name: math.gcd(size, tile) for name, tile in row.tiles}
     launch = attention_launch(
         forward_kernel, kernel, "forward", problem, architecture, {"out": out},
         lse_ptr=lse,
@@ -64,8 +66,7 @@ def plan_forward(
         counts_ptr=kept.counts,
         scale_log2=problem.options.scale * LOG2_E,
         block_size=size,
-        # A tile lies within one block of the mask.
-        **{name: math.gcd(size, tile) for name, tile in row.tiles},
+        **tiles,
     )  # fmt: skip
     return (launch,)
 

@@ -6,6 +6,8 @@ exponentials SLN against it and their sum SLD; the second corrects them by ``exp
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -24,7 +26,7 @@ def plan_forward(
     """Return the launches that fill ``out [B, H, P, F]`` and ``lse [B, H, P]`` (float32)."""
     block_m = dict(kernel.configuration("local", architecture, **problem.sizes).tiles)["block_m"]
     statistics = (*problem.q.shape[:2], triton.cdiv(problem.keys, block_m), problem.queries)
-    shared = {
+    shared: dict[str, Any] = {
         "weights_ptr": problem.q.new_empty(*problem.q.shape[:3], problem.keys),
         "peaks_ptr": lse.new_empty(statistics),
         "totals_ptr": lse.new_empty(statistics),

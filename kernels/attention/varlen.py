@@ -7,6 +7,7 @@ Source: Zhai et al., ByteTransformer (IPDPS 2023), with the running softmax of F
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -27,6 +28,10 @@ def plan_forward(
     """Return the launch that fills ``out [P, H, F]`` and ``lse [H, P]`` (float32)."""
     if problem.starts_q is None or problem.starts_k is None:
         raise KernelError(f"cu_seqlens: kernel {kernel.name} expects it, found None")
+    packed = (("q", problem.q), ("k", problem.k), ("v", problem.v), ("out", out))
+    operands: dict[str, Any] = {
+        f"{name}_at": rows(tensor.transpose(0, 1)[None]) for name, tensor in packed
+    }
     launch = attention_launch(
         forward_kernel, kernel, "forward", problem, architecture, {},
         lse_ptr=lse,
@@ -34,10 +39,7 @@ def plan_forward(
         starts_k_ptr=problem.starts_k,
         lse_head=lse.stride(0),
         scale_log2=problem.options.scale * LOG2_E,
-        **{
-            f"{name}_at": rows(tensor.transpose(0, 1)[None])
-            for name, tensor in (("q", problem.q), ("k", problem.k), ("v", problem.v), ("out", out))
-        },
+        **operands,
     )  # fmt: skip
     tiles = triton.cdiv(problem.queries, launch.arguments["block_p"])
     return (replace(launch, grid=(tiles, problem.heads, problem.batch)),)
