@@ -1,9 +1,9 @@
 """The same algorithms on a real GPU; names are loaded on first use so that torch stays optional."""
 
-from .attention.shared_prefix import shared_prefix_attention as shared_prefix_attention
+from .attention.shared_prefix_operator import shared_prefix_attention as shared_prefix_attention
 from .calls.dispatch import attention as attention
 from .calls.dispatch import attention_with_lse as attention_with_lse
-from .calls.options import Options as Options
+from .calls.problem import Options as Options
 from .calls.problem import Problem as Problem
 from .calls.registry import Kernel as Kernel
 from .calls.registry import find_kernel as find_kernel

@@ -8,7 +8,7 @@ kept blocks. Source: block-sparse FlashAttention (Dao et al., NeurIPS 2022, sect
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -18,10 +18,10 @@ from torch import Tensor
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import LOG2_E, head_arguments, loop_tile, strides
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch
 from einfuse.kernels.errors import KernelError
 
-from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
+from .online import absorb, find_head, finish_softmax, load_tile, start_softmax, store_tile
 
 
 class KeptBlocks(NamedTuple):
@@ -53,97 +53,56 @@ def plan_forward(
     mask, size = problem.block_mask, problem.block_size
     if mask is None:
         raise KernelError(f"block_mask: kernel {kernel.name} expects one, found None")
-    row = kernel.configuration("forward", architecture, **problem.sizes)
-    # A tile lies within one block of the mask.
-    tiles = {name: math.gcd(size, tile) for name, tile in row.tiles}
     if problem.options.causal:
         mask = mask & _causal_blocks(problem)
     kept = list_blocks(mask.expand(problem.batch, problem.heads, -1, -1))
-    launch = Launch(
-        function=forward_kernel,
-        grid=(triton.cdiv(problem.queries, tiles["block_p"]) * problem.batch * problem.heads,),
-        arguments={
-            "q_ptr": problem.q,
-            "k_ptr": problem.k,
-            "v_ptr": problem.v,
-            "out_ptr": out,
-            "lse_ptr": lse,
-            "indices_ptr": kept.indices,
-            "counts_ptr": kept.counts,
-            **strides(q=problem.q, k=problem.k, v=problem.v, out=out),
-            "queries": problem.queries,
-            "keys": problem.keys,
-            "heads": problem.heads,
-            **head_arguments(problem),
-            "scale_log2": problem.options.scale * LOG2_E,
-            "causal": problem.options.causal,
-            "block_size": size,
-            **tiles,
-        },
-        options=row.options,
-        tile=loop_tile(problem, tiles),
-    )
+    row = kernel.configuration("forward", architecture, **problem.sizes)
+    # A tile lies within one block of the mask.
+    tiles: dict[str, Any] = {name: math.gcd(size, tile) for name, tile in row.tiles}
+    launch = attention_launch(
+        forward_kernel, kernel, "forward", problem, architecture, {"out": out},
+        lse_ptr=lse,
+        indices_ptr=kept.indices,
+        counts_ptr=kept.counts,
+        scale_log2=problem.options.scale * LOG2_E,
+        block_size=size,
+        **tiles,
+    )  # fmt: skip
     return (launch,)
 
 
 @triton.jit
 def forward_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
+    q_at: Rows, k_at: Rows, v_at: Rows, out_at: Rows, lse_ptr: tl.tensor,
     indices_ptr: tl.tensor,  # [batch, heads, P1, M1]
     counts_ptr: tl.tensor,  # [batch, heads, P1]
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    block_size: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, scale_log2: tl.tensor,
+    causal: tl.constexpr, block_size: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr,
+    block_e: tl.constexpr, block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Attend ``block_p`` queries of one head to the kept blocks of their row of the mask."""
     tiles = tl.cdiv(queries, block_p)
     first = tl.program_id(0) % tiles * block_p
     sequence = (tl.program_id(0) // tiles).to(tl.int64)  # batch and head
     batch = sequence // heads
     head = sequence % heads
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head // group * v_head
-    out_ptr += batch * out_batch + head * out_head
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
+    v_ptr = find_head(v_at, batch, head // group)
+    out_ptr = find_head(out_at, batch, head)
     lse_ptr += sequence * queries
     mask_row = sequence * tl.cdiv(queries, block_size) + first // block_size
     indices_ptr += mask_row * tl.cdiv(keys, block_size)
 
     position = first + tl.arange(0, block_p) + keys - queries
-    q = load_tile(q_ptr, first, queries, q_row, block_p, block_e, head_e, True)  # [p, e]
+    q = load_tile(q_ptr, first, queries, q_at.row, block_p, block_e, head_e, True)  # [p, e]
     acc, total, peak = start_softmax(block_p, block_f, accumulator)
     parts: tl.constexpr = block_size // block_m
     for step in range(0, tl.load(counts_ptr + mask_row) * parts):
         start = tl.load(indices_ptr + step // parts) * block_size + step % parts * block_m
-        k = load_tile(k_ptr, start, keys, k_row, block_m, block_e, head_e, True)
-        v = load_tile(v_ptr, start, keys, v_row, block_m, block_f, head_f, True)
+        k = load_tile(k_ptr, start, keys, k_at.row, block_m, block_e, head_e, True)
+        v = load_tile(v_ptr, start, keys, v_at.row, block_m, block_f, head_f, True)
         scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")  # [p, m]
         key = start + tl.arange(0, block_m)
         visible = (key < keys)[None, :]
@@ -155,7 +114,7 @@ def forward_kernel(
     out, log_sum = finish_softmax(acc, total, peak)
     row = first + tl.arange(0, block_p)
     tl.store(lse_ptr + row, log_sum, mask=row < queries)
-    store_tile(out_ptr, out, first, queries, out_row, block_p, block_f, head_f)
+    store_tile(out_ptr, out, first, queries, out_at.row, block_p, block_f, head_f)
 
 
 def _causal_blocks(problem: Problem) -> Tensor:

@@ -20,9 +20,9 @@ from torch import Tensor
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import head_arguments, loop_tile, strides
+from einfuse.kernels.calls.tiles import Rows, attention_launch
 
-from .online import load_tile, store_tile
+from .online import find_head, find_keys, find_tile, load_tile, store_tile
 
 Method = Literal["tanh", "exp2", "division"]
 _ARGUMENT_FACTOR: dict[Method, float] = {"tanh": 0.5, "exp2": math.log2(math.e), "division": 1.0}
@@ -34,24 +34,11 @@ def plan_forward(
     kernel: Kernel, problem: Problem, out: Tensor, lse: Tensor, architecture: str
 ) -> tuple[Launch, ...]:
     """Return the launch that fills ``out [B, H, P, F]``, and ``lse [B, H, P]`` with -inf."""
-    row = kernel.configuration("forward", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    launch = Launch(
-        function=forward_kernel,
-        grid=(triton.cdiv(problem.queries, tiles["block_p"]) * problem.batch * problem.heads,),
-        arguments={
-            "q_ptr": problem.q,
-            "k_ptr": problem.k,
-            "v_ptr": problem.v,
-            "out_ptr": out,
-            "lse_ptr": lse,
-            **strides(q=problem.q, k=problem.k, v=problem.v, out=out),
-            **_shared_arguments(problem, architecture),
-            **tiles,
-        },
-        options=row.options,
-        tile=loop_tile(problem, tiles),
-    )
+    launch = attention_launch(
+        forward_kernel, kernel, "forward", problem, architecture, {"out": out},
+        lse_ptr=lse,
+        **_sigmoid_arguments(problem, architecture),
+    )  # fmt: skip
     return (launch,)
 
 
@@ -68,102 +55,44 @@ def plan_backward(
     architecture: str,
 ) -> tuple[Launch, ...]:
     """Return the launches that fill the gradients of q, and of k and v; neither uses atomics."""
-    inputs = {
-        "q_ptr": problem.q,
-        "k_ptr": problem.k,
-        "v_ptr": problem.v,
-        "grad_out_ptr": grad_out,
-        **strides(q=problem.q, k=problem.k, v=problem.v, grad_out=grad_out),
-        **_shared_arguments(problem, architecture),
-        "scale": problem.options.scale,
-    }
-    row_q = kernel.configuration("backward_q", architecture, **problem.sizes)
-    row_kv = kernel.configuration("backward_kv", architecture, **problem.sizes)
-    tiles_q, tiles_kv = dict(row_q.tiles), dict(row_kv.tiles)
+    tensors, inputs = {"grad_out": grad_out}, _sigmoid_arguments(problem, architecture)
+    scale = problem.options.scale
     return (
-        Launch(
-            function=backward_q_kernel,
-            grid=(
-                triton.cdiv(problem.queries, tiles_q["block_p"]) * problem.batch * problem.heads,
-            ),
-            arguments={**inputs, "grad_q_ptr": grad_q, **strides(grad_q=grad_q), **tiles_q},
-            options=row_q.options,
-            tile=loop_tile(problem, tiles_q),
+        attention_launch(
+            backward_q_kernel, kernel, "backward_q", problem, architecture,
+            {**tensors, "grad_q": grad_q}, scale=scale, **inputs,
         ),
-        Launch(
-            function=backward_kv_kernel,
-            grid=(
-                triton.cdiv(problem.keys, tiles_kv["block_m"]) * problem.batch * problem.key_heads,
-            ),
-            arguments={
-                **inputs,
-                "grad_k_ptr": grad_k,
-                "grad_v_ptr": grad_v,
-                **strides(grad_k=grad_k, grad_v=grad_v),
-                **tiles_kv,
-            },
-            options=row_kv.options,
-            tile=loop_tile(problem, tiles_kv),
+        attention_launch(
+            backward_kv_kernel, kernel, "backward_kv", problem, architecture,
+            {**tensors, "grad_k": grad_k, "grad_v": grad_v}, over="keys", scale=scale, **inputs,
         ),
-    )
+    )  # fmt: skip
 
 
 @triton.jit
 def forward_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    slope: tl.tensor,
+    q_at: Rows, k_at: Rows, v_at: Rows, out_at: Rows, lse_ptr: tl.tensor,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, slope: tl.tensor,
     intercept: tl.tensor,
-    causal: tl.constexpr,
-    method: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
+    causal: tl.constexpr, method: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr,
+    block_e: tl.constexpr, block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Attend ``block_p`` queries of one head to all their keys."""
-    tiles = tl.cdiv(queries, block_p)
-    tile = tl.program_id(0) % tiles
-    if causal:
-        tile = tiles - 1 - tile  # the longest rows start first
-    batch = (tl.program_id(0) // tiles // heads).to(tl.int64)
-    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head // group * v_head
-    out_ptr += batch * out_batch + head * out_head
+    first, batch, head = find_tile(queries, heads, causal, block_p)
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
+    v_ptr = find_head(v_at, batch, head // group)
+    out_ptr = find_head(out_at, batch, head)
 
-    first = tile * block_p
-    q = load_tile(q_ptr, first, queries, q_row, block_p, block_e, head_e, True)  # [p, e]
+    q = load_tile(q_ptr, first, queries, q_at.row, block_p, block_e, head_e, True)  # [p, e]
     acc = tl.zeros([block_p, block_f], accumulator)
-    full, stop = _key_range(first, queries, keys, causal, block_p, block_m)
-    last_key = first + tl.arange(0, block_p) + keys - queries
+    full, stop = find_keys(first, queries, keys, causal, block_p, block_m)
+    last_key = first + tl.arange(0, block_p) + (keys - queries)
     for masked in tl.static_range(2):  # blocks that every query sees in full, then the others
         for start in range(full if masked else 0, stop if masked else full, block_m):
-            k = load_tile(k_ptr, start, keys, k_row, block_m, block_e, head_e, masked)
-            v = load_tile(v_ptr, start, keys, v_row, block_m, block_f, head_f, masked)
+            k = load_tile(k_ptr, start, keys, k_at.row, block_m, block_e, head_e, masked)
+            v = load_tile(v_ptr, start, keys, v_at.row, block_m, block_f, head_f, masked)
             scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
             weights = sigmoid(scores * slope + intercept, method)
             if masked and causal:  # keys past the end have v = 0
@@ -173,73 +102,37 @@ def forward_kernel(
     row = first + tl.arange(0, block_p)
     nothing = tl.full([block_p], float("-inf"), accumulator)  # weights are not normalised
     tl.store(lse_ptr + (batch * heads + head) * queries + row, nothing, mask=row < queries)
-    store_tile(out_ptr, acc, first, queries, out_row, block_p, block_f, head_f)
+    store_tile(out_ptr, acc, first, queries, out_at.row, block_p, block_f, head_f)
 
 
 @triton.jit
 def backward_q_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    grad_out_ptr: tl.tensor,
-    grad_q_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    grad_out_batch: tl.tensor,
-    grad_out_head: tl.tensor,
-    grad_out_row: tl.tensor,
-    grad_q_batch: tl.tensor,
-    grad_q_head: tl.tensor,
-    grad_q_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale: tl.tensor,
-    slope: tl.tensor,
-    intercept: tl.tensor,
-    causal: tl.constexpr,
-    method: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
+    q_at: Rows, k_at: Rows, v_at: Rows, grad_out_at: Rows, grad_q_at: Rows,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, scale: tl.tensor,
+    slope: tl.tensor, intercept: tl.tensor,
+    causal: tl.constexpr, method: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr,
+    block_e: tl.constexpr, block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """The gradient of ``block_p`` queries of one head."""
-    tiles = tl.cdiv(queries, block_p)
-    tile = tl.program_id(0) % tiles
-    if causal:
-        tile = tiles - 1 - tile
-    batch = (tl.program_id(0) // tiles // heads).to(tl.int64)
-    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head // group * v_head
-    grad_out_ptr += batch * grad_out_batch + head * grad_out_head
-    grad_q_ptr += batch * grad_q_batch + head * grad_q_head
+    first, batch, head = find_tile(queries, heads, causal, block_p)
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
+    v_ptr = find_head(v_at, batch, head // group)
+    grad_out_ptr = find_head(grad_out_at, batch, head)
+    grad_q_ptr = find_head(grad_q_at, batch, head)
 
-    first = tile * block_p
-    q = load_tile(q_ptr, first, queries, q_row, block_p, block_e, head_e, True)
+    q = load_tile(q_ptr, first, queries, q_at.row, block_p, block_e, head_e, True)
     grad_out = load_tile(
-        grad_out_ptr, first, queries, grad_out_row, block_p, block_f, head_f, True
+        grad_out_ptr, first, queries, grad_out_at.row, block_p, block_f, head_f, True
     )  # [p, f]
     grad_q = tl.zeros([block_p, block_e], accumulator)
-    full, stop = _key_range(first, queries, keys, causal, block_p, block_m)
-    last_key = first + tl.arange(0, block_p) + keys - queries
+    full, stop = find_keys(first, queries, keys, causal, block_p, block_m)
+    last_key = first + tl.arange(0, block_p) + (keys - queries)
     for masked in tl.static_range(2):  # blocks that every query sees in full, then the others
         for start in range(full if masked else 0, stop if masked else full, block_m):
-            k = load_tile(k_ptr, start, keys, k_row, block_m, block_e, head_e, masked)
-            v = load_tile(v_ptr, start, keys, v_row, block_m, block_f, head_f, masked)
+            k = load_tile(k_ptr, start, keys, k_at.row, block_m, block_e, head_e, masked)
+            v = load_tile(v_ptr, start, keys, v_at.row, block_m, block_f, head_f, masked)
             scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
             weights = sigmoid(scores * slope + intercept, method)
             if masked and causal:
@@ -252,62 +145,28 @@ def backward_q_kernel(
             grad_q = tl.dot(
                 grad_scores.to(k.dtype), k, grad_q, input_precision="ieee", out_dtype=accumulator
             )
-    store_tile(grad_q_ptr, grad_q * scale, first, queries, grad_q_row, block_p, block_e, head_e)
+    store_tile(grad_q_ptr, grad_q * scale, first, queries, grad_q_at.row, block_p, block_e, head_e)
 
 
 @triton.jit
 def backward_kv_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    grad_out_ptr: tl.tensor,
-    grad_k_ptr: tl.tensor,
-    grad_v_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    grad_out_batch: tl.tensor,
-    grad_out_head: tl.tensor,
-    grad_out_row: tl.tensor,
-    grad_k_batch: tl.tensor,
-    grad_k_head: tl.tensor,
-    grad_k_row: tl.tensor,
-    grad_v_batch: tl.tensor,
-    grad_v_head: tl.tensor,
-    grad_v_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale: tl.tensor,
-    slope: tl.tensor,
-    intercept: tl.tensor,
-    causal: tl.constexpr,
-    method: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
+    q_at: Rows, k_at: Rows, v_at: Rows, grad_out_at: Rows, grad_k_at: Rows, grad_v_at: Rows,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, scale: tl.tensor,
+    slope: tl.tensor, intercept: tl.tensor,
+    causal: tl.constexpr, method: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr,
+    block_e: tl.constexpr, block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """The gradients of ``block_m`` keys and values of one key head, over its ``group`` heads."""
     tiles = tl.cdiv(keys, block_m)
     key_heads = heads // group
     first = tl.program_id(0) % tiles * block_m
     batch = (tl.program_id(0) // tiles // key_heads).to(tl.int64)
     key_head = (tl.program_id(0) // tiles % key_heads).to(tl.int64)
-    k_ptr += batch * k_batch + key_head * k_head
-    v_ptr += batch * v_batch + key_head * v_head
-    k = load_tile(k_ptr, first, keys, k_row, block_m, block_e, head_e, True)  # [m, e]
-    v = load_tile(v_ptr, first, keys, v_row, block_m, block_f, head_f, True)  # [m, f]
+    k_ptr = find_head(k_at, batch, key_head)
+    v_ptr = find_head(v_at, batch, key_head)
+    k = load_tile(k_ptr, first, keys, k_at.row, block_m, block_e, head_e, True)  # [m, e]
+    v = load_tile(v_ptr, first, keys, v_at.row, block_m, block_f, head_f, True)  # [m, f]
     grad_k = tl.zeros([block_m, block_e], accumulator)
     grad_v = tl.zeros([block_m, block_f], accumulator)
     key = first + tl.arange(0, block_m)
@@ -316,12 +175,12 @@ def backward_kv_kernel(
         begin = tl.maximum(first - (keys - queries), 0) // block_p * block_p
     for member in range(0, group):
         head = key_head * group + member
-        q_at = q_ptr + batch * q_batch + head * q_head
-        grad_out_at = grad_out_ptr + batch * grad_out_batch + head * grad_out_head
+        q_ptr = find_head(q_at, batch, head)
+        grad_out_ptr = find_head(grad_out_at, batch, head)
         for start in range(begin, queries, block_p):
-            q = load_tile(q_at, start, queries, q_row, block_p, block_e, head_e, True)
+            q = load_tile(q_ptr, start, queries, q_at.row, block_p, block_e, head_e, True)
             grad_out = load_tile(
-                grad_out_at, start, queries, grad_out_row, block_p, block_f, head_f, True
+                grad_out_ptr, start, queries, grad_out_at.row, block_p, block_f, head_f, True
             )
             scores = tl.dot(k, tl.trans(q), out_dtype=accumulator, input_precision="ieee")  # [m, p]
             weights = sigmoid(scores * slope + intercept, method)
@@ -342,10 +201,10 @@ def backward_kv_kernel(
             grad_k = tl.dot(
                 grad_scores.to(q.dtype), q, grad_k, input_precision="ieee", out_dtype=accumulator
             )
-    grad_k_ptr += batch * grad_k_batch + key_head * grad_k_head
-    grad_v_ptr += batch * grad_v_batch + key_head * grad_v_head
-    store_tile(grad_k_ptr, grad_k * scale, first, keys, grad_k_row, block_m, block_e, head_e)
-    store_tile(grad_v_ptr, grad_v, first, keys, grad_v_row, block_m, block_f, head_f)
+    grad_k_ptr = find_head(grad_k_at, batch, key_head)
+    grad_v_ptr = find_head(grad_v_at, batch, key_head)
+    store_tile(grad_k_ptr, grad_k * scale, first, keys, grad_k_at.row, block_m, block_e, head_e)
+    store_tile(grad_v_ptr, grad_v, first, keys, grad_v_at.row, block_m, block_f, head_f)
 
 
 @triton.jit
@@ -369,38 +228,13 @@ def sigmoid(x: tl.tensor, method: tl.constexpr) -> tl.tensor:
     return weights
 
 
-@triton.jit
-def _key_range(
-    first: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    causal: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:
-    """Return the keys that every query of a tile sees in whole blocks, and where the last ends."""
-    if causal:
-        offset = keys - queries
-        stop = tl.maximum(tl.minimum(keys, first + block_p + offset), 0)
-        full = tl.maximum(tl.minimum(keys, first + offset + 1), 0) // block_m * block_m
-    else:
-        stop = keys
-        full = keys // block_m * block_m
-    return full, stop
-
-
-def _shared_arguments(problem: Problem, architecture: str) -> dict[str, Any]:
+def _sigmoid_arguments(problem: Problem, architecture: str) -> dict[str, Any]:
     options = problem.options
     method = choose_method(problem.q.dtype, options.bias, architecture)
     factor = _ARGUMENT_FACTOR[method]
     return {
-        "queries": problem.queries,
-        "keys": problem.keys,
-        "heads": problem.heads,
-        **head_arguments(problem),
         "slope": options.scale * factor,
         "intercept": options.bias * factor,
-        "causal": options.causal,
         "method": method,
     }
 

@@ -5,18 +5,55 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from einfuse.kernels.calls.tiles import Rows
+
+
+@triton.jit
+def find_head(tensor: Rows, batch: tl.tensor, head: tl.tensor) -> tl.tensor:
+    """Return where the rows of one head of one sequence begin."""
+    return tensor.ptr + (batch * tensor.batch + head * tensor.head)
+
+
+@triton.jit
+def find_tile(
+    queries: tl.tensor, heads: tl.tensor, longest_first: tl.constexpr, block_p: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Return this program's first query, its sequence and its head.
+
+    Under a causal mask the last queries have the longest rows: ``longest_first`` starts them first.
+    """
+    tiles = tl.cdiv(queries, block_p)
+    tile = tl.program_id(0) % tiles
+    if longest_first:
+        tile = tiles - 1 - tile
+    batch = (tl.program_id(0) // tiles // heads).to(tl.int64)
+    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
+    return tile * block_p, batch, head
+
+
+@triton.jit
+def find_keys(
+    first: tl.tensor, queries: tl.tensor, keys: tl.tensor, causal: tl.constexpr,
+    block_p: tl.constexpr, block_m: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
+    """Return how many keys, in whole blocks, every query of a tile sees, and how many some see.
+
+    Under a causal mask query ``p`` sees the keys up to ``p + keys - queries``.
+    """
+    stop = keys
+    full = keys // block_m * block_m
+    if causal:
+        offset = keys - queries
+        stop = tl.maximum(tl.minimum(keys, first + block_p + offset), 0)
+        full = tl.maximum(tl.minimum(keys, first + offset + 1), 0) // block_m * block_m
+    return full, stop
+
 
 @triton.jit
 def load_tile(
-    pointer: tl.tensor,
-    first: tl.tensor,
-    stop: tl.tensor,
-    stride: tl.tensor,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-    width: tl.constexpr,
-    ragged: tl.constexpr,
-) -> tl.tensor:
+    pointer: tl.tensor, first: tl.tensor, stop: tl.tensor, stride: tl.tensor, rows: tl.constexpr,
+    columns: tl.constexpr, width: tl.constexpr, ragged: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Load rows ``first`` on of a matrix of ``width`` contiguous columns as [rows, columns].
 
     Columns past ``width`` are zero, and so are rows from ``stop`` on if ``ragged``; otherwise
@@ -39,15 +76,9 @@ def load_tile(
 
 @triton.jit
 def load_slice(
-    pointer: tl.tensor,
-    first: tl.tensor,
-    stop: tl.tensor,
-    stride: tl.tensor,
-    at: tl.tensor,
-    width: tl.constexpr,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-) -> tl.tensor:
+    pointer: tl.tensor, first: tl.tensor, stop: tl.tensor, stride: tl.tensor, at: tl.tensor,
+    width: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Load rows ``first`` on and columns ``at`` on of a matrix as [rows, columns].
 
     Rows from ``stop`` on and columns from ``width`` on are zero.
@@ -63,15 +94,9 @@ def load_slice(
 
 @triton.jit
 def store_tile(
-    pointer: tl.tensor,
-    tile: tl.tensor,
-    first: tl.tensor,
-    stop: tl.tensor,
-    stride: tl.tensor,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-    width: tl.constexpr,
-) -> None:
+    pointer: tl.tensor, tile: tl.tensor, first: tl.tensor, stop: tl.tensor, stride: tl.tensor,
+    rows: tl.constexpr, columns: tl.constexpr, width: tl.constexpr,
+) -> None:  # fmt: skip
     """Store [rows, columns] where :func:`load_tile` with ``ragged`` would load it."""
     row = tl.arange(0, rows)
     column = tl.arange(0, columns)
@@ -84,16 +109,9 @@ def store_tile(
 
 @triton.jit
 def store_slice(
-    pointer: tl.tensor,
-    tile: tl.tensor,
-    first: tl.tensor,
-    stop: tl.tensor,
-    stride: tl.tensor,
-    at: tl.tensor,
-    width: tl.constexpr,
-    rows: tl.constexpr,
-    columns: tl.constexpr,
-) -> None:
+    pointer: tl.tensor, tile: tl.tensor, first: tl.tensor, stop: tl.tensor, stride: tl.tensor,
+    at: tl.tensor, width: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr,
+) -> None:  # fmt: skip
     """Store [rows, columns] where :func:`load_slice` would load it."""
     row = tl.arange(0, rows)
     column = at + tl.arange(0, columns)
@@ -114,8 +132,8 @@ def cap_scores(scores: tl.tensor, slope: tl.tensor) -> tuple[tl.tensor, tl.tenso
 
 @triton.jit
 def start_softmax(
-    rows: tl.constexpr, columns: tl.constexpr, accumulator: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    rows: tl.constexpr, columns: tl.constexpr, accumulator: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Return the state of a softmax that has met no key: accumulator, total and peak."""
     acc = tl.zeros([rows, columns], accumulator)
     total = tl.zeros([rows], accumulator)
@@ -130,9 +148,8 @@ def absorb(
     peak: tl.tensor,  # [p], scaled scores in powers of two
     scores: tl.tensor,  # [p, m], unscaled; -inf where a query does not see a key
     v: tl.tensor,  # [m, f]
-    scale_log2: tl.tensor,
-    masked: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    scale_log2: tl.tensor, masked: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Take one block of keys into the state (RM, PRM, SLN, RD and RNV of the 1-pass cascade)."""
     new_peak = tl.maximum(peak, tl.max(scores, 1) * scale_log2)
     shift = new_peak
@@ -148,8 +165,8 @@ def absorb(
 
 @triton.jit
 def finish_softmax(
-    acc: tl.tensor, total: tl.tensor, peak: tl.tensor
-) -> tuple[tl.tensor, tl.tensor]:
+    acc: tl.tensor, total: tl.tensor, peak: tl.tensor,
+) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
     """Return the output [p, f] and its natural log-sum-exp [p].
 
     They are 0 and -inf for rows without keys.

@@ -14,97 +14,45 @@ from torch import Tensor
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import LOG2_E, accumulator, padded, strides
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch, padded
 
-from .online import load_slice, store_slice
+from .online import find_head, find_tile, load_slice, store_slice
 
 
 def plan_forward(
     kernel: Kernel, problem: Problem, out: Tensor, lse: Tensor, architecture: str
 ) -> tuple[Launch, ...]:
     """Return the launch that fills ``out [B, H, P, F]`` and ``lse [B, H, P]`` (float32)."""
-    q, k, v = problem.q, problem.k, problem.v
-    row = kernel.configuration("forward", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    block_m = padded(problem.keys)
-    launch = Launch(
-        function=forward_kernel,
-        grid=(triton.cdiv(problem.queries, tiles["block_p"]) * problem.batch * problem.heads,),
-        arguments={
-            "q_ptr": q,
-            "k_ptr": k,
-            "v_ptr": v,
-            "out_ptr": out,
-            "lse_ptr": lse,
-            **strides(q=q, k=k, v=v, out=out),
-            "queries": problem.queries,
-            "keys": problem.keys,
-            "heads": problem.heads,
-            "group": problem.heads // problem.key_heads,
-            "scale_log2": problem.options.scale * LOG2_E,
-            "causal": problem.options.causal,
-            "head_e": problem.head_size,
-            "head_f": problem.value_size,
-            "block_m": block_m,
-            "accumulator": accumulator(q.dtype),
-            **tiles,
-        },
-        options=row.options,
-        tile={"P": tiles["block_p"], "M": block_m, "E": tiles["block_e"], "F": tiles["block_f"]},
-    )
+    launch = attention_launch(
+        forward_kernel, kernel, "forward", problem, architecture, {"out": out},
+        lse_ptr=lse,
+        scale_log2=problem.options.scale * LOG2_E,
+        block_m=padded(problem.keys),
+    )  # fmt: skip
     return (launch,)
 
 
 @triton.jit
 def forward_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    deferred: tl.constexpr,
+    q_at: Rows, k_at: Rows, v_at: Rows, out_at: Rows, lse_ptr: tl.tensor,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, scale_log2: tl.tensor,
+    causal: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr, block_e: tl.constexpr,
+    block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr, deferred: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Attend ``block_p`` queries of one head to all their keys, ``block_m`` at most."""
-    tiles = tl.cdiv(queries, block_p)
-    first = tl.program_id(0) % tiles * block_p
-    batch = (tl.program_id(0) // tiles // heads).to(tl.int64)
-    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head // group * v_head
-    out_ptr += batch * out_batch + head * out_head
+    first, batch, head = find_tile(queries, heads, False, block_p)
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
+    v_ptr = find_head(v_at, batch, head // group)
+    out_ptr = find_head(out_at, batch, head)
     rows = first + tl.arange(0, block_p)
     columns = tl.arange(0, block_m)
 
     scores = tl.zeros([block_p, block_m], accumulator)
     for at in range(0, head_e, block_e):
-        q = load_slice(q_ptr, first, queries, q_row, at, head_e, block_p, block_e)
-        k = load_slice(k_ptr, 0, keys, k_row, at, head_e, block_m, block_e)
+        q = load_slice(q_ptr, first, queries, q_at.row, at, head_e, block_p, block_e)
+        k = load_slice(k_ptr, 0, keys, k_at.row, at, head_e, block_m, block_e)
         scores = tl.dot(q, tl.trans(k), scores, input_precision="ieee", out_dtype=accumulator)
     seen = (columns < keys)[None, :]
     if causal:
@@ -125,8 +73,8 @@ def forward_kernel(
         weights = weights * inverse[:, None]  # A
     weights = weights.to(v_ptr.dtype.element_ty)
     for at in range(0, head_f, block_f):
-        v = load_slice(v_ptr, 0, keys, v_row, at, head_f, block_m, block_f)
+        v = load_slice(v_ptr, 0, keys, v_at.row, at, head_f, block_m, block_f)
         out = tl.dot(weights, v, out_dtype=accumulator, input_precision="ieee")  # [p, f]
         if deferred:
             out = out * inverse[:, None]
-        store_slice(out_ptr, out, first, queries, out_row, at, head_f, block_p, block_f)
+        store_slice(out_ptr, out, first, queries, out_at.row, at, head_f, block_p, block_f)

@@ -1,251 +1,29 @@
-"""Attention of many responses to one prompt that share its keys and values (Prefix Grouper).
-
-The tokens of all responses form one line of queries: a tile of them attends to the prefix, read
-once for all responses in it, then to the tokens of its own responses, which on the line is a
-causal mask that starts anew with every response. The prompt's own output is ordinary causal
-attention. Training works in the same two parts, with the log-sum-exp over both.
-Source: Liu et al., Prefix Grouper (2025).
-"""
+"""The kernel of attention of many responses that share a prompt, on the line of their tokens."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from einfuse.kernels.calls.architecture import find_architecture
-from einfuse.kernels.calls.arguments import check_tensors, check_values
-from einfuse.kernels.calls.fallback import find_or_fall_back
 from einfuse.kernels.calls.launch import Launch
-from einfuse.kernels.calls.options import Options
-from einfuse.kernels.calls.problem import Problem
-from einfuse.kernels.calls.registry import Kernel, Traits, find_kernel
-from einfuse.kernels.calls.tiles import LOG2_E, head_arguments, loop_tile, strides
+from einfuse.kernels.calls.problem import Options, Problem
+from einfuse.kernels.calls.registry import Kernel
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
-from einfuse.kernels.errors import KernelError
 
-from .one_pass_backward import plan_backward as plan_backward_of_part
-from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
-
-_NAME = "shared-prefix"
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def shared_prefix_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix_k: Tensor,
-    prefix_v: Tensor,
-    *,
-    lengths: Tensor | None = None,
-    scale: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the outputs ``[B, H, R, P, F]`` of R responses to each prompt, and log-sum-exps.
-
-    ``q [B, H, R, P, E]``, ``k [B, G, R, P, E]`` and ``v [B, G, R, P, F]`` belong to the responses,
-    of P tokens each; ``prefix_k [B, G, M, E]`` and ``prefix_v [B, G, M, F]`` to the prompts. A
-    token sees its whole prompt and the tokens of its response up to itself. ``lengths`` (int32
-    [B, R]) says how many tokens of a response exist: the others give 0 and -inf, and are not read.
-    ``scale`` is 1/sqrt(E) unless given. All five tensors have gradients.
-
-    Raises KernelError (a ValueError) on bad arguments.
-    """
-    check_tensors(q=q, k=k, v=v, prefix_k=prefix_k, prefix_v=prefix_v)
-    check_values({"lengths": lengths, "scale": scale})
-    factor = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
-    out, lse = _attend(q, k, v, prefix_k, prefix_v, lengths, factor)
-    return out, lse
-
-
-@torch.library.custom_op("einfuse::shared_prefix", mutates_args=())
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix_k: Tensor,
-    prefix_v: Tensor,
-    lengths: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    _check(q, k, v, prefix_k, prefix_v, lengths, scale)
-    prefix = _prefix_part(q, prefix_k, prefix_v, scale)
-    architecture = find_architecture(q.device)
-    kernel = find_or_fall_back(_NAME, _traits(prefix, architecture))
-    out, lse = _empty_outputs(q, v)
-    if kernel is None:
-        plain = attend_with_prefix(q, k, v, prefix_k, prefix_v, lengths, scale, lse.dtype)
-        return out.copy_(plain[0]), lse.copy_(plain[1])
-    launches = plan_forward(
-        kernel, prefix, _on_a_line(k), _on_a_line(v), lengths, q.shape[3],
-        out.flatten(2, 3), lse.flatten(2, 3), architecture,
-    )  # fmt: skip
-    for launch in launches:
-        launch.run()
-    return out, lse
-
-
-@_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(q, v)
-
-
-@torch.library.custom_op("einfuse::shared_prefix_backward", mutates_args=())
-def _differentiate(
-    grad_out: Tensor,
-    grad_lse: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix_k: Tensor,
-    prefix_v: Tensor,
-    lengths: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if lengths is not None:  # what does not exist may hold anything, NaN included
-        missing = _missing(lengths, q.shape[3])[:, None, :, :, None]
-        q, k, v, grad_out = (t.masked_fill(missing, 0.0) for t in (q, k, v, grad_out))
-    prefix = _prefix_part(q, prefix_k, prefix_v, scale)
-    architecture = find_architecture(q.device)
-    if find_or_fall_back(_NAME, _traits(prefix, architecture)) is None:
-        return _differentiate_plainly(
-            grad_out, grad_lse, q, k, v, prefix_k, prefix_v, lengths, scale
-        )
-    kernel = find_kernel("one-pass")
-    grads = tuple(t.new_empty(t.shape) for t in (q, k, v, prefix_k, prefix_v))
-    grad_q_of_prefix = q.new_empty(q.shape)
-    on_prefix = plan_backward_of_part(
-        kernel, prefix,
-        out.flatten(2, 3), lse.flatten(2, 3).contiguous(), _on_a_line(grad_out),
-        grad_lse.flatten(2, 3).contiguous(),
-        grad_q_of_prefix.flatten(2, 3), grads[3], grads[4], architecture,
-    )  # fmt: skip
-    own = Options(scale=scale, causal=True)
-    responses = Problem(_responses(q), _responses(k), _responses(v), own)
-    on_responses = plan_backward_of_part(
-        kernel, responses, _responses(out), _responses(lse).contiguous(), _responses(grad_out),
-        _responses(grad_lse).contiguous(),
-        _responses(grads[0]), _responses(grads[1]), _responses(grads[2]), architecture,
-    )  # fmt: skip
-    for launch in (*on_prefix, *on_responses):
-        launch.run()
-    grads[0].add_(grad_q_of_prefix)
-    return grads[0], grads[1], grads[2], grads[3], grads[4]
-
-
-@_differentiate.register_fake
-def _(
-    grad_out: Tensor, grad_lse: Tensor, out: Tensor, lse: Tensor, *inputs: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:5])
-    return grads[0], grads[1], grads[2], grads[3], grads[4]
-
-
-def _differentiate_plainly(
-    grad_out: Tensor,
-    grad_lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix_k: Tensor,
-    prefix_v: Tensor,
-    lengths: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    tensors, exact = (q, k, v, prefix_k, prefix_v), grad_lse.dtype
-
-    def compute(*wide: Tensor) -> tuple[Tensor, Tensor]:
-        return attend_with_prefix(
-            wide[0], wide[1], wide[2], wide[3], wide[4], lengths, scale, exact
-        )
-
-    # torch.func works inside an operator, where autograd itself records nothing.
-    pull_back = torch.func.vjp(compute, *(t.detach().to(exact) for t in tensors))[1]
-    found = pull_back((grad_out.to(exact), grad_lse))
-    grads = [grad.to(t.dtype).contiguous() for grad, t in zip(found, tensors, strict=True)]
-    return grads[0], grads[1], grads[2], grads[3], grads[4]
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*output, *tensors)
-
-
-def _backward(ctx: Any, grad_out: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _differentiate(grad_out, grad_lse, *ctx.saved_tensors, ctx.scale)
-    return (*grads, None, None)
-
-
-_attend.register_autograd(_backward, setup_context=_setup_context)
-
-
-@register_flop_formula(torch.ops.einfuse.shared_prefix)
-def _count_forward(
-    q: Sequence[int],
-    k: Sequence[int],
-    v: Sequence[int],
-    prefix_k: Sequence[int],
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Two operations per multiply-add of the scores that exist, as if responses were full."""
-    return 2 * _count_pairs(q, prefix_k) * (q[4] + v[4])
-
-
-@register_flop_formula(torch.ops.einfuse.shared_prefix_backward)
-def _count_backward(
-    grad_out: Sequence[int], grad_lse: Sequence[int], out: Sequence[int], lse: Sequence[int],
-    q: Sequence[int], k: Sequence[int], v: Sequence[int], prefix_k: Sequence[int],
-    *_: Any, **__: Any,
-) -> int:  # fmt: skip
-    # Over E: the scores again, dQ and dK; over F: the gradient of the weights and dV.
-    return 2 * _count_pairs(q, prefix_k) * (3 * q[4] + 2 * v[4])
-
-
-def _count_pairs(q: Sequence[int], prefix_k: Sequence[int]) -> int:
-    *outer, tokens, _ = q
-    return math.prod(outer) * (tokens * prefix_k[2] + tokens * (tokens + 1) // 2)
-
-
-def attend_with_prefix(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix_k: Tensor,
-    prefix_v: Tensor,
-    lengths: Tensor | None,
-    scale: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """Return outputs and log-sum-exps by the plain formula in ``dtype``, prefixes repeated."""
-    responses, tokens = q.shape[2:4]
-    group = q.shape[1] // k.shape[1]
-    q, k, v, prefix_k, prefix_v = (t.to(dtype) for t in (q, k, v, prefix_k, prefix_v))
-    keys, values = (
-        torch.cat([prefix[:, :, None].expand(-1, -1, responses, -1, -1), own], dim=3)
-        for prefix, own in ((prefix_k, k), (prefix_v, v))
-    )
-    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
-    scores = (q * scale) @ keys.transpose(-1, -2)  # [b, h, r, p, m + p]
-    token = torch.arange(tokens, device=q.device)
-    own = token[None, :] <= token[:, None]
-    seen = torch.cat([torch.ones_like(own[:, :1]).expand(-1, prefix_k.shape[2]), own], dim=1)
-    scores = scores.masked_fill(~seen, float("-inf"))
-    out, lse = torch.softmax(scores, -1) @ values, torch.logsumexp(scores, -1)
-    if lengths is not None:
-        missing = _missing(lengths, tokens)[:, None]
-        out = out.masked_fill(missing[..., None], 0.0)
-        lse = lse.masked_fill(missing, float("-inf"))
-    return out, lse
+from .online import (
+    absorb,
+    find_head,
+    find_tile,
+    finish_softmax,
+    load_tile,
+    start_softmax,
+    store_tile,
+)
 
 
 def plan_forward(
@@ -264,33 +42,14 @@ def plan_forward(
     ``problem`` has the queries ``[B, H, R P, E]`` of all responses, ``tokens`` (P) each, and the
     keys and values of the prefixes; ``k [B, G, R P, E]`` and ``v`` are those of the responses.
     """
-    row = kernel.configuration("forward", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    launch = Launch(
-        function=forward_kernel,
-        grid=(triton.cdiv(problem.queries, tiles["block_p"]) * problem.batch * problem.heads,),
-        arguments={
-            "q_ptr": problem.q,
-            "k_ptr": k,
-            "v_ptr": v,
-            "prefix_k_ptr": problem.k,
-            "prefix_v_ptr": problem.v,
-            "lengths_ptr": lengths,
-            "out_ptr": out,
-            "lse_ptr": lse,
-            **strides(q=problem.q, k=k, v=v, out=out),
-            **strides(prefix_k=problem.k, prefix_v=problem.v),
-            "queries": problem.queries,
-            "tokens": tokens,
-            "keys": problem.keys,
-            "heads": problem.heads,
-            "scale_log2": problem.options.scale * LOG2_E,
-            **head_arguments(problem),
-            **tiles,
-        },
-        options=row.options,
-        tile=loop_tile(problem, tiles),
-    )
+    launch = attention_launch(
+        forward_kernel, kernel, "forward", problem, architecture,
+        {"out": out, "k": k, "v": v, "prefix_k": problem.k, "prefix_v": problem.v},
+        lse_ptr=lse,
+        lengths_ptr=lengths,
+        tokens=tokens,
+        scale_log2=problem.options.scale * LOG2_E,
+    )  # fmt: skip
     return (launch,)
 
 
@@ -315,70 +74,41 @@ def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
 
 @triton.jit
 def forward_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    prefix_k_ptr: tl.tensor,
-    prefix_v_ptr: tl.tensor,
+    q_at: Rows, k_at: Rows, v_at: Rows, prefix_k_at: Rows, prefix_v_at: Rows,
     lengths_ptr: tl.tensor,  # [batch, responses] or None
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    prefix_k_batch: tl.tensor,
-    prefix_k_head: tl.tensor,
-    prefix_k_row: tl.tensor,
-    prefix_v_batch: tl.tensor,
-    prefix_v_head: tl.tensor,
-    prefix_v_row: tl.tensor,
+    out_at: Rows, lse_ptr: tl.tensor,
     queries: tl.tensor,  # responses * tokens
     tokens: tl.tensor,
     keys: tl.tensor,  # of the prefix
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale_log2: tl.tensor,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
+    heads: tl.tensor, group: tl.tensor, scale_log2: tl.tensor,
+    head_e: tl.constexpr, head_f: tl.constexpr, block_e: tl.constexpr, block_f: tl.constexpr,
+    block_p: tl.constexpr, block_m: tl.constexpr, accumulator: tl.constexpr,
+) -> None:  # fmt: skip
     """Attend ``block_p`` tokens on the line of one prompt's responses, for one head."""
-    tiles = tl.cdiv(queries, block_p)
-    first = tl.program_id(0) % tiles * block_p
-    batch = (tl.program_id(0) // tiles // heads).to(tl.int64)
-    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head // group * v_head
-    prefix_k_ptr += batch * prefix_k_batch + head // group * prefix_k_head
-    prefix_v_ptr += batch * prefix_v_batch + head // group * prefix_v_head
-    out_ptr += batch * out_batch + head * out_head
+    first, batch, head = find_tile(queries, heads, False, block_p)
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
+    v_ptr = find_head(v_at, batch, head // group)
+    prefix_k_ptr = find_head(prefix_k_at, batch, head // group)
+    prefix_v_ptr = find_head(prefix_v_at, batch, head // group)
+    out_ptr = find_head(out_at, batch, head)
     lse_ptr += (batch * heads + head) * queries
     if lengths_ptr is not None:
         lengths_ptr += batch * (queries // tokens)
 
     row = first + tl.arange(0, block_p)
     exists = _exists(row, lengths_ptr, queries, tokens)
-    q = _load_existing(q_ptr, row, exists, q_row, block_e, head_e)  # [p, e]
+    q = _load_existing(q_ptr, row, exists, q_at.row, block_e, head_e)  # [p, e]
     acc, total, peak = start_softmax(block_p, block_f, accumulator)
     full = keys // block_m * block_m
     for masked in tl.static_range(2):
         for start in range(full if masked else 0, keys if masked else full, block_m):
-            k = load_tile(prefix_k_ptr, start, keys, prefix_k_row, block_m, block_e, head_e, masked)
-            v = load_tile(prefix_v_ptr, start, keys, prefix_v_row, block_m, block_f, head_f, masked)
+            k = load_tile(
+                prefix_k_ptr, start, keys, prefix_k_at.row, block_m, block_e, head_e, masked
+            )
+            v = load_tile(
+                prefix_v_ptr, start, keys, prefix_v_at.row, block_m, block_f, head_f, masked
+            )
             scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
             if masked:
                 key = start + tl.arange(0, block_m)
@@ -388,8 +118,8 @@ def forward_kernel(
     for start in range(first // tokens * tokens, tl.minimum(first + block_p, queries), block_m):
         key = start + tl.arange(0, block_m)
         present = _exists(key, lengths_ptr, queries, tokens)
-        k = _load_existing(k_ptr, key, present, k_row, block_e, head_e)  # [m, e]
-        v = _load_existing(v_ptr, key, present, v_row, block_f, head_f)  # [m, f]
+        k = _load_existing(k_ptr, key, present, k_at.row, block_e, head_e)  # [m, e]
+        v = _load_existing(v_ptr, key, present, v_at.row, block_f, head_f)  # [m, f]
         scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
         visible = (key[None, :] <= row[:, None]) & (key // tokens == (row // tokens)[:, None])
         scores = tl.where(visible, scores, float("-inf"))
@@ -397,13 +127,13 @@ def forward_kernel(
 
     out, log_sum = finish_softmax(acc, tl.where(exists, total, 0.0), peak)
     tl.store(lse_ptr + row, log_sum, mask=row < queries)
-    store_tile(out_ptr, out, first, queries, out_row, block_p, block_f, head_f)
+    store_tile(out_ptr, out, first, queries, out_at.row, block_p, block_f, head_f)
 
 
 @triton.jit
 def _exists(
-    row: tl.tensor, lengths_ptr: tl.tensor, queries: tl.tensor, tokens: tl.tensor
-) -> tl.tensor:
+    row: tl.tensor, lengths_ptr: tl.tensor, queries: tl.tensor, tokens: tl.tensor,
+) -> tl.tensor:  # fmt: skip
     """Whether rows of the line are tokens of a response."""
     exists = row < queries
     if lengths_ptr is not None:
@@ -414,13 +144,9 @@ def _exists(
 
 @triton.jit
 def _load_existing(
-    pointer: tl.tensor,
-    row: tl.tensor,
-    exists: tl.tensor,
-    stride: tl.tensor,
-    columns: tl.constexpr,
+    pointer: tl.tensor, row: tl.tensor, exists: tl.tensor, stride: tl.tensor, columns: tl.constexpr,
     width: tl.constexpr,
-) -> tl.tensor:
+) -> tl.tensor:  # fmt: skip
     """Load rows of the line, zero where there is none."""
     column = tl.arange(0, columns)
     return tl.load(
@@ -428,99 +154,3 @@ def _load_existing(
         mask=exists[:, None] & (column < width)[None, :],
         other=0.0,
     )
-
-
-def _prefix_part(q: Tensor, prefix_k: Tensor, prefix_v: Tensor, scale: float) -> Problem:
-    """All tokens of all responses against the prefixes."""
-    k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (prefix_k, prefix_v))
-    return Problem(_on_a_line(q), k, v, Options(scale=scale))
-
-
-def _traits(prefix: Problem, architecture: str) -> Traits:
-    traits = prefix.traits(training=True, architecture=architecture)
-    return replace(traits, features=traits.features | {"shared_prefix"})
-
-
-def _on_a_line(tensor: Tensor) -> Tensor:
-    """[B, H, R, P, E] as [B, H, R P, E] with contiguous rows."""
-    line = tensor.flatten(2, 3)
-    return line if line.stride(-1) == 1 else line.contiguous()
-
-
-def _responses(tensor: Tensor) -> Tensor:
-    """[B, H, R, P, ...] as [R, B H, P, ...]: a batch of responses with the heads of all prompts."""
-    rows = tensor if tensor.dim() == 4 or tensor.stride(-1) == 1 else tensor.contiguous()
-    return rows.flatten(0, 1).transpose(0, 1)
-
-
-def _missing(lengths: Tensor, tokens: int) -> Tensor:
-    """Which tokens [B, R, P] do not exist."""
-    return torch.arange(tokens, device=lengths.device) >= lengths[..., None]
-
-
-def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=exact)
-
-
-def _check(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    prefix_k: Tensor,
-    prefix_v: Tensor,
-    lengths: Tensor | None,
-    scale: float,
-) -> None:
-    own, of_prefix = "[B, {}, R, P, {}]", "[B, G, M, {}]"
-    for name, tensor, ranks in (
-        ("q", q, own.format("H", "E")),
-        ("k", k, own.format("G", "E")),
-        ("v", v, own.format("G", "F")),
-        ("prefix_k", prefix_k, of_prefix.format("E")),
-        ("prefix_v", prefix_v, of_prefix.format("F")),
-    ):
-        if tensor.dim() != ranks.count(",") + 1 or tensor.numel() == 0:
-            raise KernelError(
-                f"{name}: expected {ranks} without an empty dimension, found {list(tensor.shape)}"
-            )
-        if tensor.dtype not in _DTYPES or tensor.dtype != q.dtype:
-            raise KernelError(
-                f"{name}: expected float16, bfloat16 or float32, as q, found {tensor.dtype}"
-            )
-        if tensor.device != q.device:
-            raise KernelError(f"{name}: expected it on {q.device} as q, found {tensor.device}")
-    batch, heads, responses, tokens, size = q.shape
-    key_heads, keys, value_size = k.shape[1], prefix_k.shape[2], v.shape[4]
-    for name, tensor, shape in (
-        ("k", k, (batch, key_heads, responses, tokens, size)),
-        ("v", v, (batch, key_heads, responses, tokens, value_size)),
-        ("prefix_k", prefix_k, (batch, key_heads, keys, size)),
-        ("prefix_v", prefix_v, (batch, key_heads, keys, value_size)),
-    ):
-        if tuple(tensor.shape) != shape:
-            raise KernelError(f"{name}: expected {list(shape)}, found {list(tensor.shape)}")
-    if heads % key_heads:
-        raise KernelError(
-            f"k: expected a number of heads that divides the {heads} of q, found {key_heads}"
-        )
-    if lengths is not None:
-        _check_lengths(lengths, batch, responses, tokens, q.device)
-    if not (math.isfinite(scale) and scale > 0):
-        raise KernelError(f"scale: expected a positive finite number, found {scale}")
-
-
-def _check_lengths(
-    lengths: Tensor, batch: int, responses: int, tokens: int, device: torch.device
-) -> None:
-    fits = tuple(lengths.shape) == (batch, responses) and lengths.dtype == torch.int32
-    if not fits or lengths.device != device:
-        raise KernelError(
-            f"lengths: expected int32 [{batch}, {responses}] on {device}, found "
-            f"{lengths.dtype} {list(lengths.shape)} on {lengths.device}"
-        )
-    low, high = int(lengths.min()), int(lengths.max())
-    if low < 0 or high > tokens:
-        raise KernelError(
-            f"lengths: expected 0 to {tokens} tokens, found {low if low < 0 else high}"
-        )

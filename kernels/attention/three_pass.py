@@ -14,107 +14,51 @@ from torch import Tensor
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import head_arguments, loop_tile, strides
+from einfuse.kernels.calls.tiles import Rows, attention_launch
 
-from .online import load_slice, load_tile, store_tile
+from .online import find_head, load_slice, load_tile, store_tile
 
 
 def plan_forward(
     kernel: Kernel, problem: Problem, out: Tensor, lse: Tensor, architecture: str
 ) -> tuple[Launch, ...]:
     """Return the launches that fill ``out [B, H, P, F]`` and ``lse [B, H, P]`` (float32)."""
-    rows = {
-        name: kernel.configuration(name, architecture, **problem.sizes)
-        for name in ("scores", "softmax", "context")
-    }
-    tiles = {name: dict(row.tiles) for name, row in rows.items()}
-    grids = {name: triton.cdiv(problem.queries, tile["block_p"]) for name, tile in tiles.items()}
-    every = problem.batch * problem.heads
-    heads = head_arguments(problem)
-    scores = problem.q.new_empty(problem.batch, problem.heads, problem.queries, problem.keys)
-    lengths = {"queries": problem.queries, "keys": problem.keys, "heads": problem.heads}
-    key_tiles = triton.cdiv(problem.keys, tiles["scores"]["block_m"])
+    scores = problem.q.new_empty(*problem.q.shape[:3], problem.keys)
     return (
-        Launch(
-            function=scores_kernel,
-            grid=(grids["scores"] * key_tiles * every,),
-            arguments={
-                "q_ptr": problem.q,
-                "k_ptr": problem.k,
-                "scores_ptr": scores,
-                **strides(q=problem.q, k=problem.k),
-                **lengths,
-                **{name: heads[name] for name in ("group", "head_e", "accumulator")},
-                "scale": problem.options.scale,
-                **tiles["scores"],
-            },
-            options=rows["scores"].options,
+        attention_launch(
+            scores_kernel, kernel, "scores", problem, architecture, {},
+            over="both", scores_ptr=scores, scale=problem.options.scale,
         ),
-        Launch(
-            function=softmax_kernel,
-            grid=(grids["softmax"] * every,),
-            arguments={
-                "scores_ptr": scores,
-                "lse_ptr": lse,
-                **lengths,
-                "causal": problem.options.causal,
-                "accumulator": heads["accumulator"],
-                **tiles["softmax"],
-            },
-            options=rows["softmax"].options,
+        attention_launch(
+            softmax_kernel, kernel, "softmax", problem, architecture, {},
+            scores_ptr=scores, lse_ptr=lse,
         ),
-        Launch(
-            function=context_kernel,
-            grid=(grids["context"] * every,),
-            arguments={
-                "weights_ptr": scores,
-                "v_ptr": problem.v,
-                "out_ptr": out,
-                **strides(v=problem.v, out=out),
-                **lengths,
-                **{name: heads[name] for name in ("group", "head_f", "block_f", "accumulator")},
-                **tiles["context"],
-            },
-            options=rows["context"].options,
-            tile=loop_tile(problem, tiles["context"]),
+        attention_launch(
+            context_kernel, kernel, "context", problem, architecture, {"out": out},
+            weights_ptr=scores,
         ),
-    )
+    )  # fmt: skip
 
 
 @triton.jit
 def scores_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    scores_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale: tl.tensor,
-    head_e: tl.constexpr,
-    block_e: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
+    q_at: Rows, k_at: Rows, scores_ptr: tl.tensor,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, scale: tl.tensor,
+    head_e: tl.constexpr, block_e: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Store a tile of the scaled scores of one head."""
     tiles_p, tiles_m = tl.cdiv(queries, block_p), tl.cdiv(keys, block_m)
     first_m = tl.program_id(0) % tiles_m * block_m
     first_p = tl.program_id(0) // tiles_m % tiles_p * block_p
     whole = (tl.program_id(0) // tiles_m // tiles_p).to(tl.int64)
     batch, head = whole // heads, whole % heads
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
     scores = tl.zeros([block_p, block_m], accumulator)
     for at in range(0, head_e, block_e):
-        q = load_slice(q_ptr, first_p, queries, q_row, at, head_e, block_p, block_e)
-        k = load_slice(k_ptr, first_m, keys, k_row, at, head_e, block_m, block_e)
+        q = load_slice(q_ptr, first_p, queries, q_at.row, at, head_e, block_p, block_e)
+        k = load_slice(k_ptr, first_m, keys, k_at.row, at, head_e, block_m, block_e)
         scores = tl.dot(q, tl.trans(k), scores, input_precision="ieee", out_dtype=accumulator)
     rows = (first_p + tl.arange(0, block_p))[:, None]
     columns = (first_m + tl.arange(0, block_m))[None, :]
@@ -127,16 +71,10 @@ def scores_kernel(
 
 @triton.jit
 def softmax_kernel(
-    scores_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    causal: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
+    scores_ptr: tl.tensor, lse_ptr: tl.tensor,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor,
+    causal: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr, accumulator: tl.constexpr,
+) -> None:  # fmt: skip
     """Turn rows of scores into weights where they lie, in three sweeps."""
     tiles = tl.cdiv(queries, block_p)
     rows = tl.program_id(0) % tiles * block_p + tl.arange(0, block_p)
@@ -177,31 +115,17 @@ def softmax_kernel(
 
 @triton.jit
 def context_kernel(
-    weights_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    head_f: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
+    weights_ptr: tl.tensor, v_at: Rows, out_at: Rows,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor,
+    head_f: tl.constexpr, block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Store the weighted sums of the values for a tile of queries of one head."""
     tiles = tl.cdiv(queries, block_p)
     first_p = tl.program_id(0) % tiles * block_p
     whole = (tl.program_id(0) // tiles).to(tl.int64)
     batch, head = whole // heads, whole % heads
-    v_ptr += batch * v_batch + head // group * v_head
+    v_ptr = find_head(v_at, batch, head // group)
     weights_ptr += whole * queries * keys
     acc = tl.zeros([block_p, block_f], accumulator)
     rows = first_p + tl.arange(0, block_p)
@@ -212,7 +136,7 @@ def context_kernel(
             mask=(rows < queries)[:, None] & (columns < keys)[None, :],
             other=0.0,
         )
-        v = load_tile(v_ptr, first, keys, v_row, block_m, block_f, head_f, True)
+        v = load_tile(v_ptr, first, keys, v_at.row, block_m, block_f, head_f, True)
         acc = tl.dot(weights, v, acc, input_precision="ieee", out_dtype=accumulator)
-    out_ptr += batch * out_batch + head * out_head
-    store_tile(out_ptr, acc, first_p, queries, out_row, block_p, block_f, head_f)
+    out_ptr = find_head(out_at, batch, head)
+    store_tile(out_ptr, acc, first_p, queries, out_at.row, block_p, block_f, head_f)

@@ -6,6 +6,8 @@ exponentials SLN against it and their sum SLD; the second corrects them by ``exp
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -13,96 +15,40 @@ from torch import Tensor
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import LOG2_E, head_arguments, loop_tile, strides
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch
 
-from .online import load_slice, load_tile, store_tile
+from .online import find_head, load_slice, load_tile, store_tile
 
 
 def plan_forward(
     kernel: Kernel, problem: Problem, out: Tensor, lse: Tensor, architecture: str
 ) -> tuple[Launch, ...]:
     """Return the launches that fill ``out [B, H, P, F]`` and ``lse [B, H, P]`` (float32)."""
-    row_local = kernel.configuration("local", architecture, **problem.sizes)
-    row_context = kernel.configuration("context", architecture, **problem.sizes)
-    local = dict(row_local.tiles)
-    context = {**dict(row_context.tiles), "block_m": local["block_m"]}
-    every = problem.batch * problem.heads
-    key_tiles = triton.cdiv(problem.keys, local["block_m"])
-    heads = head_arguments(problem)
-    weights = problem.q.new_empty(problem.batch, problem.heads, problem.queries, problem.keys)
-    statistics = {
-        "peaks_ptr": lse.new_empty(problem.batch, problem.heads, key_tiles, problem.queries),
-        "totals_ptr": lse.new_empty(problem.batch, problem.heads, key_tiles, problem.queries),
+    block_m = dict(kernel.configuration("local", architecture, **problem.sizes).tiles)["block_m"]
+    statistics = (*problem.q.shape[:2], triton.cdiv(problem.keys, block_m), problem.queries)
+    shared: dict[str, Any] = {
+        "weights_ptr": problem.q.new_empty(*problem.q.shape[:3], problem.keys),
+        "peaks_ptr": lse.new_empty(statistics),
+        "totals_ptr": lse.new_empty(statistics),
     }
-    shared = {
-        "weights_ptr": weights,
-        **statistics,
-        "queries": problem.queries,
-        "keys": problem.keys,
-        "heads": problem.heads,
-        "group": heads["group"],
-        "causal": problem.options.causal,
-        "accumulator": heads["accumulator"],
-    }
-    return (
-        Launch(
-            function=local_kernel,
-            grid=(triton.cdiv(problem.queries, local["block_p"]) * key_tiles * every,),
-            arguments={
-                "q_ptr": problem.q,
-                "k_ptr": problem.k,
-                **strides(q=problem.q, k=problem.k),
-                **shared,
-                "head_e": heads["head_e"],
-                "scale_log2": problem.options.scale * LOG2_E,
-                **local,
-            },
-            options=row_local.options,
-        ),
-        Launch(
-            function=context_kernel,
-            grid=(triton.cdiv(problem.queries, context["block_p"]) * every,),
-            arguments={
-                "v_ptr": problem.v,
-                "out_ptr": out,
-                "lse_ptr": lse,
-                **strides(v=problem.v, out=out),
-                **shared,
-                "head_f": heads["head_f"],
-                "block_f": heads["block_f"],
-                **context,
-            },
-            options=row_context.options,
-            tile=loop_tile(problem, context),
-        ),
-    )
+    local = attention_launch(
+        local_kernel, kernel, "local", problem, architecture, {},
+        over="both", scale_log2=problem.options.scale * LOG2_E, **shared,
+    )  # fmt: skip
+    context = attention_launch(
+        context_kernel, kernel, "context", problem, architecture, {"out": out},
+        lse_ptr=lse, block_m=block_m, **shared,
+    )  # fmt: skip
+    return local, context
 
 
 @triton.jit
 def local_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    weights_ptr: tl.tensor,
-    peaks_ptr: tl.tensor,
-    totals_ptr: tl.tensor,
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    head_e: tl.constexpr,
-    block_e: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
+    q_at: Rows, k_at: Rows, weights_ptr: tl.tensor, peaks_ptr: tl.tensor, totals_ptr: tl.tensor,
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, scale_log2: tl.tensor,
+    causal: tl.constexpr, head_e: tl.constexpr, block_e: tl.constexpr, block_p: tl.constexpr,
+    block_m: tl.constexpr, accumulator: tl.constexpr,
+) -> None:  # fmt: skip
     """Store a tile's exponentials against its own maxima, these maxima, and the sums."""
     tiles_p, tiles_m = tl.cdiv(queries, block_p), tl.cdiv(keys, block_m)
     tile_m = tl.program_id(0) % tiles_m
@@ -112,12 +58,12 @@ def local_kernel(
     first_m = tile_m * block_m
     rows = first_p + tl.arange(0, block_p)
     columns = first_m + tl.arange(0, block_m)
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
     scores = tl.zeros([block_p, block_m], accumulator)
     for at in range(0, head_e, block_e):
-        q = load_slice(q_ptr, first_p, queries, q_row, at, head_e, block_p, block_e)
-        k = load_slice(k_ptr, first_m, keys, k_row, at, head_e, block_m, block_e)
+        q = load_slice(q_ptr, first_p, queries, q_at.row, at, head_e, block_p, block_e)
+        k = load_slice(k_ptr, first_m, keys, k_at.row, at, head_e, block_m, block_e)
         scores = tl.dot(q, tl.trans(k), scores, input_precision="ieee", out_dtype=accumulator)
     seen = (columns < keys)[None, :]
     if causal:
@@ -138,29 +84,12 @@ def local_kernel(
 
 @triton.jit
 def context_kernel(
-    v_ptr: tl.tensor,
-    weights_ptr: tl.tensor,
-    peaks_ptr: tl.tensor,
-    totals_ptr: tl.tensor,
-    out_ptr: tl.tensor,
+    v_at: Rows, weights_ptr: tl.tensor, peaks_ptr: tl.tensor, totals_ptr: tl.tensor, out_at: Rows,
     lse_ptr: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    causal: tl.constexpr,
-    head_f: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor,
+    causal: tl.constexpr, head_f: tl.constexpr, block_f: tl.constexpr, block_p: tl.constexpr,
+    block_m: tl.constexpr, accumulator: tl.constexpr,
+) -> None:  # fmt: skip
     """Store the context of a tile of queries from all tiles' exponentials, corrected."""
     tiles_p, tiles_m = tl.cdiv(queries, block_p), tl.cdiv(keys, block_m)
     first_p = tl.program_id(0) % tiles_p * block_p
@@ -187,7 +116,7 @@ def context_kernel(
     present = tl.where(empty, 1.0, total)
     inverse = tl.where(empty, 0.0, 1.0 / present)
 
-    v_ptr += batch * v_batch + head // group * v_head
+    v_ptr = find_head(v_at, batch, head // group)
     weights_ptr += whole * queries * keys
     acc = tl.zeros([block_p, block_f], accumulator)
     for tile in range(0, used):
@@ -201,9 +130,9 @@ def context_kernel(
             other=0.0,
         ).to(accumulator)
         weights = (weights * correction[:, None]).to(v_ptr.dtype.element_ty)  # A
-        v = load_tile(v_ptr, first_m, keys, v_row, block_m, block_f, head_f, True)
+        v = load_tile(v_ptr, first_m, keys, v_at.row, block_m, block_f, head_f, True)
         acc = tl.dot(weights, v, acc, input_precision="ieee", out_dtype=accumulator)
-    out_ptr += batch * out_batch + head * out_head
-    store_tile(out_ptr, acc, first_p, queries, out_row, block_p, block_f, head_f)
+    out_ptr = find_head(out_at, batch, head)
+    store_tile(out_ptr, acc, first_p, queries, out_at.row, block_p, block_f, head_f)
     log_sum = tl.where(empty, float("-inf"), (peak + tl.math.log2(present)) * 0.6931471805599453)
     tl.store(lse_ptr + whole * queries + rows, log_sum, mask=rows < queries)

@@ -6,6 +6,9 @@ Source: Zhai et al., ByteTransformer (IPDPS 2023), with the running softmax of F
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -13,10 +16,10 @@ from torch import Tensor
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import LOG2_E, head_arguments, loop_tile
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch, rows
 from einfuse.kernels.errors import KernelError
 
-from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
+from .online import absorb, find_keys, finish_softmax, load_tile, start_softmax, store_tile
 
 
 def plan_forward(
@@ -25,69 +28,31 @@ def plan_forward(
     """Return the launch that fills ``out [P, H, F]`` and ``lse [H, P]`` (float32)."""
     if problem.starts_q is None or problem.starts_k is None:
         raise KernelError(f"cu_seqlens: kernel {kernel.name} expects it, found None")
-    q, k, v = problem.q, problem.k, problem.v
-    row = kernel.configuration("forward", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    launch = Launch(
-        function=forward_kernel,
-        grid=(triton.cdiv(problem.queries, tiles["block_p"]), problem.heads, problem.batch),
-        arguments={
-            "q_ptr": q,
-            "k_ptr": k,
-            "v_ptr": v,
-            "out_ptr": out,
-            "lse_ptr": lse,
-            "starts_q_ptr": problem.starts_q,
-            "starts_k_ptr": problem.starts_k,
-            "q_head": q.stride(1),
-            "q_row": q.stride(0),
-            "k_head": k.stride(1),
-            "k_row": k.stride(0),
-            "v_head": v.stride(1),
-            "v_row": v.stride(0),
-            "out_head": out.stride(1),
-            "out_row": out.stride(0),
-            "lse_head": lse.stride(0),
-            "scale_log2": problem.options.scale * LOG2_E,
-            "causal": problem.options.causal,
-            **head_arguments(problem),
-            **tiles,
-        },
-        options=row.options,
-        tile=loop_tile(problem, tiles),
-    )
-    return (launch,)
+    packed = (("q", problem.q), ("k", problem.k), ("v", problem.v), ("out", out))
+    operands: dict[str, Any] = {
+        f"{name}_at": rows(tensor.transpose(0, 1)[None]) for name, tensor in packed
+    }
+    launch = attention_launch(
+        forward_kernel, kernel, "forward", problem, architecture, {},
+        lse_ptr=lse,
+        starts_q_ptr=problem.starts_q,
+        starts_k_ptr=problem.starts_k,
+        lse_head=lse.stride(0),
+        scale_log2=problem.options.scale * LOG2_E,
+        **operands,
+    )  # fmt: skip
+    tiles = triton.cdiv(problem.queries, launch.arguments["block_p"])
+    return (replace(launch, grid=(tiles, problem.heads, problem.batch)),)
 
 
 @triton.jit
 def forward_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
-    starts_q_ptr: tl.tensor,
+    q_at: Rows, k_at: Rows, v_at: Rows, out_at: Rows, lse_ptr: tl.tensor, starts_q_ptr: tl.tensor,
     starts_k_ptr: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    lse_head: tl.tensor,
-    group: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
+    lse_head: tl.tensor, group: tl.tensor, scale_log2: tl.tensor,
+    causal: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr, block_e: tl.constexpr,
+    block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr, accumulator: tl.constexpr,
+) -> None:  # fmt: skip
     """Attend ``block_p`` queries of one head of one sequence to the keys of that sequence."""
     head = tl.program_id(1).to(tl.int64)
     sequence = tl.program_id(2)
@@ -101,25 +66,21 @@ def forward_kernel(
     first = tile * block_p
     if first >= queries:
         return
-    q_ptr += start_q * q_row + head * q_head
-    k_ptr += start_k * k_row + head // group * k_head
-    v_ptr += start_k * v_row + head // group * v_head
-    out_ptr += start_q * out_row + head * out_head
+    q_ptr = q_at.ptr + (start_q * q_at.row + head * q_at.head)
+    k_ptr = k_at.ptr + (start_k * k_at.row + head // group * k_at.head)
+    v_ptr = v_at.ptr + (start_k * v_at.row + head // group * v_at.head)
+    out_ptr = out_at.ptr + (start_q * out_at.row + head * out_at.head)
     lse_ptr += start_q + head * lse_head
 
     # Positions among the sequence's keys: query p stands at p + keys - queries.
     position = first + tl.arange(0, block_p) + keys - queries
-    stop = keys
-    full = keys // block_m * block_m
-    if causal:
-        stop = tl.maximum(tl.minimum(keys, first + block_p + keys - queries), 0)
-        full = tl.maximum(tl.minimum(keys, first + keys - queries + 1), 0) // block_m * block_m
-    q = load_tile(q_ptr, first, queries, q_row, block_p, block_e, head_e, True)  # [p, e]
+    full, stop = find_keys(first, queries, keys, causal, block_p, block_m)
+    q = load_tile(q_ptr, first, queries, q_at.row, block_p, block_e, head_e, True)  # [p, e]
     acc, total, peak = start_softmax(block_p, block_f, accumulator)
     for masked in tl.static_range(2):  # blocks that every query sees in full, then the others
         for start in range(full if masked else 0, stop if masked else full, block_m):
-            k = load_tile(k_ptr, start, keys, k_row, block_m, block_e, head_e, masked)
-            v = load_tile(v_ptr, start, keys, v_row, block_m, block_f, head_f, masked)
+            k = load_tile(k_ptr, start, keys, k_at.row, block_m, block_e, head_e, masked)
+            v = load_tile(v_ptr, start, keys, v_at.row, block_m, block_f, head_f, masked)
             scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
             if masked:
                 key = start + tl.arange(0, block_m)
@@ -132,4 +93,4 @@ def forward_kernel(
     out, log_sum = finish_softmax(acc, total, peak)
     row = first + tl.arange(0, block_p)
     tl.store(lse_ptr + row, log_sum, mask=row < queries)
-    store_tile(out_ptr, out, first, queries, out_row, block_p, block_f, head_f)
+    store_tile(out_ptr, out, first, queries, out_at.row, block_p, block_f, head_f)

@@ -14,91 +14,50 @@ from torch import Tensor
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import LOG2_E, head_arguments, loop_tile, strides
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, attention_launch
 
-from .online import absorb, finish_softmax, load_tile, start_softmax, store_tile
+from .online import (
+    absorb,
+    find_head,
+    find_tile,
+    finish_softmax,
+    load_tile,
+    start_softmax,
+    store_tile,
+)
 
 
 def plan_forward(
     kernel: Kernel, problem: Problem, out: Tensor, lse: Tensor, architecture: str
 ) -> tuple[Launch, ...]:
     """Return the launch that fills ``out [B, H, P, F]`` and ``lse [B, H, P]`` (float32)."""
-    options = problem.options
-    row = kernel.configuration("forward", architecture, **problem.sizes)
-    tiles = dict(row.tiles)
-    every_key = problem.queries + problem.keys
-    launch = Launch(
-        function=forward_kernel,
-        grid=(triton.cdiv(problem.queries, tiles["block_p"]) * problem.batch * problem.heads,),
-        arguments={
-            "q_ptr": problem.q,
-            "k_ptr": problem.k,
-            "v_ptr": problem.v,
-            "out_ptr": out,
-            "lse_ptr": lse,
-            "full_heads_ptr": problem.full_heads,
-            **strides(q=problem.q, k=problem.k, v=problem.v, out=out),
-            "queries": problem.queries,
-            "keys": problem.keys,
-            "heads": problem.heads,
-            **head_arguments(problem),
-            "window": every_key if options.window is None else min(options.window, every_key),
-            "sinks": min(options.sinks, problem.keys),
-            "scale_log2": options.scale * LOG2_E,
-            "causal": options.causal,
-            **tiles,
-        },
-        options=row.options,
-        tile=loop_tile(problem, tiles),
-    )
+    window, every_key = problem.options.window, problem.queries + problem.keys
+    launch = attention_launch(
+        forward_kernel, kernel, "forward", problem, architecture, {"out": out},
+        lse_ptr=lse,
+        full_heads_ptr=problem.full_heads,
+        window=every_key if window is None else min(window, every_key),
+        sinks=min(problem.options.sinks, problem.keys),
+        scale_log2=problem.options.scale * LOG2_E,
+    )  # fmt: skip
     return (launch,)
 
 
 @triton.jit
 def forward_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
+    q_at: Rows, k_at: Rows, v_at: Rows, out_at: Rows, lse_ptr: tl.tensor,
     full_heads_ptr: tl.tensor,  # [heads], which have no window; or None
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    heads: tl.tensor,
-    group: tl.tensor,
-    window: tl.tensor,
-    sinks: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_p: tl.constexpr,
-    block_m: tl.constexpr,
-    accumulator: tl.constexpr,
-) -> None:
+    queries: tl.tensor, keys: tl.tensor, heads: tl.tensor, group: tl.tensor, window: tl.tensor,
+    sinks: tl.tensor, scale_log2: tl.tensor,
+    causal: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr, block_e: tl.constexpr,
+    block_f: tl.constexpr, block_p: tl.constexpr, block_m: tl.constexpr, accumulator: tl.constexpr,
+) -> None:  # fmt: skip
     """Attend ``block_p`` queries of one head to their windows and the sinks."""
-    tiles = tl.cdiv(queries, block_p)
-    first = tl.program_id(0) % tiles * block_p
-    batch = (tl.program_id(0) // tiles // heads).to(tl.int64)
-    head = (tl.program_id(0) // tiles % heads).to(tl.int64)
-    q_ptr += batch * q_batch + head * q_head
-    k_ptr += batch * k_batch + head // group * k_head
-    v_ptr += batch * v_batch + head // group * v_head
-    out_ptr += batch * out_batch + head * out_head
+    first, batch, head = find_tile(queries, heads, False, block_p)
+    q_ptr = find_head(q_at, batch, head)
+    k_ptr = find_head(k_at, batch, head // group)
+    v_ptr = find_head(v_at, batch, head // group)
+    out_ptr = find_head(out_at, batch, head)
     lse_ptr += (batch * heads + head) * queries
     if full_heads_ptr is not None:  # noqa: SIM102 (the first is decided at compile time)
         if tl.load(full_heads_ptr + head):
@@ -123,7 +82,7 @@ def forward_kernel(
     head_blocks = tl.maximum(tl.cdiv(tl.minimum(whole, stop) - begin, block_m), 0)
     tail_blocks = tl.maximum(tl.cdiv(stop - tail, block_m), 0)
 
-    q = load_tile(q_ptr, first, queries, q_row, block_p, block_e, head_e, True)  # [p, e]
+    q = load_tile(q_ptr, first, queries, q_at.row, block_p, block_e, head_e, True)  # [p, e]
     acc, total, peak = start_softmax(block_p, block_f, accumulator)
     for block in range(0, sink_blocks + head_blocks + tail_blocks):
         start = block * block_m
@@ -131,8 +90,8 @@ def forward_kernel(
             start += begin - sink_blocks * block_m
         if block >= sink_blocks + head_blocks:
             start += tail - begin - head_blocks * block_m
-        k = load_tile(k_ptr, start, keys, k_row, block_m, block_e, head_e, True)
-        v = load_tile(v_ptr, start, keys, v_row, block_m, block_f, head_f, True)
+        k = load_tile(k_ptr, start, keys, k_at.row, block_m, block_e, head_e, True)
+        v = load_tile(v_ptr, start, keys, v_at.row, block_m, block_f, head_f, True)
         scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")  # [p, m]
         key = start + tl.arange(0, block_m)
         ahead = position[:, None] - key[None, :]
@@ -144,12 +103,12 @@ def forward_kernel(
         scores = tl.where(visible & (key < keys)[None, :], scores, float("-inf"))
         acc, total, peak = absorb(acc, total, peak, scores, v, scale_log2, True)
     for start in range(whole, tail, block_m):
-        k = load_tile(k_ptr, start, keys, k_row, block_m, block_e, head_e, False)
-        v = load_tile(v_ptr, start, keys, v_row, block_m, block_f, head_f, False)
+        k = load_tile(k_ptr, start, keys, k_at.row, block_m, block_e, head_e, False)
+        v = load_tile(v_ptr, start, keys, v_at.row, block_m, block_f, head_f, False)
         scores = tl.dot(q, tl.trans(k), out_dtype=accumulator, input_precision="ieee")
         acc, total, peak = absorb(acc, total, peak, scores, v, scale_log2, False)
 
     out, log_sum = finish_softmax(acc, total, peak)
     row = first + tl.arange(0, block_p)
     tl.store(lse_ptr + row, log_sum, mask=row < queries)
-    store_tile(out_ptr, out, first, queries, out_row, block_p, block_f, head_f)
+    store_tile(out_ptr, out, first, queries, out_at.row, block_p, block_f, head_f)

@@ -14,8 +14,7 @@ from torch import Tensor
 from einfuse.einsum import closest
 from einfuse.kernels.errors import KernelError
 
-from .options import SIMILARITIES, Options
-from .problem import Problem
+from .problem import SIMILARITIES, Options, Problem
 
 _TENSOR = (Tensor, "a tensor")
 _NUMBER = (int, float)
@@ -70,6 +69,41 @@ def check_tensors(**tensors: object) -> None:
             raise KernelError(f"{name}: expected a dense tensor, found {tensor.layout}")
 
 
+def check_operands(*operands: tuple[str, Tensor, str]) -> None:
+    """Raise a KernelError unless tensors have ranks like ``[B, H, P, E]`` and belong together.
+
+    None may be empty; type and device are those of the first.
+    """
+    first, q, _ = operands[0]
+    for name, tensor, ranks in operands:
+        if tensor.dim() != ranks.count(",") + 1 or tensor.numel() == 0:
+            raise KernelError(
+                f"{name}: expected {ranks} without an empty dimension, found {_shape(tensor)}"
+            )
+        if tensor.dtype not in DTYPES or tensor.dtype != q.dtype:
+            raise KernelError(
+                f"{name}: expected float16, bfloat16 or float32, as {first}, found {tensor.dtype}"
+            )
+        if tensor.device != q.device:
+            raise KernelError(
+                f"{name}: expected it on {q.device} as {first}, found {tensor.device}"
+            )
+
+
+def check_key_heads(heads: int, key_heads: int) -> None:
+    """Raise a KernelError unless the heads of q share those of k evenly."""
+    if heads % key_heads:
+        raise KernelError(
+            f"k: expected a number of heads that divides the {heads} of q, found {key_heads}"
+        )
+
+
+def check_scale(scale: float) -> None:
+    """Raise a KernelError unless a scale is positive and finite."""
+    if not (math.isfinite(scale) and scale > 0):
+        raise KernelError(f"scale: expected a positive finite number, found {scale}")
+
+
 def check_values(choices: Mapping[str, Any]) -> None:
     """Raise a KernelError unless every keyword of a call is known and has a value of its kind."""
     for name, value in choices.items():
@@ -120,16 +154,11 @@ def _check_shapes(problem: Problem) -> None:
         raise KernelError(f"k: expected the head size of q, {q.shape[-1]}, found {k.shape[-1]}")
     if k.shape[:-1] != v.shape[:-1]:
         raise KernelError(f"v: expected the heads and length of k, {_shape(k)}, found {_shape(v)}")
-    if problem.heads % problem.key_heads:
-        raise KernelError(
-            f"k: expected a number of heads that divides the {problem.heads} of q, "
-            f"found {problem.key_heads}"
-        )
+    check_key_heads(problem.heads, problem.key_heads)
 
 
 def _check_options(options: Options) -> None:
-    if not (math.isfinite(options.scale) and options.scale > 0):
-        raise KernelError(f"scale: expected a positive finite number, found {options.scale}")
+    check_scale(options.scale)
     if options.similarity not in SIMILARITIES:
         raise KernelError(
             f"similarity: expected one of {', '.join(SIMILARITIES)}, found '{options.similarity}'"

@@ -17,8 +17,7 @@ import torch
 
 from einfuse.kernels.errors import KernelError
 
-from .configuration import Configuration
-from .registry import Kernel
+from .registry import Configuration, Kernel
 from .timing import CudaStopwatch, time_interleaved
 
 VARIABLE = "EINFUSE_AUTOTUNE"

@@ -11,7 +11,7 @@ from einfuse.kernels.errors import KernelError
 
 from .arguments import check_tensors, check_values
 from .operators import attention_operator
-from .options import Similarity
+from .problem import Similarity
 
 
 class Choices(TypedDict, total=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,10 +42,16 @@ class Launch:
         with self._device():
             self.function[self.grid](**self.arguments, **self.options)
 
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Yield the tensors among the arguments, in order; the first is an operand of products."""
+        for argument in self.arguments.values():
+            first = argument[0] if isinstance(argument, tuple) else argument
+            if isinstance(first, torch.Tensor):
+                yield first
+
     def _device(self) -> AbstractContextManager[object]:
         """Triton launches on the current device, which need not be that of the tensors."""
-        tensors = (a for a in self.arguments.values() if isinstance(a, torch.Tensor))
-        first = next(tensors, None)
+        first = next(self.tensors(), None)
         if first is None or not first.is_cuda:
             return nullcontext()
         return torch.cuda.device(first.device)

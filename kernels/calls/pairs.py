@@ -33,7 +33,7 @@ def count_pairs(problem: Problem) -> int:
     Where a mask's or a length's values are unknown (tensors without data), the mask counts as
     full and the lengths as equal.
 
-    >>> from einfuse.kernels.calls.options import Options
+    >>> from einfuse.kernels.calls.problem import Options
     >>> q = torch.empty(1, 2, 4, 8)
     >>> count_pairs(Problem(q, q, q, Options(scale=1.0, causal=True)))
     20

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
-
-from einfuse.einsum import load, run
 
 from .pairs import visible
 from .problem import Problem
@@ -16,7 +12,7 @@ from .problem import Problem
 def attend_exactly(problem: Problem) -> tuple[Tensor, Tensor]:
     """Return the output and the log-sum-exp in float64.
 
-    >>> from einfuse.kernels.calls.options import Options
+    >>> from einfuse.kernels.calls.problem import Options
     >>> q = torch.zeros(1, 1, 1, 2); k = torch.zeros(1, 1, 4, 2); v = torch.eye(4)[None, None]
     >>> out, lse = attend_exactly(Problem(q, k, v, Options(scale=1.0)))
     >>> out.flatten().tolist(), round(lse.item(), 4)
@@ -59,30 +55,6 @@ def differentiate_plainly(
         torch.cat([part[0].transpose(0, 1) for part in of]) for of in zip(*parts, strict=True)
     )
     return q, k, v
-
-
-def attend_by_cascade(problem: Problem, cascade: str, **sizes: int) -> Tensor:
-    """Return the output in float64 by running a cascade of the library from its text.
-
-    The cascade takes ``Q [E, P]``, ``K [E, M]`` and ``V [F, M]`` of one head and gives
-    ``AV [F, P]``; the scale is folded into Q. ``sizes`` are those of ranks that the tensors leave
-    open, such as the tile ``M0``. Masks are the cascade's own: the options' are not applied.
-
-    >>> from einfuse.kernels.calls.options import Options
-    >>> q = k = torch.zeros(1, 1, 4, 2); v = torch.eye(4)[None, None]
-    >>> problem = Problem(q, k, v, Options(scale=1.0))
-    >>> attend_by_cascade(problem, "attention/1-pass", M0=2)[0, 0, 0].tolist()
-    [0.25, 0.25, 0.25, 0.25]
-    """
-    loaded = load(cascade)
-    group = problem.heads // problem.key_heads
-    wide = [tensor.double() for tensor in (problem.q, problem.k, problem.v)]
-    out = torch.empty((*problem.q.shape[:-1], problem.value_size), dtype=torch.float64)
-    for batch, head in itertools.product(range(problem.batch), range(problem.heads)):
-        q, k, v = wide[0][batch, head], wide[1][batch, head // group], wide[2][batch, head // group]
-        inputs = {"Q": q.T * problem.options.scale, "K": k.T, "V": v.T}
-        out[batch, head] = run(loaded, inputs, sizes, backend="torch")["AV"].T
-    return out
 
 
 def _attend(problem: Problem, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

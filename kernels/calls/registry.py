@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,8 +14,6 @@ import yaml
 
 from einfuse.kernels.errors import KernelError, MissingPackageError
 
-from .configuration import Configuration
-
 _SUFFIX = ".kernel.yaml"
 
 _SMALL_SHARED = {"sm_86", "sm_89", "sm_120"}
@@ -22,6 +21,48 @@ _SMALL_SHARED = {"sm_86", "sm_89", "sm_120"}
 
 Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """How one launch of a kernel is tiled on an architecture.
+
+    ``tiles`` are the kernel's compile-time sizes by the ranks of its cascade, ``block_p`` queries
+    by ``block_m`` keys say. ``when`` bounds the sizes a row is for, from above (``head_size: 64``
+    is for head sizes up to 64); rows are tried in the order of the file.
+    """
+
+    launch: str
+    architecture: str
+    tiles: tuple[tuple[str, int], ...]
+    warps: int
+    stages: int
+    when: tuple[tuple[str, int], ...] = ()
+    source: str = ""
+
+    def serves(self, architecture: str, sizes: Mapping[str, int]) -> bool:
+        """Whether the row is for this architecture and these sizes."""
+        return architecture == self.architecture and all(
+            name in sizes and sizes[name] <= most for name, most in self.when
+        )
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What the compiler is told besides the tiles."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
+    @staticmethod
+    def from_data(row: Mapping[str, Any], source: str = "") -> Configuration:
+        """Return the configuration of one row of a data file."""
+        return Configuration(
+            launch=row["launch"],
+            architecture=row["architecture"],
+            tiles=tuple(row["tiles"].items()),
+            warps=row["warps"],
+            stages=row["stages"],
+            when=tuple(row.get("when", {}).items()),
+            source=row.get("source", source),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +204,34 @@ def choose_kernel(traits: Traits, name: str | None = None) -> Kernel:
             return kernel
         refusals.append(f"  {kernel.name} {refusal}")
     raise KernelError("no kernel takes this call:\n" + "\n".join(refusals))
+
+
+def find_or_fall_back(name: str, traits: Traits, *, asked: bool = False) -> Kernel | None:
+    """Return a kernel, or None where it refuses the call and the plain formula has to do.
+
+    The refusal is a warning, except on a CPU, for which no kernel is meant; it is a KernelError
+    if the caller ``asked`` for this kernel.
+
+    >>> usual = dict(heads=8, key_heads=8, queries=1, keys=64, head_size=64, value_size=64)
+    >>> traits = Traits(architecture="sm_90", dtype="float16", **usual)
+    >>> find_or_fall_back("split-kv-decode", traits).module
+    'decoding.split_kv'
+    """
+    kernel = find_kernel(name)
+    refusal = kernel.refusal(traits)
+    if refusal is None:
+        return kernel
+    if asked:
+        raise KernelError(f"kernel '{name}' {refusal}")
+    if traits.architecture != "cpu":
+        warn_once(f"kernel '{name}' {refusal}: using the plain formula")
+    return None
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Warn with a text the first time that it comes up."""
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _is_check(traits: Traits) -> bool:

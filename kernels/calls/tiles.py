@@ -1,16 +1,18 @@
-"""Sizes and types that every kernel's launch needs."""
+"""What every kernel's launch needs: tensors with their strides, sizes, types."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+from .launch import Launch
 from .problem import Problem
+from .registry import Kernel
 
 LOG2_E = math.log2(math.e)
 """What turns a natural exponent into one of two: ``exp(x) = exp2(x * LOG2_E)``."""
@@ -33,17 +35,22 @@ def accumulator(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def strides(**tensors: torch.Tensor) -> dict[str, int]:
-    """Name the strides of ``[batch, head, row, 1]`` tensors as the kernels' parameters do.
+class Rows(NamedTuple):
+    """A tensor ``[batch, head, row, 1]`` as a kernel takes it: its pointer and its strides."""
 
-    >>> strides(q=torch.empty(2, 3, 5, 7))
-    {'q_batch': 105, 'q_head': 35, 'q_row': 7}
+    ptr: Any
+    batch: Any
+    head: Any
+    row: Any
+
+
+def rows(tensor: torch.Tensor) -> Rows:
+    """Return a tensor ``[batch, head, row, ...]``, the last dimension contiguous, for a kernel.
+
+    >>> rows(torch.empty(2, 3, 5, 7))[1:]
+    (105, 35, 7)
     """
-    return {
-        f"{name}_{part}": tensor.stride(dimension)
-        for name, tensor in tensors.items()
-        for dimension, part in enumerate(("batch", "head", "row"))
-    }
+    return Rows(tensor, tensor.stride(0), tensor.stride(1), tensor.stride(2))
 
 
 def head_arguments(problem: Problem) -> dict[str, Any]:
@@ -72,11 +79,41 @@ def score_arguments(problem: Problem) -> dict[str, Any]:
     }
 
 
-def loop_tile(problem: Problem, tiles: Mapping[str, int]) -> dict[str, int]:
-    """Return what one turn of the main loop covers, by rank."""
-    return {
-        "P": tiles["block_p"],
-        "M": tiles["block_m"],
-        "E": padded(problem.head_size),
-        "F": padded(problem.value_size),
+def attention_launch(
+    function: Any,
+    kernel: Kernel,
+    launch: str,
+    problem: Problem,
+    architecture: str,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    over: Literal["queries", "keys", "both"] = "queries",
+    needs_scratch: bool = False,
+    **others: Any,
+) -> Launch:
+    """Return a launch with a program for each head's tile of queries, of keys, or of both.
+
+    ``launch`` is a name of the kernel's configurations; ``tensors`` are those ``[batch, head, row,
+    1]`` beside q, k and v. Of what all kernels have in common the function is given what it has
+    parameters for; ``others`` are arguments that it alone has, or has otherwise.
+    """
+    row = kernel.configuration(launch, architecture, **problem.sizes)
+    shared = {
+        "q_at": rows(problem.q),
+        "k_at": rows(problem.k),
+        "v_at": rows(problem.v),
+        **{f"{name}_at": rows(tensor) for name, tensor in tensors.items()},
+        "queries": problem.queries,
+        "keys": problem.keys,
+        "heads": problem.heads,
+        "causal": problem.options.causal,
+        **head_arguments(problem),
     }
+    known = {name: value for name, value in shared.items() if name in function.arg_names}
+    arguments = {**known, **dict(row.tiles), **others}
+    programs = problem.batch * (problem.key_heads if over == "keys" else problem.heads)
+    if over != "keys":
+        programs *= triton.cdiv(problem.queries, arguments["block_p"])
+    if over != "queries":
+        programs *= triton.cdiv(problem.keys, arguments["block_m"])
+    return Launch(function, (programs,), arguments, row.options, needs_scratch=needs_scratch)

@@ -265,16 +265,12 @@ def _tile(launch: Launch) -> dict[str, int]:
 
 def _element_bytes(launch: Launch) -> int:
     """Return the bytes of an element of the first tensor, which is an operand of the products."""
-    return next((int(t.element_size()) for t in _tensors(launch)), 2)
+    return next((int(t.element_size()) for t in launch.tensors()), 2)
 
 
 def _dtype(launch: Launch) -> str:
     """Return the name of the data type of that tensor."""
-    return next((str(t.dtype).removeprefix("torch.") for t in _tensors(launch)), "")
-
-
-def _tensors(launch: Launch) -> Iterator[Any]:
-    return (value for value in launch.arguments.values() if hasattr(value, "element_size"))
+    return next((str(t.dtype).removeprefix("torch.") for t in launch.tensors()), "")
 
 
 @functools.cache

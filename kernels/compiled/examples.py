@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from einfuse.kernels.calls.configuration import Configuration
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.operators import empty_gradients, empty_outputs
-from einfuse.kernels.calls.options import Options
-from einfuse.kernels.calls.problem import Problem
-from einfuse.kernels.calls.registry import Kernel
+from einfuse.kernels.calls.problem import Options, Problem
+from einfuse.kernels.calls.registry import Configuration, Kernel
 
 _HEAD_SIZE = 128
 _BATCH, _HEADS, _KEY_HEADS, _LENGTH, _BLOCK = 2, 8, 2, 4096, 128

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 
-from einfuse.kernels.calls.configuration import Configuration
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
-from einfuse.kernels.calls.registry import Kernel
+from einfuse.kernels.calls.registry import Configuration, Kernel
 from einfuse.kernels.errors import KernelError
 
 from .compilation import Compiled, compile_launch

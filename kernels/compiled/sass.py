@@ -98,33 +98,6 @@ class Program:
         return Counter(instruction.operation for instruction in body)
 
 
-def main_loop(program: Program) -> Loop | None:
-    """Return the innermost loop with the most matrix instructions; None without a loop.
-
-    Between equals the shorter one counts: it is the loop over full tiles, without masks. Where
-    no loop has a matrix instruction the longest loop is the main one.
-    """
-    loops = program.innermost_loops
-    if not loops:
-        return None
-
-    def weight(loop: Loop) -> tuple[int, int]:
-        matrix = matrix_instructions(program.count(loop))
-        length = loop.end - loop.start
-        return matrix, -length if matrix else length
-
-    return max(loops, key=weight)
-
-
-def matrix_instructions(counts: Mapping[str, int]) -> int:
-    """Return how many of the counted instructions go to the tensor cores.
-
-    >>> matrix_instructions({"HGMMA": 12, "FMUL": 3, "HMMA": 4})
-    16
-    """
-    return sum(counts.get(name, 0) for name in MATRIX)
-
-
 def spill_bytes(resources: Resources) -> int:
     """Return the bytes of stack and local memory a thread needs: zero in a kernel without spills.
 

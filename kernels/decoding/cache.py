@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from einfuse.kernels.calls.options import Options
-from einfuse.kernels.calls.problem import Problem
+from einfuse.kernels.calls.arguments import check_key_heads, check_operands, check_scale
+from einfuse.kernels.calls.problem import Options, Problem
 from einfuse.kernels.calls.reference import attend_plainly
 from einfuse.kernels.calls.registry import Traits
+from einfuse.kernels.calls.tiles import Rows, rows
 from einfuse.kernels.errors import KernelError
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,14 +92,9 @@ class CacheProblem:
             features=frozenset(name for name, asked in features.items() if asked),
         )
 
-    def strides(self) -> dict[str, int]:
-        """Name the strides of the cache as the kernels' parameters do; a page is a batch."""
-        head, row = (1, 2) if self.page_table is None else (2, 1)
-        return {
-            f"{name}_{part}": tensor.stride(dimension)
-            for name, tensor in (("k", self.k), ("v", self.v))
-            for part, dimension in (("batch", 0), ("head", head), ("row", row))
-        }
+    def find_rows(self, cache: Tensor) -> Rows:
+        """Return the keys or values as kernels take them; a page is a batch."""
+        return rows(cache if self.page_table is None else cache.transpose(1, 2))
 
 
 def check_cache_problem(problem: CacheProblem, read_values: bool = True) -> None:
@@ -167,32 +160,15 @@ def _check_tensors(problem: CacheProblem) -> None:
     q, k, v = problem.q, problem.k, problem.v
     is_paged = problem.page_table is not None
     cache = "[pages, slots, G, E]" if is_paged else "[B, G, M, E]"
-    for name, tensor, ranks in (("q", q, "[B, H, P, E]"), ("k", k, cache), ("v", v, cache)):
-        if not isinstance(tensor, Tensor):
-            raise KernelError(f"{name}: expected a torch tensor, found {type(tensor).__name__}")
-        if tensor.dim() != 4 or tensor.numel() == 0:
-            raise KernelError(
-                f"{name}: expected {ranks} without an empty dimension, found {list(tensor.shape)}"
-            )
-        if tensor.dtype not in _DTYPES or tensor.dtype != q.dtype:
-            raise KernelError(
-                f"{name}: expected float16, bfloat16 or float32, as q, found {tensor.dtype}"
-            )
-        if tensor.device != q.device:
-            raise KernelError(f"{name}: expected it on {q.device} as q, found {tensor.device}")
+    check_operands(("q", q, "[B, H, P, E]"), ("k", k, cache), ("v", v, cache))
     if not is_paged and not q.shape[0] == k.shape[0]:
         raise KernelError(f"k: expected the batch of q, {q.shape[0]}, found {k.shape[0]}")
     if q.shape[3] != k.shape[3]:
         raise KernelError(f"k: expected the head size of q, {q.shape[3]}, found {k.shape[3]}")
     if k.shape[:3] != v.shape[:3]:
         raise KernelError(f"v: expected {list(k.shape[:3])} as k, found {list(v.shape[:3])}")
-    if q.shape[1] % problem.key_heads:
-        raise KernelError(
-            f"k: expected a number of heads that divides the {q.shape[1]} of q, "
-            f"found {problem.key_heads}"
-        )
-    if not (math.isfinite(problem.scale) and problem.scale > 0):
-        raise KernelError(f"scale: expected a positive finite number, found {problem.scale}")
+    check_key_heads(q.shape[1], problem.key_heads)
+    check_scale(problem.scale)
 
 
 def _check_integers(

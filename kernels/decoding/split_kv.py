@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from einfuse.kernels.attention.online import absorb, finish_softmax, start_softmax
+from einfuse.kernels.attention.online import finish_softmax, start_softmax
 from einfuse.kernels.calls.architecture import find_architecture
 from einfuse.kernels.calls.arguments import check_tensors, check_values
 from einfuse.kernels.calls.autotuning import tuned
-from einfuse.kernels.calls.fallback import find_or_fall_back
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
-from einfuse.kernels.calls.registry import Kernel, find_kernel, kernels
-from einfuse.kernels.calls.tiles import LOG2_E, accumulator, padded, strides
+from einfuse.kernels.calls.register import empty_results, register_operator, with_contiguous_rows
+from einfuse.kernels.calls.registry import Kernel, find_kernel, find_or_fall_back, kernels
+from einfuse.kernels.calls.tiles import LOG2_E, Rows, accumulator, padded, rows
 from einfuse.kernels.compiled.examples import Example, sizes_and_dtypes
 from einfuse.kernels.errors import KernelError
 
 from .cache import CacheProblem, attend_cache, check_cache_problem
+from .rows import attend_range, load_rows, merge, store_rows
 
 _NAME = "split-kv-decode"
 _WAVES = 2
@@ -80,8 +80,7 @@ def decode_attention(
     return out, lse
 
 
-@torch.library.custom_op("einfuse::decode", mutates_args=())
-def _decode(
+def _forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -93,13 +92,13 @@ def _decode(
     kernel: str,
     validate: bool,
 ) -> tuple[Tensor, Tensor]:
-    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    q, k, v = (with_contiguous_rows(t) for t in (q, k, v))
     problem = CacheProblem(q, k, v, scale, causal, lengths, page_table)
     check_cache_problem(problem, read_values=validate)
     architecture = find_architecture(q.device)
     _check_kernel(kernel or _NAME)
     found = find_or_fall_back(kernel or _NAME, problem.traits(architecture), asked=bool(kernel))
-    out, lse = _empty_outputs(q, v)
+    out, lse = empty_results(q, v)
     if found is None:
         plain_out, plain_lse = attend_cache(problem, lse.dtype)
         return out.copy_(plain_out), lse.copy_(plain_lse)
@@ -123,29 +122,19 @@ def _check_kernel(name: str) -> None:
         raise KernelError(f"kernel: expected one of {', '.join(names)}, found '{name}'")
 
 
-@_decode.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *options: object) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(q, v)
+def _empty_outputs(q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return empty_results(q, v)
 
 
-@register_flop_formula(torch.ops.einfuse.decode)
 def _count(
-    q: Sequence[int],
-    k: Sequence[int],
-    v: Sequence[int],
-    lengths: Sequence[int] | None = None,
-    page_table: Sequence[int] | None = None,
-    *_: object,
-    **__: object,
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, page_table: Tensor | None, *_: object
 ) -> int:
     """Two operations per multiply-add, as if every cache were full."""
-    capacity = k[2] if page_table is None else page_table[1] * k[1]
-    return 2 * math.prod(q[:3]) * capacity * (q[3] + v[3])
+    capacity = k.shape[2] if page_table is None else page_table.shape[1] * k.shape[1]
+    return 2 * math.prod(q.shape[:3]) * capacity * (q.shape[3] + v.shape[3])
 
 
-def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty((*q.shape[:-1], v.shape[-1])), q.new_empty(q.shape[:-1], dtype=exact)
+_decode = register_operator("decode", _forward, empty_outputs=_empty_outputs, count=_count)
 
 
 def plan_forward(
@@ -183,11 +172,10 @@ def plan_cache(
         grid=(programs, splits),
         arguments={
             **cache_arguments(problem),
-            "out_ptr": part_out,
+            "out_at": rows(part_out[0])._replace(ptr=part_out),
             "lse_ptr": part_lse,
             "out_split": part_out.stride(0),
             "lse_split": part_lse.stride(0),
-            **strides(out=part_out[0]),
             **tiles,
         },
         options=row.options,
@@ -223,7 +211,7 @@ def plan_cache(
 def examples(kernel: Kernel, architecture: str) -> Iterator[Example]:
     """Yield the launches of every shipped configuration: caches contiguous and paged."""
     for label, problem in example_problems(kernel, architecture):
-        out, lse = _empty_outputs(problem.q, problem.v)
+        out, lse = empty_results(problem.q, problem.v)
         for launch in plan_cache(kernel, problem, out, lse, architecture, splits=4):
             yield Example(f"{launch.function.__name__} {label}", launch)
 
@@ -290,13 +278,11 @@ def row_tiles(tiles: Mapping[str, int], problem: CacheProblem) -> dict[str, int]
 def cache_arguments(problem: CacheProblem) -> dict[str, object]:
     """Return the arguments that say where queries and cache are."""
     return {
-        "q_ptr": problem.q,
-        "k_ptr": problem.k,
-        "v_ptr": problem.v,
+        "q_at": rows(problem.q),
+        "k_at": problem.find_rows(problem.k),
+        "v_at": problem.find_rows(problem.v),
         "lengths_ptr": problem.lengths,
         "page_table_ptr": problem.page_table,
-        **strides(q=problem.q),
-        **problem.strides(),
         "queries": problem.q.shape[2],
         "capacity": problem.capacity,
         "key_heads": problem.key_heads,
@@ -315,43 +301,17 @@ def cache_arguments(problem: CacheProblem) -> dict[str, object]:
 
 @triton.jit
 def split_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,  # [splits, batch, heads, queries, f]
+    q_at: Rows, k_at: Rows, v_at: Rows,
+    out_at: Rows,  # [splits, batch, heads, queries, f]
     lse_ptr: tl.tensor,  # [splits, batch, heads, queries]
     lengths_ptr: tl.tensor,  # [batch] or None
     page_table_ptr: tl.tensor,  # [batch, pages] or None
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_split: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    lse_split: tl.tensor,
-    queries: tl.tensor,
-    capacity: tl.tensor,
-    key_heads: tl.tensor,
-    group: tl.tensor,
-    pages: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    page_slots: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_rows: tl.constexpr,
-    block_m: tl.constexpr,
+    out_split: tl.tensor, lse_split: tl.tensor, queries: tl.tensor, capacity: tl.tensor,
+    key_heads: tl.tensor, group: tl.tensor, pages: tl.tensor, scale_log2: tl.tensor,
+    causal: tl.constexpr, page_slots: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr,
+    block_e: tl.constexpr, block_f: tl.constexpr, block_rows: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Attend the rows of one key head to one split of the keys of its sequence."""
     row_blocks = tl.cdiv(group * queries, block_rows)
     row = tl.program_id(0) % row_blocks * block_rows + tl.arange(0, block_rows)
@@ -367,24 +327,19 @@ def split_kernel(
 
     head = key_head * group + row // queries
     present = row < group * queries
-    q = load_rows(
-        q_ptr + sequence * q_batch, head, row % queries, present, q_head, q_row, head_e, block_e
-    )  # [row, e]
+    q = load_rows(q_at, sequence, head, row % queries, present, head_e, block_e)  # [row, e]
     acc, total, peak = start_softmax(block_rows, block_f, accumulator)
     acc, total, peak = attend_range(
-        acc, total, peak, q, row % queries, begin, stop, keys,
-        k_ptr, v_ptr, page_table_ptr, sequence, key_head, k_batch, k_head, k_row,
-        v_batch, v_head, v_row, queries, pages, scale_log2,
-        causal, page_slots, head_e, head_f, block_e, block_f, block_m,
+        acc, total, peak, q, row % queries, begin, stop, keys, k_at, v_at, page_table_ptr,
+        sequence, key_head, queries, pages, scale_log2, causal, page_slots, head_e, head_f,
+        block_e, block_f, block_m,
     )  # fmt: skip
     out, log_sum = finish_softmax(acc, total, peak)
     heads = key_heads * group
     lse_ptr += split.to(tl.int64) * lse_split
     tl.store(lse_ptr + (sequence * heads + head) * queries + row % queries, log_sum, mask=present)
-    store_rows(
-        out_ptr + split.to(tl.int64) * out_split + sequence * out_batch,
-        out, head, row % queries, present, out_head, out_row, head_f, block_f,
-    )  # fmt: skip
+    part = Rows(out_at.ptr + split.to(tl.int64) * out_split, out_at.batch, out_at.head, out_at.row)
+    store_rows(part, sequence, out, head, row % queries, present, head_f, block_f)
 
 
 @triton.jit
@@ -393,12 +348,9 @@ def merge_kernel(
     part_lse_ptr: tl.tensor,  # [splits, rows]
     out_ptr: tl.tensor,  # [rows, f]
     lse_ptr: tl.tensor,  # [rows]
-    splits: tl.tensor,
-    rows: tl.tensor,
-    head_f: tl.constexpr,
-    block_f: tl.constexpr,
-    block_rows: tl.constexpr,
-) -> None:
+    splits: tl.tensor, rows: tl.tensor,
+    head_f: tl.constexpr, block_f: tl.constexpr, block_rows: tl.constexpr,
+) -> None:  # fmt: skip
     """Merge the splits of ``block_rows`` queries, in order."""
     row = tl.program_id(0).to(tl.int64) * block_rows + tl.arange(0, block_rows)
     f = tl.arange(0, block_f)
@@ -414,138 +366,4 @@ def merge_kernel(
     tl.store(lse_ptr + row, log_sum, mask=row < rows)
     tl.store(
         out_ptr + row[:, None] * head_f + f[None, :], out.to(out_ptr.dtype.element_ty), mask=inside
-    )
-
-
-@triton.jit
-def merge(
-    acc: tl.tensor,  # [row, f]
-    total: tl.tensor,  # [row]
-    peak: tl.tensor,  # [row]
-    out: tl.tensor,  # [row, f]
-    lse: tl.tensor,  # [row]
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Take a finished output and its natural log-sum-exp into a running softmax."""
-    new_peak = tl.maximum(peak, lse * 1.4426950408889634)
-    shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-    weight = tl.math.exp2(lse * 1.4426950408889634 - shift)
-    rescale = tl.math.exp2(peak - shift)
-    return (
-        acc * rescale[:, None] + out * weight[:, None],
-        total * rescale + weight,
-        new_peak,
-    )
-
-
-@triton.jit
-def attend_range(
-    acc: tl.tensor,
-    total: tl.tensor,
-    peak: tl.tensor,
-    q: tl.tensor,  # [row, e]
-    query: tl.tensor,  # [row], which of the newest positions
-    begin: tl.tensor,
-    stop: tl.tensor,
-    keys: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    page_table_ptr: tl.tensor,
-    sequence: tl.tensor,
-    key_head: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    queries: tl.tensor,
-    pages: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    page_slots: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_m: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Take the keys from ``begin`` to ``stop`` of a sequence of ``keys`` into a running softmax."""
-    k_ptr += key_head * k_head
-    v_ptr += key_head * v_head
-    if page_slots == 0:
-        k_ptr += sequence * k_batch
-        v_ptr += sequence * v_batch
-    e = tl.arange(0, block_e)
-    f = tl.arange(0, block_f)
-    for start in range(begin, stop, block_m):
-        key = start + tl.arange(0, block_m)
-        present = key < stop
-        if page_slots == 0:
-            k_at = key.to(tl.int64) * k_row
-            v_at = key.to(tl.int64) * v_row
-        else:
-            page = tl.load(
-                page_table_ptr + sequence * pages + key // page_slots, mask=present, other=0
-            ).to(tl.int64)
-            k_at = page * k_batch + key % page_slots * k_row
-            v_at = page * v_batch + key % page_slots * v_row
-        k = tl.load(
-            k_ptr + k_at[:, None] + e[None, :],
-            mask=present[:, None] & (e < head_e)[None, :],
-            other=0.0,
-        )  # [m, e]
-        v = tl.load(
-            v_ptr + v_at[:, None] + f[None, :],
-            mask=present[:, None] & (f < head_f)[None, :],
-            other=0.0,
-        )  # [m, f]
-        scores = tl.dot(q, tl.trans(k), out_dtype=acc.dtype, input_precision="ieee")  # [row, m]
-        visible = present[None, :]
-        if causal:
-            visible = visible & (key[None, :] <= (keys - queries + query)[:, None])
-        scores = tl.where(visible, scores, float("-inf"))
-        acc, total, peak = absorb(acc, total, peak, scores, v, scale_log2, True)
-    return acc, total, peak
-
-
-@triton.jit
-def load_rows(
-    pointer: tl.tensor,
-    head: tl.tensor,  # [row]
-    query: tl.tensor,  # [row]
-    present: tl.tensor,  # [row]
-    head_stride: tl.tensor,
-    row_stride: tl.tensor,
-    width: tl.constexpr,
-    columns: tl.constexpr,
-) -> tl.tensor:
-    """Load rows of several heads of one sequence, zero where absent."""
-    column = tl.arange(0, columns)
-    at = head * head_stride + query * row_stride
-    return tl.load(
-        pointer + at[:, None] + column[None, :],
-        mask=present[:, None] & (column < width)[None, :],
-        other=0.0,
-    )
-
-
-@triton.jit
-def store_rows(
-    pointer: tl.tensor,
-    tile: tl.tensor,
-    head: tl.tensor,
-    query: tl.tensor,
-    present: tl.tensor,
-    head_stride: tl.tensor,
-    row_stride: tl.tensor,
-    width: tl.constexpr,
-    columns: tl.constexpr,
-) -> None:
-    """Store rows where :func:`load_rows` would load them."""
-    column = tl.arange(0, columns)
-    at = head * head_stride + query * row_stride
-    tl.store(
-        pointer + at[:, None] + column[None, :],
-        tile.to(pointer.dtype.element_ty),
-        mask=present[:, None] & (column < width)[None, :],
     )

@@ -20,20 +20,12 @@ from einfuse.kernels.attention.online import finish_softmax, start_softmax
 from einfuse.kernels.calls.launch import Launch
 from einfuse.kernels.calls.problem import Problem
 from einfuse.kernels.calls.registry import Kernel
-from einfuse.kernels.calls.tiles import padded, strides
+from einfuse.kernels.calls.tiles import Rows, padded, rows
 from einfuse.kernels.compiled.examples import Example
 
 from .cache import CacheProblem
-from .split_kv import (
-    attend_range,
-    cache_arguments,
-    count_processors,
-    example_problems,
-    load_rows,
-    merge,
-    row_tiles,
-    store_rows,
-)
+from .rows import attend_range, load_rows, merge, store_rows
+from .split_kv import cache_arguments, count_processors, example_problems, row_tiles
 
 
 def plan_forward(
@@ -67,13 +59,12 @@ def plan_cache(
         grid=(workers,),
         arguments={
             **cache_arguments(problem),
-            "out_ptr": out,
+            "out_at": rows(out),
             "lse_ptr": lse,
             "starts_ptr": starts,
             "piece_out_ptr": lse.new_empty((*pieces, padded(value_size))),
             "piece_lse_ptr": lse.new_empty(pieces),
             "arrivals_ptr": starts.new_zeros(outputs),
-            **strides(out=out),
             "outputs": outputs,
             **tiles,
         },
@@ -113,46 +104,19 @@ def line_up(problem: CacheProblem, block_m: int, outputs: int) -> Tensor:
 
 @triton.jit
 def stream_kernel(
-    q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
-    out_ptr: tl.tensor,
-    lse_ptr: tl.tensor,
+    q_at: Rows, k_at: Rows, v_at: Rows, out_at: Rows, lse_ptr: tl.tensor,
     lengths_ptr: tl.tensor,  # [batch] or None
     page_table_ptr: tl.tensor,  # [batch, pages] or None
     starts_ptr: tl.tensor,  # [outputs + 1]
     piece_out_ptr: tl.tensor,  # [workers + outputs, row, f]
     piece_lse_ptr: tl.tensor,  # [workers + outputs, row]
     arrivals_ptr: tl.tensor,  # [outputs], zero
-    q_batch: tl.tensor,
-    q_head: tl.tensor,
-    q_row: tl.tensor,
-    k_batch: tl.tensor,
-    k_head: tl.tensor,
-    k_row: tl.tensor,
-    v_batch: tl.tensor,
-    v_head: tl.tensor,
-    v_row: tl.tensor,
-    out_batch: tl.tensor,
-    out_head: tl.tensor,
-    out_row: tl.tensor,
-    queries: tl.tensor,
-    capacity: tl.tensor,
-    key_heads: tl.tensor,
-    group: tl.tensor,
-    pages: tl.tensor,
-    outputs: tl.tensor,
-    scale_log2: tl.tensor,
-    causal: tl.constexpr,
-    page_slots: tl.constexpr,
-    head_e: tl.constexpr,
-    head_f: tl.constexpr,
-    block_e: tl.constexpr,
-    block_f: tl.constexpr,
-    block_rows: tl.constexpr,
-    block_m: tl.constexpr,
+    queries: tl.tensor, capacity: tl.tensor, key_heads: tl.tensor, group: tl.tensor,
+    pages: tl.tensor, outputs: tl.tensor, scale_log2: tl.tensor,
+    causal: tl.constexpr, page_slots: tl.constexpr, head_e: tl.constexpr, head_f: tl.constexpr,
+    block_e: tl.constexpr, block_f: tl.constexpr, block_rows: tl.constexpr, block_m: tl.constexpr,
     accumulator: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Work off one worker's run of the line, output by output."""
     worker = tl.program_id(0)
     line = tl.load(starts_ptr + outputs)
@@ -188,15 +152,12 @@ def stream_kernel(
         head = key_head * group + row // queries
         query = row % queries
         present = row < group * queries
-        q = load_rows(
-            q_ptr + sequence * q_batch, head, query, present, q_head, q_row, head_e, block_e
-        )  # [row, e]
+        q = load_rows(q_at, sequence, head, query, present, head_e, block_e)  # [row, e]
         acc, total, peak = start_softmax(block_rows, block_f, accumulator)
         acc, total, peak = attend_range(
             acc, total, peak, q, query,
             (position - first) * block_m, tl.minimum(keys, (stop - first) * block_m), keys,
-            k_ptr, v_ptr, page_table_ptr, sequence, key_head, k_batch, k_head, k_row,
-            v_batch, v_head, v_row, queries, pages, scale_log2,
+            k_at, v_at, page_table_ptr, sequence, key_head, queries, pages, scale_log2,
             causal, page_slots, head_e, head_f, block_e, block_f, block_m,
         )  # fmt: skip
         out, log_sum = finish_softmax(acc, total, peak)
@@ -225,10 +186,7 @@ def stream_kernel(
                 out, log_sum = finish_softmax(acc, total, peak)
         if is_complete:
             tl.store(lse_ptr + (sequence * heads + head) * queries + query, log_sum, mask=present)
-            store_rows(
-                out_ptr + sequence * out_batch, out, head, query, present, out_head, out_row,
-                head_f, block_f,
-            )  # fmt: skip
+            store_rows(out_at, sequence, out, head, query, present, head_f, block_f)
         position = stop
         output += 1
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from einfuse.kernels.calls.arguments import check_operands
+from einfuse.kernels.calls.register import exact_type
 from einfuse.kernels.calls.registry import Traits
 from einfuse.kernels.errors import KernelError
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,21 +78,7 @@ class RecurrenceProblem:
 def check_recurrence(problem: RecurrenceProblem) -> None:
     """Raise a KernelError unless the tensors belong together."""
     q, k, v = problem.q, problem.k, problem.v
-    for name, tensor in (("q", q), ("k", k), ("v", v), ("log_decay", problem.log_decay)):
-        if not isinstance(tensor, Tensor):
-            raise KernelError(f"{name}: expected a torch tensor, found {type(tensor).__name__}")
-        if tensor.device != q.device:
-            raise KernelError(f"{name}: expected it on {q.device} as q, found {tensor.device}")
-    for name, tensor, ranks in (("q", q, "BGNE"), ("k", k, "BGNE"), ("v", v, "BHNF")):
-        if tensor.dim() != 4 or tensor.numel() == 0:
-            raise KernelError(
-                f"{name}: expected [{', '.join(ranks)}] without an empty dimension, "
-                f"found {list(tensor.shape)}"
-            )
-        if tensor.dtype not in _DTYPES or tensor.dtype != q.dtype:
-            raise KernelError(
-                f"{name}: expected float16, bfloat16 or float32, as q, found {tensor.dtype}"
-            )
+    check_operands(("q", q, "[B, G, N, E]"), ("k", k, "[B, G, N, E]"), ("v", v, "[B, H, N, F]"))
     if k.shape != q.shape:
         raise KernelError(f"k: expected {list(q.shape)} as q, found {list(k.shape)}")
     if v.shape[0] != q.shape[0] or v.shape[2] != q.shape[2]:
@@ -104,7 +90,7 @@ def check_recurrence(problem: RecurrenceProblem) -> None:
             f"q: expected a number of groups that divides the {v.shape[1]} heads of v, "
             f"found {q.shape[1]}"
         )
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    exact = exact_type(q.dtype)
     state = (v.shape[0], v.shape[1], q.shape[3], v.shape[3])
     for name, extra, shape in (
         ("log_decay", problem.log_decay, tuple(v.shape[:3])),

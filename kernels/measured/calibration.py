@@ -76,10 +76,9 @@ def describe_architecture(device: Device, ceilings: Ceilings) -> dict[str, Any]:
     vector = {name: rate / clock_hz for name, rate in ceilings.vector_per_s}
     lanes = math.ceil(max(vector.values()) / device.units) * device.units
     registers = {"depth": 1, "read_pj": None, "write_pj": None, "area_um2": None}
-    unknown = {"energy_pj": None, "area_um2": None}
 
     def operation(slots: float) -> dict[str, Any]:
-        return {"slots": float(f"{slots:.6g}"), **unknown}
+        return {"slots": float(f"{slots:.6g}"), "energy_pj": None, "area_um2": None}
 
     return {
         "schema": 1,

@@ -13,9 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from einfuse.kernels.calls.dispatch import attention
-from einfuse.kernels.calls.options import Options
 from einfuse.kernels.calls.pairs import visible
-from einfuse.kernels.calls.problem import Problem
+from einfuse.kernels.calls.problem import Options, Problem
 from einfuse.kernels.calls.registry import Kernel, kernels
 
 from .device import DeviceKind

@@ -107,11 +107,6 @@ def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
     write_text(path, text)
 
 
-def append_measurement(path: Path, measurement: Measurement) -> None:
-    """Add a row to a file, which stays complete whenever the program is stopped."""
-    write_measurements(path, (*read_measurements(path), measurement))
-
-
 def require_writable(path: Path) -> None:
     """Refuse a file that cannot be written before any time is spent on measuring for it."""
     _format(path)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from einfuse.kernels.calls.operators import empty_gradients, empty_outputs
-from einfuse.kernels.calls.options import Options
-from einfuse.kernels.calls.problem import Problem
+from einfuse.kernels.calls.problem import Options, Problem
 from einfuse.kernels.calls.timing import Call, Timing, stopwatch_of, time_interleaved
 from einfuse.kernels.errors import KernelError
 

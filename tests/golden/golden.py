@@ -100,9 +100,9 @@ def studies() -> Iterator[tuple[str, Any]]:
 
 def compiled() -> Iterator[tuple[str, Any]]:
     """The instructions of every shipped kernel, compiled without a GPU."""
-    from einfuse.kernels import check_all
+    from einfuse.kernels import check_all, list_tasks
 
-    for check in check_all():
+    for check in check_all(list_tasks()):
         yield f"{check.kernel} {check.label} {check.arch}", check.to_row()
 
 

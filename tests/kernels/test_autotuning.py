@@ -12,9 +12,8 @@ pytest.importorskip("triton")
 
 from einfuse.kernels.calls import autotuning  # noqa: E402
 from einfuse.kernels.calls.autotuning import Autotuner, candidates, tuned  # noqa: E402
-from einfuse.kernels.calls.configuration import Configuration  # noqa: E402
 from einfuse.kernels.calls.dispatch import attention  # noqa: E402
-from einfuse.kernels.calls.registry import Kernel, find_kernel  # noqa: E402
+from einfuse.kernels.calls.registry import Configuration, Kernel, find_kernel  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
 
 KERNEL = find_kernel("one-pass")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,16 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from einfuse.kernels.calls.dispatch import attention, attention_with_lse  # noqa: E402
 from einfuse.kernels.calls.operators import attention_operator  # noqa: E402
-from einfuse.kernels.calls.options import Options  # noqa: E402
 from einfuse.kernels.calls.pairs import count_pairs, visible  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
 from einfuse.kernels.calls.reference import (  # noqa: E402
-    attend_by_cascade,
     attend_exactly,
     attend_plainly,
     differentiate_plainly,
 )
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -148,7 +147,9 @@ def test_queries_without_keys_give_zero() -> None:
     "cascade",
     ["attention/3-pass", "attention/3-pass-deferred", "attention/2-pass", "attention/1-pass"],
 )
-def test_the_two_references_agree(cascade: str) -> None:
+def test_the_two_references_agree(
+    attend_by_cascade: Callable[..., torch.Tensor], cascade: str
+) -> None:
     problem = Problem(*draw(5, 12), Options(scale=0.3))
     tile = {} if "3-pass" in cascade else {"M0": 4}
     found = attend_by_cascade(problem, cascade, **tile)

@@ -10,12 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.attention.shared_prefix import (  # noqa: E402
+from einfuse.kernels.attention.shared_prefix_operator import (  # noqa: E402
     attend_with_prefix,
     shared_prefix_attention,
 )
-from einfuse.kernels.calls.fallback import find_or_fall_back  # noqa: E402
-from einfuse.kernels.calls.registry import Traits  # noqa: E402
+from einfuse.kernels.calls.registry import Traits, find_or_fall_back  # noqa: E402
 from einfuse.kernels.decoding.cache import CacheProblem, attend_cache  # noqa: E402
 from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402

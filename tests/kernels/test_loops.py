@@ -35,5 +35,5 @@ def test_constants_select_a_model(specialize: bool | None, count: int) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_the_data_type_selects_a_model(dtype: str) -> None:
     """A state that float16 has to hold is scaled; the other types need no scale."""
-    (found,) = (m for m in loop_models() if m.serves("operator.gradient_kernel", {"dtype": dtype}))
+    (found,) = (m for m in loop_models() if m.serves("chunks.gradient_kernel", {"dtype": dtype}))
     assert ("FMNMX" in found.ignored) == (dtype == "float16")

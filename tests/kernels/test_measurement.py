@@ -14,7 +14,6 @@ from einfuse.einsum.language.errors import EinfuseError
 from einfuse.kernels.measured.measurement import (
     COLUMNS,
     Measurement,
-    append_measurement,
     read_measurements,
     require_writable,
     write_measurements,
@@ -80,19 +79,12 @@ def test_any_text_and_number_comes_back(
         assert read_measurements(path) == (row,)
 
 
-def test_appending_keeps_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    append_measurement(path, ROW)
-    append_measurement(path, replace(ROW, batch=4))
-    assert [row.batch for row in read_measurements(path)] == [2, 4]
-
-
 def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
     assert read_measurements(tmp_path / "none.csv") == ()
 
 
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
-    append_measurement(tmp_path / "rows.csv", ROW)
+    write_measurements(tmp_path / "rows.csv", (ROW,))
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 

@@ -9,11 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="measuring needs torch")
 
-from einfuse.kernels.calls.options import Options  # noqa: E402
 from einfuse.kernels.calls.pairs import visible  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
 from einfuse.kernels.measured import measuring  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
 from einfuse.kernels.measured.contenders import (  # noqa: E402
     Contender,
     attend_by_backend,
@@ -21,7 +19,7 @@ from einfuse.kernels.measured.contenders import (  # noqa: E402
     list_contenders,
 )
 from einfuse.kernels.measured.device import find_device  # noqa: E402
-from einfuse.kernels.measured.gate import error_ratio, find_truth  # noqa: E402
+from einfuse.kernels.measured.gate import error_ratio, find_truth, judge  # noqa: E402
 from einfuse.kernels.measured.measurement import read_measurements  # noqa: E402
 from einfuse.kernels.measured.suites import Case  # noqa: E402
 

@@ -9,11 +9,10 @@ pytest.importorskip("triton")
 
 from einfuse.kernels.calls.architecture import find_architecture  # noqa: E402
 from einfuse.kernels.calls.dispatch import attention_with_lse  # noqa: E402
-from einfuse.kernels.calls.options import Options  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
 from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
 from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from einfuse.einsum.language.errors import EinfuseError  # noqa: E402
-from einfuse.kernels.attention.shared_prefix import shared_prefix_attention  # noqa: E402
+from einfuse.kernels.attention.shared_prefix_operator import shared_prefix_attention  # noqa: E402
 from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402
 from einfuse.kernels.linear.operator import linear_attention  # noqa: E402
 

@@ -8,8 +8,6 @@ from einfuse.einsum.language.errors import EinfuseError
 from einfuse.kernels.compiled.sass import (
     Loop,
     Resources,
-    main_loop,
-    matrix_instructions,
     parse_program,
     parse_resources,
     spill_bytes,
@@ -56,25 +54,10 @@ def test_innermost_loops_hold_no_other() -> None:
     assert parse_program(LISTING).innermost_loops == (Loop(2, 5), Loop(8, 13))
 
 
-def test_the_main_loop_is_the_shortest_with_most_matrix_instructions() -> None:
-    program = parse_program(LISTING)
-    assert main_loop(program) == Loop(2, 5)
-
-
-def test_without_matrix_instructions_the_longest_loop_is_the_main_one() -> None:
-    text = LISTING.replace("HGMMA", "FFMA")
-    assert main_loop(parse_program(text)) == Loop(8, 13)
-
-
-def test_a_program_without_a_loop_has_no_main_loop() -> None:
-    assert main_loop(parse_program("/*0000*/ EXIT ;")) is None
-
-
 def test_operations_are_counted_without_modifiers_that_change_nothing() -> None:
     program = parse_program(LISTING)
     assert program.count(Loop(2, 5)) == {"HGMMA": 1, "FMNMX": 1, "EX2": 1, "BRA": 1}
     assert program.count()["HGMMA"] == 2
-    assert matrix_instructions(program.count()) == 2
 
 
 def test_predicates_are_kept_apart_from_the_opcode() -> None:

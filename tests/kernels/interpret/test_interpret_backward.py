@@ -9,10 +9,9 @@ pytest.importorskip("triton")
 
 from einfuse.kernels.calls.dispatch import attention, attention_with_lse  # noqa: E402
 from einfuse.kernels.calls.operators import attention_operator  # noqa: E402
-from einfuse.kernels.calls.options import Options  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
 from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

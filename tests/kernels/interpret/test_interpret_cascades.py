@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from einfuse.einsum.execution.run import run  # noqa: E402
 from einfuse.einsum.library.cascades import load  # noqa: E402
-from einfuse.kernels.attention.shared_prefix import shared_prefix_attention  # noqa: E402
+from einfuse.kernels.attention.shared_prefix_operator import shared_prefix_attention  # noqa: E402
 from einfuse.kernels.calls.dispatch import attention  # noqa: E402
 from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
 from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402

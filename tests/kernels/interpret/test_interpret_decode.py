@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 from einfuse.kernels.decoding.cache import CacheProblem, attend_cache  # noqa: E402
 from einfuse.kernels.decoding.split_kv import decode_attention  # noqa: E402
 from einfuse.kernels.errors import KernelError  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 KERNELS = ("split-kv-decode", "stream-k-decode")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

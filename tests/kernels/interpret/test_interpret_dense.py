@@ -12,11 +12,10 @@ pytest.importorskip("triton")
 from einfuse.einsum.library.cascades import load  # noqa: E402
 from einfuse.kernels.calls.dispatch import attention, attention_with_lse  # noqa: E402
 from einfuse.kernels.calls.operators import empty_outputs  # noqa: E402
-from einfuse.kernels.calls.options import Options  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
-from einfuse.kernels.calls.reference import attend_by_cascade, attend_exactly, attend_plainly  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
+from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
 from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 KERNELS = (
     "one-pass", "one-pass-hopper", "two-pass", "three-pass", "row-resident",
@@ -139,7 +138,7 @@ def test_large_scores_do_not_overflow(kernel):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("keys", [64, 96])
-def test_kernels_compute_their_cascades(kernel, keys):
+def test_kernels_compute_their_cascades(attend_by_cascade, kernel, keys):
     problem = draw(torch.float32, 40, keys)
     cascade = find_kernel(kernel).cascade
     tile = {"M0": 32} if "M0" in load(cascade).rank_names else {}

@@ -11,10 +11,9 @@ import triton.language as tl  # noqa: E402
 
 from einfuse.kernels.attention.flash_sigmoid import choose_method, sigmoid  # noqa: E402
 from einfuse.kernels.calls.dispatch import attention  # noqa: E402
-from einfuse.kernels.calls.options import Options  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
 from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SCALE = 24**-0.5

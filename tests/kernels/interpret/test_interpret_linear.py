@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from einfuse.kernels.errors import KernelError  # noqa: E402
 from einfuse.kernels.linear.operator import linear_attention  # noqa: E402
 from einfuse.kernels.linear.recurrence import RecurrenceProblem, attend_linearly  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 

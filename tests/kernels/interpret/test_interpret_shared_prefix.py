@@ -7,12 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from einfuse.kernels.attention.shared_prefix import (  # noqa: E402
+from einfuse.kernels.attention.shared_prefix_operator import (  # noqa: E402
     attend_with_prefix,
     shared_prefix_attention,
 )
 from einfuse.kernels.errors import KernelError  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 SCALE = 24**-0.5

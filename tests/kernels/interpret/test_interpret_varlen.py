@@ -8,11 +8,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from einfuse.kernels.attention.varlen import plan_forward  # noqa: E402
-from einfuse.kernels.calls.options import Options  # noqa: E402
-from einfuse.kernels.calls.problem import Problem  # noqa: E402
+from einfuse.kernels.calls.problem import Options, Problem  # noqa: E402
 from einfuse.kernels.calls.reference import attend_exactly, attend_plainly  # noqa: E402
 from einfuse.kernels.calls.registry import find_kernel  # noqa: E402
-from einfuse.kernels.measured.check import judge  # noqa: E402
+from einfuse.kernels.measured.gate import judge  # noqa: E402
 
 KERNEL = find_kernel("varlen")
 
