@@ -17,12 +17,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 from einfuse.einsum.language.affine import Linear, linear
 from einfuse.einsum.language.cascade import Cascade, Rank, Split
 from einfuse.einsum.language.equation import Einsum, Populate, Reduce
-from einfuse.einsum.language.expression import Binary, Coordinate, Expression, RankSize, variables
+from einfuse.einsum.language.expression import (
+    Access,
+    Binary,
+    Coordinate,
+    Expression,
+    RankSize,
+    variables,
+)
 from einfuse.einsum.language.shape import bind_symbolic, filters, representatives
 from einfuse.einsum.language.substitution import rebuild
 
@@ -116,7 +123,7 @@ class _Reading:
             aliases.update({name: min(read[v]) for v, name in names.items()})
             return _with_variables(einsum, names) if names else einsum
 
-        sections = {
+        sections: dict[str, Any] = {
             n: tuple(map(renamed, getattr(self.cascade, n))) for n in ("init", "loop", "final")
         }
         named = (*self.cascade.aliases, *aliases.items())
@@ -248,7 +255,7 @@ def _renamed(cascade: Cascade, names: Mapping[str, str]) -> Cascade:
         )
 
     def renamed(einsum: Einsum) -> Einsum:
-        outputs = tuple(rebuild(output, leaf) for output in einsum.outputs)
+        outputs = tuple(cast(Access, rebuild(output, leaf)) for output in einsum.outputs)
         return replace(einsum, outputs=outputs, expression=rebuild(einsum.expression, leaf))
 
     def name(rank: str) -> str:
@@ -257,8 +264,10 @@ def _renamed(cascade: Cascade, names: Mapping[str, str]) -> Cascade:
     used = {v for e in cascade.einsums for v in (*e.variables, *e.output_variables)}
     used |= {a.source for e in cascade.einsums for a in e.actions if isinstance(a, Populate)}
     aliases = dict(cascade.aliases) | {v: name(cascade.rank_of(v)) for v in sorted(used)}
-    sections = {n: tuple(map(renamed, getattr(cascade, n))) for n in ("init", "loop", "final")}
-    tensors = {
+    sections: dict[str, Any] = {
+        n: tuple(map(renamed, getattr(cascade, n))) for n in ("init", "loop", "final")
+    }
+    tensors: dict[str, Any] = {
         n: tuple(replace(t, ranks=tuple(map(name, t.ranks))) for t in getattr(cascade, n))
         for n in ("tensors", "input_tensors")
     }

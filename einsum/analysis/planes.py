@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
-from typing import Any
+from typing import Any, cast
 
 from einfuse.einsum.language.affine import linear
 from einfuse.einsum.language.cascade import Cascade, Rank, Split
@@ -290,7 +290,9 @@ class _Planes:
 
     def _along(self, swept: set[_Node]) -> set[_Node]:
         """Return the nodes without a plane that lie along what is swept, directly or by others."""
-        pinned = {(i, a) for i, axes in enumerate(self.axes_of) for a, _ in enumerate(axes)}
+        pinned: set[_Node] = {
+            (i, a) for i, axes in enumerate(self.axes_of) for a, _ in enumerate(axes)
+        }
         pinned |= {(t, p) for t in self.flat for p in self.places[t]}
         near: dict[_Node, set[_Node]] = {}
         for i, einsum in enumerate(self.cascade.einsums):
@@ -322,7 +324,7 @@ def _with_fixed(
 ) -> Cascade:
     """Return the cascade with ranks of their own for what is held fixed."""
     einsums = iter(zip(cascade.einsums, names, strict=True))
-    sections = {
+    sections: dict[str, Any] = {
         section: tuple(_with_variables(*next(einsums)) for _ in getattr(cascade, section))
         for section in ("init", "loop", "final")
     }
@@ -331,13 +333,13 @@ def _with_fixed(
     def ranks(tensor: str, own: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(r + FIXED_MARK if (tensor, p) in moved else r for p, r in enumerate(own))
 
-    tensors = {
+    tensors: dict[str, Any] = {
         kind: tuple(replace(t, ranks=ranks(t.name, t.ranks)) for t in getattr(cascade, kind))
         for kind in ("tensors", "input_tensors")
     }
     more = tuple(Rank(r + mark, r) for mark in (FIXED_MARK, ALL_MARK) for r in family.covers)
     again = tuple(
-        Split(*(r + mark for r in (s.whole, s.outer, s.inner)))
+        Split(s.whole + mark, s.outer + mark, s.inner + mark)
         for mark in (FIXED_MARK, ALL_MARK)
         for s in cascade.splits
         if s.whole in family.covers
@@ -373,7 +375,7 @@ def _with_variables(einsum: Einsum, names: Mapping[str, str]) -> Einsum:
         else a
         for a in einsum.actions
     )
-    outputs = tuple(rebuild(output, leaf) for output in einsum.outputs)
+    outputs = tuple(cast(Access, rebuild(output, leaf)) for output in einsum.outputs)
     return replace(
         einsum, outputs=outputs, expression=rebuild(einsum.expression, leaf), actions=actions
     )

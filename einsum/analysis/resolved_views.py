@@ -86,7 +86,9 @@ def without_views(cascade: Cascade, sizes: Mapping[str, Any]) -> Cascade:
             views[einsum.name] = view
         return changed
 
-    sections = {n: tuple(map(rewritten, getattr(cascade, n))) for n in ("init", "loop", "final")}
+    sections: dict[str, Any] = {
+        n: tuple(map(rewritten, getattr(cascade, n))) for n in ("init", "loop", "final")
+    }
     return replace(cascade, **sections)
 
 

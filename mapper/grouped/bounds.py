@@ -326,7 +326,7 @@ def _find_roofs(
 
 def _arrivals(
     used: Operand,
-    first: Numbers | None,
+    first: Numbers | float | None,
     last: Sequence[str | None],
     sizes: Mapping[str, int],
     steps: Numbers,

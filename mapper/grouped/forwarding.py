@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 from math import floor, inf, prod
 
+from einfuse.mapper.nest.pieces import Leaf
 from einfuse.mapper.space.space import MapSpace, Structure
-from einfuse.mapper.space.structures import Leaf, spans
+from einfuse.mapper.space.structures import spans
 
 _MOST = 8  # tensors that may be forwarded under the same loops
 

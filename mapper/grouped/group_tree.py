@@ -21,14 +21,14 @@ import numpy as np
 
 from einfuse.mapper.machine.formula import Values
 from einfuse.mapper.nest.coordinates import Coordinates, find_coordinates
-from einfuse.mapper.nest.pieces import count_home, count_leaf
+from einfuse.mapper.nest.pieces import Leaf, count_home, count_leaf
 from einfuse.mapper.nest.reuse import Traffic
 from einfuse.mapper.space.choices import Alternative, Choice, Interrupted
 from einfuse.mapper.space.front import undominated
 from einfuse.mapper.space.memo import Pieces
 from einfuse.mapper.space.objective import Numbers
 from einfuse.mapper.space.space import Roles, Structure
-from einfuse.mapper.space.structures import Group, Home, Inner, Leaf, copies, spans
+from einfuse.mapper.space.structures import Group, Home, Inner, copies, spans
 from einfuse.mapper.space.tile_sizes import block_tiles
 
 from .forwarding import (

@@ -13,7 +13,6 @@ from types import MappingProxyType
 import numpy as np
 
 from einfuse.mapper.machine.formula import Values
-from einfuse.mapper.space.structures import Leaf
 
 from .coordinates import Coordinates
 from .joint_transfers import Nested
@@ -24,6 +23,17 @@ from .workload import EinsumFacts
 
 NOTHING_APART: Mapping[str, str] = MappingProxyType({})
 NOTHING_HELD: Mapping[str, Values] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An Einsum on a unit: its loops in time, outer to inner, and its ranks in space."""
+
+    einsum: str
+    unit: str
+    order: tuple[str, ...]
+    spatial: tuple[tuple[str, str], ...]  # rank, dimension
+    pipelined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,14 @@ from typing import Any
 from einfuse.einsum import Cascade, CascadeError, bind, bind_known, closest, expect
 from einfuse.mapper.errors import MappingError
 from einfuse.mapper.machine.architecture import INSTANCES, Architecture
+from einfuse.mapper.nest.pieces import Leaf
 from einfuse.mapper.nest.workload import Facts, facts
 
 from .constraint_checks import check_constraints, find_units, parse_relations
 from .constraints import Constraints
 from .fusion_rules import Legality
 from .relations import Relation
-from .structures import Home, Leaf, offsets, waits
+from .structures import Home, offsets, waits
 from .tiling import tile_choices
 
 _MEDIUM = 256  # of a rank: about the lanes of a dimension

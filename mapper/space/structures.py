@@ -21,20 +21,10 @@ from typing import Any
 import numpy as np
 
 from einfuse.mapper.machine.formula import Values
+from einfuse.mapper.nest.pieces import Leaf
 from einfuse.mapper.nest.workload import Facts
 
 Sizes = Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """An Einsum on a unit: its loops in time, outer to inner, and its ranks in space."""
-
-    einsum: str
-    unit: str
-    order: tuple[str, ...]
-    spatial: tuple[tuple[str, str], ...]  # rank, dimension
-    pipelined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ class Tariff:
 
     def charges(self, event: Event) -> Iterator[tuple[str, Values, str]]:
         """Yield what is charged for an event: a component, how often, the path of the price."""
-        for row in _rows(type(event), self.accounting.include):
+        for row in _rows(type(event), self.accounting.include):  # type: ignore[arg-type]
             component = f"{event.at}.{row.option}" if row.option else event.at
             if component not in self.omitted:
                 yield component, row.count(self, event), f"{event.at}.{row.price}"
@@ -310,7 +310,7 @@ class Tariff:
 
 
 @cache
-def _rows(event: Any, include: tuple[str, ...]) -> tuple[Charge, ...]:
+def _rows(event: type, include: tuple[str, ...]) -> tuple[Charge, ...]:
     return tuple(row for row in CHARGES if row.event is event and row.option in ("", *include))
 
 
