@@ -19,9 +19,10 @@ class Launch:
     """A Triton function with everything it is launched with.
 
     ``arguments`` go by the function's parameter names: tensors (on ``meta`` if the launch is only
-    to be compiled), numbers, and the compile-time constants. ``tile`` gives, by the cascade's
-    ranks, what one turn of the main loop covers, for models of the loop. A launch that makes
-    tensor descriptors on the device ``needs_scratch`` memory for them.
+    to be compiled), tensors with their strides as named tuples, numbers, and the compile-time
+    constants. One turn of the main loop covers ``block_p`` of rank P and so on; ``tile`` says, by
+    the cascade's ranks, what of it those constants do not. A launch that makes tensor descriptors
+    on the device ``needs_scratch`` memory for them.
     """
 
     function: Any

@@ -167,7 +167,7 @@ def _problem(
 def _choose(traits: Traits, name: str) -> Kernel:
     """The named kernel, or the preferred one; says once if no fused kernel takes the call."""
     chosen = choose_kernel(traits, name or None)
-    if not name and chosen.module == "plain" and traits.architecture != "cpu":
+    if not name and chosen.name == "plain" and traits.architecture != "cpu":
         refusals = (f"  {k.name} {k.refusal(traits)}" for k in kernels() if k != chosen)
         warn_once("no fused kernel takes this call, using 'plain':\n" + "\n".join(refusals))
     return chosen

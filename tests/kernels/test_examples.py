@@ -60,3 +60,9 @@ def test_a_launch_with_an_empty_grid_launches_nothing() -> None:
         raise AssertionError("launched")
 
     Launch(function, (4, 0), {}, {}).run()
+
+
+@pytest.mark.parametrize("kernel", [k.name for k in kernels() if "sm_90" in k.tuned])
+def test_a_launch_has_an_argument_for_every_parameter_and_no_other(kernel: str) -> None:
+    for example in list_examples(find_kernel(kernel), "sm_90"):
+        assert set(example.launch.arguments) == set(example.launch.function.arg_names)
