@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import CascadeError, EinfuseError, bind, load, parse, run
-from einfuse.einsum.exchange.accelforge import read_accelforge, write_accelforge
+from einfuse.einsum.exchange.accelforge import read_accelforge
+from einfuse.einsum.exchange.accelforge_writer import write_accelforge
 from einfuse.einsum.language.printer import render_einsum
 
 ATTENTION = """
