@@ -21,7 +21,7 @@ from .analysis.traffic import traffic_bound_bytes as traffic_bound_bytes
 from .derivation.search import Derived as Derived
 from .derivation.search import derive as derive
 from .exchange.accelforge import read_accelforge as read_accelforge
-from .exchange.accelforge import write_accelforge as write_accelforge
+from .exchange.accelforge_writer import write_accelforge as write_accelforge
 from .exchange.dot import dot as dot
 from .exchange.teaal import read_teaal as read_teaal
 from .exchange.teaal import write_teaal as write_teaal

@@ -13,12 +13,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import count, permutations, product
 
 from einfuse.einsum.language.cascade import Cascade
-from einfuse.einsum.language.equation import Einsum, Reduce
+from einfuse.einsum.language.equation import Einsum
 from einfuse.einsum.language.expression import (
     Access,
     Binary,
@@ -38,61 +38,13 @@ from einfuse.einsum.language.shape import representatives
 from einfuse.einsum.language.substitution import (
     definition_at,
     plain_variables,
-    put,
-    put_in_condition,
 )
 
 from .deadline import check_time
-
-LARGEST = 32
-"""Terms, and factors of one, beyond which a tensor is a factor itself."""
+from .polynomial_terms import Polynomial, Term, is_polynomial, product_of, short, unfiltered
 
 _ORDERS = 120
 """Orders of the bound variables that are tried for a key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """``coefficient * numerators / denominators``, summed over bound variables, behind filters."""
-
-    coefficient: Fraction
-    numerators: tuple[Expression, ...] = ()
-    denominators: tuple[Expression, ...] = ()
-    bound: frozenset[str] = frozenset()
-    conditions: frozenset[Comparison] = frozenset()
-
-    @property
-    def factors(self) -> tuple[Expression, ...]:
-        """All that it multiplies and divides by."""
-        return self.numerators + self.denominators
-
-    def times(self, other: Term) -> Term:
-        """Return the product of two terms whose bound variables differ."""
-        return Term(
-            self.coefficient * other.coefficient,
-            self.numerators + other.numerators,
-            self.denominators + other.denominators,
-            self.bound | other.bound,
-            self.conditions | other.conditions,
-        )
-
-    def put(self, values: Mapping[str, Expression]) -> Term:
-        """Return the term with expressions in place of its variables, bound ones too."""
-        renamed = {
-            expression.variable
-            for name in self.bound
-            if isinstance(expression := values.get(name, Coordinate(name)), Coordinate)
-        }
-        return Term(
-            self.coefficient,
-            tuple(put(factor, values) for factor in self.numerators),
-            tuple(put(factor, values) for factor in self.denominators),
-            frozenset(renamed),
-            frozenset(put_in_condition(tuple(self.conditions), values)),
-        )
-
-
-Polynomial = tuple[Term, ...]
 
 
 class Polynomials:
@@ -112,7 +64,7 @@ class Polynomials:
 
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
-        self.producer = {e.name: e for e in cascade.einsums if _is_polynomial(e)}
+        self.producer = {e.name: e for e in cascade.einsums if is_polynomial(e)}
         self.absent = absent_tensors(cascade)
         self._numbers = count(1)
         self._known: dict[str, Polynomial | None] = {}
@@ -168,13 +120,13 @@ class Polynomials:
                     return None
                 first = self.expanded(left)
                 second = self._scaled(self.expanded(right), Fraction(1 if sign == "+" else -1))
-                return None if first is None or second is None else _short((*first, *second))
+                return None if first is None or second is None else short((*first, *second))
             case Binary(operator="*", left=left, right=right):
-                return _product(self.expanded(left), self.expanded(right))
+                return product_of(self.expanded(left), self.expanded(right))
             case Binary(operator="/", left=left, right=right):
-                return _product(self.expanded(left), self._inverse(right))
+                return product_of(self.expanded(left), self._inverse(right))
             case Call(function="sq", arguments=(argument,)):
-                return _product(self.expanded(argument), self.expanded(argument))
+                return product_of(self.expanded(argument), self.expanded(argument))
             case Access():
                 return self._read(node)
             case RankSize(rank=rank):
@@ -204,7 +156,7 @@ class Polynomials:
         return tuple(replace(t, coefficient=t.coefficient * by) for t in terms)
 
     def _read(self, access: Access) -> Polynomial:
-        bare, conditions = _bare(access)
+        bare, conditions = unfiltered(access)
         terms = self.of(access.tensor)
         if terms is None:
             return (Term(Fraction(1), (bare,), conditions=conditions),)
@@ -232,7 +184,7 @@ class Polynomials:
             )
             return (inverse,)
         if isinstance(node, Access):
-            bare, conditions = _bare(node)
+            bare, conditions = unfiltered(node)
             return (Term(Fraction(1), (), (bare,), conditions=conditions),)
         return (Term(Fraction(1), (), (node,)),)
 
@@ -321,7 +273,7 @@ class Polynomials:
             part: Polynomial | None = (_without(term, divisor),)
             for _ in range(most - term.denominators.count(divisor)):
                 again = None if value is None else tuple(self._renewed(t) for t in value)
-                part = _product(part, again)
+                part = product_of(part, again)
             if part is None:
                 return False
             cleared += part
@@ -357,31 +309,6 @@ def _bound_in(part: Expression | Comparison, bound: Iterable[str]) -> set[str]:
 
 def _without(term: Term, divisor: Expression) -> Term:
     return replace(term, denominators=tuple(d for d in term.denominators if d != divisor))
-
-
-def _product(left: Polynomial | None, right: Polynomial | None) -> Polynomial | None:
-    if left is None or right is None:
-        return None
-    return _short(tuple(a.times(b) for a in left for b in right))
-
-
-def _short(terms: Polynomial) -> Polynomial | None:
-    if len(terms) > LARGEST or any(len(t.factors) > LARGEST for t in terms):
-        return None
-    return terms
-
-
-def _bare(access: Access) -> tuple[Access, frozenset[Comparison]]:
-    """Return an access without its filters, and the filters."""
-    bare = Access(access.tensor, tuple(Index(i.expression) for i in access.indices))
-    return bare, frozenset(c for index in access.indices for c in index.condition)
-
-
-def _is_polynomial(einsum: Einsum) -> bool:
-    """Tell whether an Einsum is a sum, or none, of what stands on its right."""
-    sums = all(isinstance(a, Reduce) and a.operator == "+" for a in einsum.actions)
-    plain = len(einsum.outputs) == 1 and plain_variables(einsum.output) is not None
-    return sums and plain and einsum.merge is None
 
 
 def absent_tensors(cascade: Cascade) -> frozenset[str]:

@@ -30,7 +30,8 @@ from einfuse.einsum.language.substitution import plain_variables, put, put_in_co
 
 from .dataflow import Dataflow, Kind
 from .normal_form import straight
-from .polynomial import Polynomials, Term, components
+from .polynomial import Polynomials, components
+from .polynomial_terms import Term
 
 
 @dataclass(frozen=True, slots=True)

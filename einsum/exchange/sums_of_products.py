@@ -29,8 +29,8 @@ from einfuse.einsum.language.expression import (
     variables,
     walk,
 )
-from einfuse.einsum.language.parser import KEYWORDS
 from einfuse.einsum.language.printer import render_condition, render_expression, render_index
+from einfuse.einsum.language.syntax_errors import KEYWORDS
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 

@@ -1,41 +1,27 @@
-"""Templates of AccelForge's files: `render_template`, as far as its own examples go.
+"""Templates of AccelForge's files by Jinja, as far as its own examples go: `render_template`.
 
 ``{% set N = N | default(8) %}``, ``{{N}}``, ``{% for i in range(N + 1) %}``, ``{% if N > 1 %}``
 with ``else``, ``{# a comment #}``; in expressions whole numbers, names, ``+ - * // %`` and
-comparisons. Anything else is refused.
+comparisons. Anything else is refused, and what comes to too much.
 """
 
 from __future__ import annotations
 
-import ast
-import operator
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, nodes
+from jinja2.sandbox import SandboxedEnvironment
 
 from einfuse.einsum.language.errors import EinfuseError
 
-_TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\}", re.DOTALL)
-_SET = re.compile(
-    r"set\s+(\w+)\s*=\s*(?:(\w+)\s*\|\s*default\(\s*([0-9][0-9\s*]*)\)|([0-9][0-9\s*]*))"
-)
-_FOR = re.compile(r"for\s+([A-Za-z_]\w*)\s+in\s+range\((.*)\)", re.DOTALL)
-_MOST = 100_000  # pieces that a template may come to
-
-_OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
+_TAG = re.compile(r"\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
+_MOST = 100_000  # turns of loops, and pieces that a template may come to
+_LARGEST = 10**18
+_ARITHMETIC = (nodes.Add, nodes.Sub, nodes.Mul, nodes.FloorDiv, nodes.Mod)
+_TEXT = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Assign, nodes.If, nodes.For)
+_VALUES = (nodes.Name, nodes.Compare, nodes.Operand, *_ARITHMETIC)
 
 
 def render_template(text: str, settings: Mapping[str, str], source: str = "<template>") -> str:
@@ -52,138 +38,111 @@ def render_template(text: str, settings: Mapping[str, str], source: str = "<temp
     >>> render_template("{% for i in range(N) %}T{{i}} {% endfor %}", {"N": "3"})
     'T0 T1 T2 '
     """
-    return _Renderer(text, dict(settings), source).render()
+    environment = _Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    try:
+        tree = environment.parse(text)
+        for line, problem in _problems(tree, settings):
+            raise EinfuseError(f"{source}:{line}: {problem or _unknown(text, line)}")
+        values = {n: int(v) if re.fullmatch("[0-9]{1,18}", v) else v for n, v in settings.items()}
+        template = environment.from_string(tree)
+        pieces = []
+        for piece in template.generate(values):
+            pieces.append(piece)
+            if len(pieces) > _MOST:
+                raise _TooMuchError
+        return "".join(pieces)
+    except TemplateSyntaxError as error:
+        unclosed = re.search(r"needs to be closed is '(\w+)'", error.message or "")
+        if unclosed:
+            raise EinfuseError(f"{source}: the template lacks {{% end{unclosed[1]} %}}") from None
+        problem = _unknown(text, error.lineno)
+        raise EinfuseError(f"{source}:{error.lineno}: {problem}") from None
+    except _TooMuchError:
+        raise EinfuseError(f"{source}: the template comes to more than {_MOST} pieces") from None
+    except UndefinedError as error:
+        name = (re.findall("'(.*)'", error.message or "") or ["?"])[0]
+        raise EinfuseError(
+            f"{source}:{_line_of(error)}: the template needs a value: --set {name}=..."
+        ) from None
+    except (ArithmeticError, TypeError, RecursionError) as error:
+        line = _line_of(error)
+        raise EinfuseError(f"{source}:{line}: {_unknown(text, line)}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Text, or the inside of a tag: ``kind`` is "", "%", "{" or "#"."""
-
-    kind: str
-    body: str
-    tag: str
-    line: int
+class _TooMuchError(Exception):
+    """A template that comes to more than a file ever does."""
 
 
-class _Renderer:
-    def __init__(self, text: str, values: dict[str, str], source: str) -> None:
-        self.values, self.source = values, source
-        self.pieces: list[_Piece] = []
-        end = 0
-        for tag in _TAG.finditer(text):
-            line = text.count("\n", 0, tag.start()) + 1
-            self.pieces.append(_Piece("", text[end : tag.start()], "", line))
-            self.pieces.append(_Piece(tag[0][1], tag[0][2:-2].strip(" -\n\t"), tag[0], line))
-            end = tag.end()
-        self.pieces.append(_Piece("", text[end:], "", 0))
-        self.out: list[str] = []
+class _Environment(SandboxedEnvironment):
+    """Jinja with whole numbers of a bounded size, and a bounded number of turns."""
 
-    def render(self) -> str:
-        place = self.block(0, True, ())
-        if place < len(self.pieces):
-            raise self.unknown(self.pieces[place])
-        return "".join(self.out)
+    intercepted_binops = frozenset({"+", "-", "*", "//", "%"})
 
-    def block(self, place: int, active: bool, ends: tuple[str, ...]) -> int:
-        """Carry out pieces up to one of some ends; return its place, or that behind the last."""
-        while place < len(self.pieces):
-            piece = self.pieces[place]
-            word = piece.body.split(None, 1)[0] if piece.body.strip() else ""
-            if piece.kind == "%" and word in ends:
-                return place
-            if piece.kind == "%" and word in ("for", "if"):
-                place = (
-                    self.repeated(place, active) if word == "for" else self.chosen(place, active)
-                )
-                continue
-            if active:
-                self.simple(piece)
-            place += 1
-        if ends:
-            raise EinfuseError(f"{self.source}: the template lacks {{% {ends[-1]} %}}")
-        return place
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.turns = 0
+        self.globals = {"range": self._range}
 
-    def simple(self, piece: _Piece) -> None:
-        match piece.kind:
-            case "":
-                self.put(piece.body)
-            case "{":
-                named = self.values.get(piece.body)
-                self.put(str(self.number(piece.body, piece)) if named is None else named)
-            case "%":
-                given = _SET.fullmatch(piece.body)
-                if given is None:
-                    raise self.unknown(piece)
-                target, origin, default, constant = given.groups()
-                self.values[target] = constant or self.values.get(origin, default)
+    def _range(self, count: int) -> range:
+        self.turns += max(count, 0)
+        if self.turns > _MOST:
+            raise _TooMuchError
+        return range(count)
 
-    def repeated(self, place: int, active: bool) -> int:
-        piece = self.pieces[place]
-        given = _FOR.fullmatch(piece.body)
-        if given is None:
-            raise self.unknown(piece)
-        name, count = given[1], self.number(given[2], piece) if active else 0
-        before, end = self.values.get(name), place
-        for index in range(count):
-            self.values[name] = str(index)
-            end = self.block(place + 1, True, ("endfor",))
-        if count < 1:
-            end = self.block(place + 1, False, ("endfor",))
-        self.values.pop(name, None)
-        if before is not None:
-            self.values[name] = before
-        return end + 1
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        found = super().call_binop(context, operator, left, right)
+        if abs(found) > _LARGEST:
+            raise OverflowError
+        return found
 
-    def chosen(self, place: int, active: bool) -> int:
-        piece = self.pieces[place]
-        holds = active and bool(self.number(piece.body[2:], piece))
-        end = self.block(place + 1, holds, ("else", "endif"))
-        if self.pieces[end].body == "else":
-            end = self.block(end + 1, active and not holds, ("endif",))
-        return end + 1
 
-    def put(self, text: str) -> None:
-        self.out.append(text)
-        if len(self.out) > _MOST:
-            raise EinfuseError(f"{self.source}: the template comes to more than {_MOST} pieces")
+def _problems(node: nodes.Node, settings: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines of what is not known, and of names that are no whole numbers."""
+    match node:
+        case nodes.For(iter=nodes.Call(node=nodes.Name(name="range"), args=[count]) as called):
+            plain = not (called.kwargs or called.dyn_args or called.dyn_kwargs or node.test)
+            if not plain or node.recursive or not isinstance(node.target, nodes.Name):
+                yield node.lineno, ""
+            yield from _numbers(count, settings)
+            for part in (count, *node.body, *node.else_):
+                yield from _problems(part, settings)
+            return
+        case nodes.Filter(name="default", node=nodes.Name(), args=[number], kwargs=[]):
+            yield from _problems(number, settings)
+            return
+        case nodes.Const(value=int()):
+            return
+        case nodes.For() | nodes.Filter() | nodes.Const():
+            yield node.lineno, ""
+        case nodes.Assign(target=target) if not isinstance(target, nodes.Name):
+            yield node.lineno, ""
+        case _ if not isinstance(node, (*_TEXT, *_VALUES)):
+            yield node.lineno, ""
+    if isinstance(node, (nodes.Compare, *_ARITHMETIC)):
+        yield from _numbers(node, settings)
+    for child in node.iter_child_nodes():
+        yield from _problems(child, settings)
 
-    def number(self, text: str, piece: _Piece) -> int:
-        try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError):
-            raise self.unknown(piece) from None
-        try:
-            return self.value(tree, piece)
-        except ZeroDivisionError:
-            raise self.unknown(piece) from None
 
-    def value(self, node: ast.AST, piece: _Piece) -> int:
-        match node:
-            case ast.Constant(value=int(value)):
-                return value
-            case ast.Name(id=name):
-                if name not in self.values:
-                    raise EinfuseError(
-                        f"{self.source}:{piece.line}: the template needs a value: --set {name}=..."
-                    )
-                given = self.values[name]
-                if not re.fullmatch(r"[0-9]+", given):
-                    raise EinfuseError(
-                        f"{self.source}:{piece.line}: expected a whole number for {name}, found "
-                        f"'{given}'"
-                    )
-                return int(given)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                apply = _OPERATORS[type(op)]
-                return int(apply(self.value(left, piece), self.value(right, piece)))
-            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _OPERATORS:
-                apply = _OPERATORS[type(op)]
-                return int(apply(self.value(left, piece), self.value(right, piece)))
-            case _:
-                raise self.unknown(piece)
+def _numbers(node: nodes.Node, settings: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    for name in [node] if isinstance(node, nodes.Name) else node.find_all(nodes.Name):
+        given = settings.get(name.name, "0")
+        if not re.fullmatch("[0-9]{1,18}", given):
+            yield name.lineno, f"expected a whole number for {name.name}, found '{given}'"
 
-    def unknown(self, piece: _Piece) -> EinfuseError:
-        shown = " ".join(piece.tag.split())
-        return EinfuseError(
-            f"{self.source}:{piece.line}: cannot read the template tag {shown}: render it first"
-        )
+
+def _unknown(text: str, line: int) -> str:
+    found = (tag for tag in _TAG.finditer(text) if text.count("\n", 0, tag.end()) + 1 >= line)
+    tag = next(found, None)
+    shown = " ".join(tag[0].split()) if tag else "{%"
+    return f"cannot read the template tag {shown}: render it first"
+
+
+def _line_of(error: BaseException) -> int:
+    """Return the line of a template at which it failed: Jinja writes it into the traceback."""
+    lines, trace = [1], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename in ("<template>", "<unknown>"):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return lines[-1]

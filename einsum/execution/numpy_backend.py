@@ -32,7 +32,7 @@ class NumpyBackend:
     }
 
     def import_input(self, name: str, array: object) -> Array:
-        if isinstance(array, np.ma.MaskedArray) and np.any(array.mask):
+        if isinstance(array, np.ma.MaskedArray) and np.any(np.ma.getmask(array)):
             raise EinfuseError(
                 f"input {name}: a masked array, whose mask a cascade does not see: fill it, and "
                 "give the mask as an input of its own"

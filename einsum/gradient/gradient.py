@@ -10,12 +10,12 @@ passes nothing on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from einfuse.einsum.derivation.normal_form import fresh, names_of, prune
+from einfuse.einsum.derivation.normal_form import names_of, prune
 from einfuse.einsum.derivation.unroll import unroll
-from einfuse.einsum.language.cascade import Cascade, Rank, Tensor
-from einfuse.einsum.language.derivative import ONE, times
+from einfuse.einsum.language.cascade import Cascade, Tensor
+from einfuse.einsum.language.derivative import times
 from einfuse.einsum.language.equation import Einsum, Populate, Reduce
 from einfuse.einsum.language.errors import CascadeError, EinfuseError, closest, located
 from einfuse.einsum.language.expression import (
@@ -23,7 +23,6 @@ from einfuse.einsum.language.expression import (
     Binary,
     Call,
     Comparison,
-    Condition,
     Coordinate,
     Expression,
     Index,
@@ -35,8 +34,9 @@ from einfuse.einsum.language.expression import (
 from einfuse.einsum.language.functions import monoid, partials
 from einfuse.einsum.language.inference import rank_of_index
 from einfuse.einsum.language.rules import validated
-from einfuse.einsum.language.substitution import plain_access, plain_variables, replace_accesses
+from einfuse.einsum.language.substitution import plain_access, plain_variables
 
+from .expressions import Names, filtered, presence, renamed, values_of
 from .presence import zero_where_nothing
 from .saved import check_saved, read_saved
 
@@ -83,39 +83,13 @@ def gradient(
         return read_saved(found, saved) if saved else found
 
 
-@dataclass
-class _Names:
-    """What is taken, and the ranks that are added."""
-
-    cascade: Cascade
-    taken: set[str]
-    ranks: list[Rank]
-
-    def tensor(self, base: str) -> str:
-        name = fresh(base, self.taken)
-        self.taken.add(name)
-        return name
-
-    def variable(self, rank: str, used: set[str]) -> str:
-        """Return a variable over a rank that is not among those used."""
-        if rank.lower() not in used:
-            return rank.lower()
-        for known in self.ranks:
-            if known.size == rank and known.name.lower() not in used:
-                return known.name.lower()
-        names = self.taken | set(self.cascade.rank_names) | {r.name for r in self.ranks}
-        alias = fresh(rank + "X", names)
-        self.ranks.append(Rank(alias, rank))
-        return alias.lower()
-
-
 class _Reverse:
     """The sweep over the Einsums, last first, with the contributions to each adjoint."""
 
     def __init__(self, cascade: Cascade, with_respect_to: tuple[str, ...]) -> None:
         self.source = cascade
         self.wanted = with_respect_to
-        self.names = _Names(cascade, names_of(cascade) | set(cascade.rank_names), [])
+        self.names = Names(cascade, names_of(cascade) | set(cascade.rank_names), [])
         self.ranks = {tensor.name: tensor.ranks for tensor in cascade.tensors}
         self.forward = [part for e in cascade.einsums for part in self._simple(e)]
         self.active = self._active()
@@ -146,7 +120,7 @@ class _Reverse:
             ranks=self.source.ranks + tuple(self.names.ranks),
             input_tensors=self.source.input_tensors + seeds,
             outputs=(*(titles.get(name, name) for name in results), *kept),
-            init=tuple(_renamed(einsum, titles) for einsum in (*self.forward, *self.backward)),
+            init=tuple(renamed(einsum, titles) for einsum in (*self.forward, *self.backward)),
             loop=(),
             final=(),
             tensors=(),
@@ -199,12 +173,12 @@ class _Reverse:
         """Return the tensors whose values depend on what is differentiated by."""
         found = set(self.wanted)
         for einsum in self.forward:
-            if any(access.tensor in found for access in _values(einsum.expression)):
+            if any(access.tensor in found for access in values_of(einsum.expression)):
                 found.add(einsum.name)
         for name in self.wanted:
             reached = {name}
             for einsum in self.forward:
-                if any(access.tensor in reached for access in _values(einsum.expression)):
+                if any(access.tensor in reached for access in values_of(einsum.expression)):
                     reached.add(einsum.name)
             if not reached & set(self.source.outputs):
                 why = "no output depends on it"
@@ -260,7 +234,7 @@ class _Reverse:
             )
         assert isinstance(einsum.expression, Access)
         place = Comparison(einsum.outputs[1], "==", Coordinate(populate.source))
-        self._contribute(einsum.expression, _filtered(seed, (place,)))
+        self._contribute(einsum.expression, filtered(seed, (place,)))
 
     def _through_extreme(self, einsum: Einsum, fold: Reduce, seed: Expression) -> None:
         element, extreme = einsum.expression, einsum.output
@@ -279,18 +253,18 @@ class _Reverse:
         readable = plain and plain_variables(einsum.output) is not None
         value: Expression = einsum.output if readable else expression
         if einsum.merge is not None:
-            seed = times(seed, _presence(expression))
+            seed = times(seed, presence(expression))
         for access, pulled in self._pull(expression, value, seed):
             missing = set(einsum.variables) - set(variables(pulled)) - set(variables(access))
             if missing:  # a sum over points where other operands stand
-                pulled = times(pulled, _presence(expression))
+                pulled = times(pulled, presence(expression))
             self._contribute(access, pulled)
 
     def _pull(
         self, node: Expression, value: Expression, seed: Expression
     ) -> Iterator[tuple[Access, Expression]]:
         """Yield what flows to each active access below a node, by the chain rule."""
-        if not any(access.tensor in self.active for access in _values(node)):
+        if not any(access.tensor in self.active for access in values_of(node)):
             return
         match node:
             case Access():
@@ -326,7 +300,7 @@ class _Reverse:
         if access.tensor not in self.active:
             return
         conditions = tuple(c for index in access.indices for c in index.condition)
-        pulled = _filtered(pulled, conditions)
+        pulled = filtered(pulled, conditions)
         bare = replace(access, indices=tuple(Index(i.expression) for i in access.indices))
         left, moved = self._left(access.tensor, bare, pulled)
         name = self.names.tensor(f"d{access.tensor}1")
@@ -359,7 +333,7 @@ class _Reverse:
         inner = tuple(dict.fromkeys((*variables(pulled), *variables(bare))))
         held = plain_access(self.names.tensor(f"d{tensor}AT"), inner)
         self.backward.append(Einsum((held,), pulled))
-        return replace(bare, indices=tuple(indices)), _filtered(held, tuple(meets))
+        return replace(bare, indices=tuple(indices)), filtered(held, tuple(meets))
 
     def _writes_along(self, index: Expression, rank: str) -> bool:
         """Tell whether a left-hand index reaches each coordinate of a rank once."""
@@ -402,83 +376,3 @@ class _Reverse:
             self.backward.append(Einsum((zero,), Number(0)))
             return zero.tensor
         return self._adjoint(name)
-
-
-def _values(node: Expression) -> Iterator[Access]:
-    """Yield the accesses whose values an expression takes, not those inside indices."""
-    if isinstance(node, Access):
-        yield node
-        return
-    match node:
-        case Negate(operand=operand):
-            yield from _values(operand)
-        case Binary(left=left, right=right):
-            yield from _values(left)
-            yield from _values(right)
-        case Call(arguments=arguments):
-            for argument in arguments:
-                yield from _values(argument)
-
-
-def _renamed(einsum: Einsum, titles: Mapping[str, str]) -> Einsum:
-    """Return an Einsum with other names of tensors; an adjoint stands inside no index."""
-
-    def change(access: Access) -> Access | None:
-        return replace(access, tensor=titles[access.tensor]) if access.tensor in titles else None
-
-    return replace(
-        einsum,
-        outputs=tuple(change(output) or output for output in einsum.outputs),
-        expression=replace_accesses(einsum.expression, change),
-    )
-
-
-def _presence(expression: Expression) -> Expression:
-    """Return an expression that is 1 where another has a value, and absent elsewhere."""
-    return Call("ge", (Call("abs", (expression,)), Number(0)))
-
-
-def _filtered(expression: Expression, conditions: Condition) -> Expression:
-    """Return an expression behind filters, on the first index of its first access that has one."""
-    if not conditions:
-        return expression
-    done = False
-
-    def first(node: Expression) -> Expression:
-        nonlocal done
-        match node:
-            case Access(indices=(index, *rest)) if not done:
-                done = True
-                added = tuple(c for c in conditions if c not in index.condition)
-                return replace(
-                    node, indices=(Index(index.expression, index.condition + added), *rest)
-                )
-            case Negate(operand=operand):
-                return replace(node, operand=first(operand))
-            case Binary(left=left, right=right):
-                return replace(node, left=first(left), right=first(right))
-            case Call(arguments=arguments):
-                return replace(node, arguments=tuple(map(first, arguments)))
-        return node
-
-    found = first(expression)
-    if done:
-        return found
-    return times(expression, _as_value(conditions))
-
-
-_COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-
-
-def _as_value(conditions: Condition) -> Expression:
-    """Return 1 where conditions hold, else 0."""
-    product: Expression = ONE
-    for c in conditions:
-        if c.operator in _COMPARISONS:
-            holds: Expression = Call(_COMPARISONS[c.operator], (c.left, c.right))
-        else:
-            holds = times(Call("ge", (c.left, c.right)), Call("le", (c.left, c.right)))
-            if c.operator == "!=":
-                holds = Binary("-", ONE, holds)
-        product = times(product, holds)
-    return product

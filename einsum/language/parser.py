@@ -27,19 +27,10 @@ from .expression import (
     Span,
 )
 from .rules import validated, warn
+from .syntax_errors import check_size, syntax_error, token_span
 
 if TYPE_CHECKING:
-    from lark import Lark, Token, UnexpectedInput
-
-NESTING_LIMIT = 50
-"""How deep the brackets of a line may nest."""
-
-OPERATOR_LIMIT = 200
-"""How many operators a line may have."""
-
-KEYWORDS = frozenset(
-    {"rank", "split", "iter", "over", "input", "output", "init", "loop", "final", "stop", "inf"}
-)
+    from lark import Lark, Token
 
 
 def parse(text: str, name: str = "cascade", source: str = "<cascade>") -> Cascade:
@@ -68,11 +59,11 @@ def parse(text: str, name: str = "cascade", source: str = "<cascade>") -> Cascad
     expect(text, str, "text", "a text")
     from lark import UnexpectedInput
 
-    _check_size(text, source)
+    check_size(text, source)
     try:
         statements = _lark().parse(text + "\n")
     except UnexpectedInput as error:
-        raise _syntax_error(error, text, source) from None
+        raise syntax_error(error, text, source, _lark().terminals) from None
     except _MisplacedError as error:
         raise CascadeError(error.message, error.span, text, source) from None
     cascade = validated(_assemble(cast(Any, statements), name, text, source))
@@ -127,11 +118,6 @@ class _MisplacedError(Exception):
         super().__init__(message)
 
 
-def _token_span(token: Token) -> Span:
-    line, column = token.line or 1, token.column or 1
-    return Span(line, column, token.end_line or line, token.end_column or column)
-
-
 def _span(children: list[Any]) -> Span:
     """Return the stretch from the first child to the last, tokens or nodes."""
     first, last = _edge(children[0], 0), _edge(children[-1], -1)
@@ -148,7 +134,7 @@ def _edge(child: Any, side: int) -> Span:
     if hasattr(child, "span"):
         span: Span = child.span
         return span
-    return _token_span(child)
+    return token_span(child)
 
 
 def _names(children: list[Any]) -> list[Token]:
@@ -191,7 +177,7 @@ class _Builder:
 
     def outputs(self, c: list[Any]) -> _Outputs:
         names = _names(c)
-        return _Outputs(tuple(map(str, names)), tuple(map(_token_span, names)))
+        return _Outputs(tuple(map(str, names)), tuple(map(token_span, names)))
 
     def section(self, c: list[Any]) -> _Section:
         return _Section(str(c[0]), _span(c))
@@ -247,10 +233,10 @@ class _Builder:
             value = math.inf
         else:
             value = _integer(token) if token.type == "INT" else float(token)
-        return Number(value, _token_span(token))
+        return Number(value, token_span(token))
 
     def name(self, c: list[Any]) -> Expression:
-        name, span = str(c[0]), _token_span(c[0])
+        name, span = str(c[0]), token_span(c[0])
         if name == name.upper():
             return RankSize(name, span)
         if name == name.lower():
@@ -287,7 +273,7 @@ class _Left:
 
 def _integer(token: Token) -> int:
     if len(token) > 18:
-        raise _MisplacedError("a whole number has at most 18 digits", _token_span(token))
+        raise _MisplacedError("a whole number has at most 18 digits", token_span(token))
     return int(token)
 
 
@@ -343,71 +329,3 @@ def _assemble(statements: Iterable[Any], name: str, text: str, source: str) -> C
         text=text,
         source=source,
     )
-
-
-def _check_size(text: str, source: str) -> None:
-    """Refuse what would nest deeper than trees are walked; brackets and operators bound that."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        depth = operators = 0
-        for column, character in enumerate(line, start=1):
-            if character == "#":
-                break
-            depth += (character in "([") - (character in ")]")
-            operators += character in "+-*/%"
-            if depth > NESTING_LIMIT:
-                message = f"brackets nest more than {NESTING_LIMIT} deep"
-                raise CascadeError(message, _point(number, column), text, source)
-            if operators > OPERATOR_LIMIT:
-                message = f"more than {OPERATOR_LIMIT} operators on a line: split it in Einsums"
-                raise CascadeError(message, _point(number, column), text, source)
-
-
-def _point(line: int, column: int) -> Span:
-    return Span(line, column, line, column + 1)
-
-
-def _syntax_error(error: UnexpectedInput, text: str, source: str) -> CascadeError:
-    token: Token | None = getattr(error, "token", None)
-    if token is None:  # no token starts here
-        found = repr(getattr(error, "char", "?"))
-        return CascadeError(
-            f"unexpected character {found}", _point(error.line, error.column), text, source
-        )
-    if token.type in {"_NL", "$END"}:
-        found, span = "the end of the line", _point(token.line or 1, token.column or 1)
-    else:
-        found, span = f"'{token}'", _token_span(token)
-        if token in KEYWORDS:
-            found += " (a reserved word)"
-    wanted = _wanted(set(getattr(error, "accepts", None) or error.expected))  # type: ignore[attr-defined]
-    return CascadeError(f"expected {wanted}, found {found}", span, text, source)
-
-
-_VALUE = {"NAME", "INT", "FLOAT", "INF", "LPAR", "MINUS"}
-_OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT"}
-_WORDS = {
-    "NAME": "a name",
-    "INT": "a whole number",
-    "COMPARE": "a comparison (< <= > >= == !=)",
-    "_NL": "the end of the line",
-    "$END": "the end",
-}
-
-
-def _wanted(terminals: set[str]) -> str:
-    """Say in plain words which of some terminals may come next."""
-    if "RANK" in terminals:
-        return "a declaration, a section label or an Einsum such as 'Y[p] = A[m,p] * B[m]'"
-    words: list[str] = []
-    if terminals >= _VALUE:
-        words.append("a value")
-        terminals -= _VALUE
-    closing = terminals & {"RPAR", "RSQB"}
-    words += [f"'{')' if bracket == 'RPAR' else ']'}'" for bracket in sorted(closing)]
-    terminals -= closing
-    if {"PLUS", "MINUS"} <= terminals:  # after a reduction the parser may have forgotten '*'
-        words.append("an operator")
-        terminals -= _OPERATORS
-    literals = {t.name: t.pattern.value for t in _lark().terminals if t.pattern.type == "str"}
-    words += sorted(_WORDS.get(t) or f"'{literals.get(t, t)}'" for t in terminals)
-    return " or ".join(words)

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from .cascade import Cascade, Tensor
+from .cascade import Cascade
+from .declaration_rules import (
+    inputs_are_well_declared,
+    iterations_are_well_declared,
+    known_rank,
+    ranks_are_well_declared,
+    something_is_computed,
+    splits_are_well_declared,
+)
 from .equation import Einsum, Populate, Reduce
 from .errors import CascadeError, CascadeWarning, EinfuseError, closest, located
 from .expression import (
@@ -91,88 +99,6 @@ def _unread_inputs(cascade: Cascade) -> Iterator[tuple[str, Span | None]]:
 
 
 # Declarations.
-
-
-def _something_is_computed(cascade: Cascade) -> None:
-    if not cascade.einsums:
-        raise CascadeError(
-            "no Einsum: expected at least one line such as 'Y[p] = A[m,p] * B[m]'",
-            Span(1, 1, 1, 1) if cascade.text.strip() else None,
-        )
-
-
-def _ranks_are_well_declared(cascade: Cascade) -> None:
-    seen: set[str] = set()
-    for rank in cascade.ranks:
-        _check_rank_name(rank.name, rank.span)
-        if rank.name in seen:
-            raise CascadeError(f"rank {rank.name} is declared twice", rank.span)
-        seen.add(rank.name)
-        if isinstance(rank.size, int) and rank.size < 1:
-            raise CascadeError(
-                f"rank {rank.name} needs a size of at least 1, found {rank.size}", rank.span
-            )
-    for rank in cascade.ranks:
-        if isinstance(rank.size, str):
-            _known_rank(cascade, rank.size, rank.span)
-    representatives(cascade)
-
-
-def _splits_are_well_declared(cascade: Cascade) -> None:
-    parts: dict[str, set[str]] = {}
-    for split in cascade.splits:
-        three = (split.whole, split.outer, split.inner)
-        for name in three:
-            _check_rank_name(name, split.span)
-        if len(set(three)) < 3:
-            raise CascadeError("a split needs three different ranks", split.span)
-        parts.setdefault(split.whole, set()).update((split.outer, split.inner))
-        below, frontier = set[str](), {split.whole}
-        while frontier:
-            below |= frontier
-            frontier = {p for name in frontier for p in parts.get(name, ())} - below
-            if any(split.whole in parts.get(name, ()) for name in below):
-                raise CascadeError(f"rank {split.whole} is split into itself", split.span)
-    bind_known(cascade)  # sizes in the text that contradict each other
-
-
-def _iterations_are_well_declared(cascade: Cascade) -> None:
-    seen: set[str] = set()
-    for iteration in cascade.iterations:
-        name = iteration.variable
-        if name != name.lower() or name == name.upper():
-            raise CascadeError(
-                f"an iterative variable is lower case, found '{name}'", iteration.span
-            )
-        _known_rank(cascade, iteration.rank, iteration.span)
-        if name in seen:
-            raise CascadeError(f"variable {name} iterates twice", iteration.span)
-        seen.add(name)
-        if name.upper() != iteration.rank and name.upper() in cascade.rank_names:
-            raise CascadeError(
-                f"variable {name} would run over both {iteration.rank} and rank {name.upper()}: "
-                "give one of them another name",
-                iteration.span,
-            )
-    if cascade.loop and not cascade.iterations:
-        raise CascadeError(
-            "a loop needs an iterative rank: write 'iter VARIABLE over RANK'",
-            cascade.loop[0].span,
-        )
-
-
-def _inputs_are_well_declared(cascade: Cascade) -> None:
-    seen: dict[str, Tensor] = {}
-    for tensor in cascade.input_tensors:
-        for rank in tensor.ranks:
-            _known_rank(cascade, rank, tensor.span)
-        if tensor.name in seen:
-            message = f"input {tensor.name} is declared twice"
-            if seen[tensor.name].ranks != tensor.ranks:
-                lists = (f"[{','.join(t.ranks)}]" for t in (seen[tensor.name], tensor))
-                message += ", with two rank lists: " + " and ".join(lists)
-            raise CascadeError(message, tensor.span)
-        seen[tensor.name] = tensor
 
 
 # Single Einsums.
@@ -343,14 +269,14 @@ def _variables_are_bound(cascade: Cascade) -> None:
                             _known_left(cascade, name, span)
                         _known_variable(cascade, name, span)
                     case RankSize(rank=name, span=span):
-                        _known_rank(cascade, name, span)
+                        known_rank(cascade, name, span)
     for part in cascade.stop:
         for node in walk(part):
             match node:
                 case Coordinate(variable=name, span=span):
                     _known_variable(cascade, name, span)
                 case RankSize(rank=name, span=span):
-                    _known_rank(cascade, name, span)
+                    known_rank(cascade, name, span)
 
 
 def _known_left(cascade: Cascade, name: str, span: Span | None) -> None:
@@ -370,19 +296,6 @@ def _known_variable(cascade: Cascade, name: str, span: Span | None) -> None:
             f"{closest(rank, cascade.rank_names)}",
             span,
         )
-
-
-def _known_rank(cascade: Cascade, name: str, span: Span | None) -> None:
-    if name in cascade.rank_names:
-        return
-    if name.upper() in cascade.rank_names:
-        raise CascadeError(f"ranks are upper case: expected {name.upper()}, found {name}", span)
-    raise CascadeError(f"undefined rank {name}{closest(name, cascade.rank_names)}", span)
-
-
-def _check_rank_name(name: str, span: Span | None) -> None:
-    if name != name.upper() or name == name.lower():
-        raise CascadeError(f"a rank is upper case, found '{name}'", span)
 
 
 def _tensors_are_known(cascade: Cascade) -> None:
@@ -452,11 +365,11 @@ def _values(cascade: Cascade) -> Iterator[Expression | Comparison | Index]:
 
 
 _BEFORE_INFERENCE: tuple[Callable[[Cascade], None], ...] = (
-    _something_is_computed,
-    _ranks_are_well_declared,
-    _splits_are_well_declared,
-    _iterations_are_well_declared,
-    _inputs_are_well_declared,
+    something_is_computed,
+    ranks_are_well_declared,
+    splits_are_well_declared,
+    iterations_are_well_declared,
+    inputs_are_well_declared,
     _functions_are_known,
     _stops_are_plain,
     _variables_are_bound,

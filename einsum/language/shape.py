@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,9 @@ from .affine import (
 )
 from .cascade import Cascade, Split
 from .equation import Einsum, Populate
-from .errors import CascadeError, EinfuseError, closest, located
+from .errors import CascadeError, EinfuseError, located
 from .expression import Access, Comparison, Expression, Number, Span, accesses, variables, walk
+from .given_sizes import check_divides, given_sizes, shown_size
 from .printer import render_index
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def bind(cascade: Cascade, sizes: Mapping[str, Any], *, ragged: bool = False) ->
     8
     """
     with located(cascade):
-        known = _resolve(cascade, _given(cascade, sizes), ragged)
+        known = _resolve(cascade, given_sizes(cascade, sizes), ragged)
     missing = [name for name in cascade.rank_names if name not in known]
     if missing:
         raise EinfuseError(_missing(cascade, missing, known))
@@ -79,7 +79,7 @@ def bind_symbolic(
     import sympy
 
     with located(cascade):
-        fixed = _resolve(cascade, _given(cascade, sizes or {}), False)
+        fixed = _resolve(cascade, given_sizes(cascade, sizes or {}), False)
     known: dict[str, Any] = {name: sympy.Integer(size) for name, size in fixed.items()}
     wholes = {split.whole for split in cascade.splits}
     roots = representatives(cascade)
@@ -125,7 +125,7 @@ def bind_known(
     >>> bind_known(cascade)
     {'M': 8, 'M0': 2, 'M1': 4}
     '''
-    return _resolve(cascade, _given(cascade, sizes or {}), ragged)
+    return _resolve(cascade, given_sizes(cascade, sizes or {}), ragged)
 
 
 def symbol(rank: str) -> sympy.Symbol:
@@ -231,29 +231,6 @@ def filters(einsum: Einsum) -> tuple[Comparison, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _given(cascade: Cascade, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    known = cascade.rank_names
-    for name, size in sizes.items():
-        if name not in known:
-            raise EinfuseError(
-                f"{cascade.name} has no rank '{name}'{closest(name, known)} (sizes are given by "
-                "rank, in upper case)"
-            )
-        _check_size(name, size)
-    return {n: s if isinstance(s, np.ndarray) and s.ndim else int(s) for n, s in sizes.items()}
-
-
-def _check_size(name: str, size: Any) -> None:
-    whole = (
-        np.issubdtype(size.dtype, np.integer) if isinstance(size, np.ndarray)
-        else isinstance(size, numbers.Integral) and not isinstance(size, bool)
-    )  # fmt: skip
-    if not whole:
-        raise EinfuseError(f"rank {name} needs a whole size, found {size!r}")
-    if not np.all(np.asarray(size) >= 1):
-        raise EinfuseError(f"rank {name} needs a size of at least 1, found {np.min(size)}")
-
-
 def _resolve(cascade: Cascade, given: Mapping[str, Any], ragged: bool) -> dict[str, Any]:
     """Return all sizes that follow from the text and the given ones."""
     roots = representatives(cascade)
@@ -268,8 +245,8 @@ def _resolve(cascade: Cascade, given: Mapping[str, Any], ragged: bool) -> dict[s
         if not np.all(known[root] == size):
             also = f" ({name} = {root})" if name != root else ""
             raise CascadeError(
-                f"rank {root} has two sizes{also}: {_show(known[root])} "
-                f"{origin[root]} and {_show(size)} {why}",
+                f"rank {root} has two sizes{also}: {shown_size(known[root])} "
+                f"{origin[root]} and {shown_size(size)} {why}",
                 span,
                 source=cascade.source,
             )
@@ -297,35 +274,27 @@ def _complete(split: Split, sizes: list[Any], learn: Callable[..., bool], ragged
         return learn(split.whole, outer * inner, why, split.span)
     if outer is None:
         if not ragged:
-            _check_divides(split, whole, split.inner, inner)
+            check_divides(split, whole, split.inner, inner)
         return learn(split.outer, -(-whole // inner), why, split.span)
     if inner is None:
-        _check_divides(split, whole, split.outer, outer)
+        check_divides(split, whole, split.outer, outer)
         return learn(split.inner, whole // outer, why, split.span)
     wanted = (outer - 1) * inner < whole if ragged else whole == outer * inner
     if not np.all(np.logical_and(wanted, whole <= outer * inner)):
         raise CascadeError(
-            f"the sizes of a split must multiply: {split.whole} = {_show(whole)}, but "
-            f"{split.outer}*{split.inner} = {_show(outer)}*{_show(inner)} = {_show(outer * inner)}",
+            f"the sizes of a split must multiply: {split.whole} = {shown_size(whole)}, but "
+            f"{split.outer}*{split.inner} = {shown_size(outer)}*{shown_size(inner)} = "
+            f"{shown_size(outer * inner)}",
             split.span,
         )
     return False
-
-
-def _check_divides(split: Split, whole: Any, factor: str, size: Any) -> None:
-    if not np.all(whole % size == 0):
-        raise CascadeError(
-            f"the sizes of a split must multiply: {split.whole} = {_show(whole)} is no multiple "
-            f"of {factor} = {_show(size)}",
-            split.span,
-        )
 
 
 def _missing(cascade: Cascade, missing: list[str], known: Mapping[str, Any]) -> str:
     for split in cascade.splits:
         if split.whole in known and split.outer in missing and split.inner in missing:
             return (
-                f"{cascade.name}: {split.whole} = {_show(known[split.whole])} is split into "
+                f"{cascade.name}: {split.whole} = {shown_size(known[split.whole])} is split into "
                 f"{split.outer} and {split.inner}: give the size of one of them"
             )
     roots = representatives(cascade)
@@ -338,12 +307,6 @@ def _missing(cascade: Cascade, missing: list[str], known: Mapping[str, Any]) -> 
         f"{cascade.name}: {ranks} {', '.join(asked)} without a size: give {example} in the shape "
         "(--shape)"
     )
-
-
-def _show(size: Any) -> str:
-    if isinstance(size, np.ndarray):
-        return f"{size.min()}..{size.max()}"
-    return str(size)
 
 
 def _check_populates(cascade: Cascade, einsum: Einsum, sizes: Mapping[str, int]) -> None:

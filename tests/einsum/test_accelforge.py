@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import CascadeError, EinfuseError, bind, load, parse, run
-from einfuse.einsum.exchange.accelforge import read_accelforge, write_accelforge
+from einfuse.einsum.exchange.accelforge import read_accelforge
+from einfuse.einsum.exchange.accelforge_writer import write_accelforge
 from einfuse.einsum.language.printer import render_einsum
 
 ATTENTION = """
@@ -166,7 +167,10 @@ def test_a_wrong_file_is_refused(einsums: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: {% for i in x %}", r"f\.yaml:1: cannot read the template tag \{% for i in x %\}"),
+        (
+            "a: {% for i in x %}{% endfor %}",
+            r"f\.yaml:1: cannot read the template tag \{% for i in x %\}",
+        ),
         ("a: {% for i in range(2) %}", r"f\.yaml: the template lacks \{% endfor %\}"),
         ("a: {% if 1 %}", r"f\.yaml: the template lacks \{% endif %\}"),
         ("a: {% endif %}", "cannot read the template tag"),
@@ -175,6 +179,14 @@ def test_a_wrong_file_is_refused(einsums: str, message: str) -> None:
         ("a: {{ __import__('os') }}", "cannot read the template tag"),
         ("a: {% for i in range(99999999) %}x{% endfor %}", "more than 100000 pieces"),
         ("\na: {{N}}", r"f\.yaml:2: the template needs a value: --set N="),
+        (
+            "a: {% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+            "more than 100000 pieces",
+        ),
+        ("a: {% set x = 9999999999 %}" + "{% set x = x * x %}" * 40, "cannot read the template"),
+        ("a: {% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "cannot read the template tag"),
+        ("a: {{ ''.__class__ }}", "cannot read the template tag"),
+        ("a: {{ 'x' * 1000000000 }}", "cannot read the template tag"),
         ("workload: {einsums: [], layers: 3}", "cannot hold 'workload: layers'"),
         (_workload('  - "Y[m] = A[m]"', "{M: x}"), "expected a whole size of M, found 'x'"),
         (_workload('  - "Y[m] = A[m]"', "{M: 0}"), "expected a whole size of M, found 0"),
