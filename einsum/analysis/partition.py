@@ -68,7 +68,7 @@ def partition(cascade: Cascade, rank: str) -> Partition:
     covers: dict[str, tuple[int, int]] = {}
     inside: dict[str, tuple[str, ...]] = {}
     _descend(whole, first, levels, covers)
-    _place(whole, parts, first, sizes, levels, covers, inside)
+    _place(whole, parts, sizes, levels, covers, inside)
     found = {name: piece for name, piece in laid.items() if piece.along in covers}
     covers |= {name: covers[piece.along] for name, piece in found.items()}
     inside |= {name: inside[piece.along] for name, piece in found.items()}
@@ -155,7 +155,6 @@ def _descend(
 def _place(
     rank: str,
     parts: Mapping[str, tuple[Split, ...]],
-    first: Mapping[str, Split],
     sizes: Mapping[str, Any],
     levels: list[str],
     covers: dict[str, tuple[int, int]],
@@ -169,10 +168,9 @@ def _place(
         start, end = covers[rank]
         for split in parts.get(rank, ()):
             outer, inner = _own(split)
-            if split is not first[rank]:
-                cut = _cut(start, end, sizes[inner], [sizes[level] for level in levels])
-                covers.setdefault(outer, (start, cut))
-                covers.setdefault(inner, (cut, end))
+            cut = _cut(start, end, sizes[inner], [sizes[level] for level in levels])
+            covers.setdefault(outer, (start, cut))
+            covers.setdefault(inner, (cut, end))
             pending += [
                 (p, b) for p, b in ((outer, (inner, *below)), (inner, below)) if p not in inside
             ]

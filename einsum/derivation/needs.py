@@ -186,7 +186,6 @@ class Needs:
         found = self._merged(einsum)
         return frozenset({Some(found)}) if folds and found else found
 
-
     def _merged(self, einsum: Einsum) -> Atoms:
         """Return what a right-hand side needs where its outermost operator is merged otherwise."""
         match einsum.expression:

@@ -88,6 +88,7 @@ class _Orders:
         self.minima = list(self._facts("min"))
         self.table = SymbolTable()
         self.fresh = 0
+        self.failed: dict[tuple[Formula, float], int] = {}
 
     def is_bounded(self, argument: Expression, limit: float) -> bool:
         """Tell whether an argument is at most ``limit`` wherever it is evaluated."""
@@ -99,8 +100,14 @@ class _Orders:
     def _below(self, formula: Formula, limit: float, depth: int) -> bool:
         if _upper(formula, self._interval_of) <= limit:
             return True
-        if depth == 0:
+        if self.failed.get((formula, limit), -1) >= depth:
             return False
+        found = depth > 0 and self._below_by_orders(formula, limit, depth)
+        if not found:
+            self.failed[formula, limit] = depth
+        return found
+
+    def _below_by_orders(self, formula: Formula, limit: float, depth: int) -> bool:
         for term in sp.Add.make_args(formula):
             weight, symbol = self._access_in(term)
             if symbol is None:
@@ -341,7 +348,7 @@ def _is_power(term: Formula) -> bool:
 
 def _bounds(formula: Formula, of_symbol: Any) -> Interval:
     if formula.is_number:
-        return (float(formula), float(formula))
+        return (float(formula), float(formula)) if formula.is_extended_real else ANYTHING
     if formula.is_Symbol:
         bounds: Interval = of_symbol(formula)
         return bounds
