@@ -8,8 +8,9 @@ all others.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -296,6 +297,7 @@ def _is_opaque(part: Expression) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=4096)
 def _tidy(index: Index) -> Index:
     """Return an index without its filter, sums of numbers evaluated (``m1-1+1`` is ``m1``)."""
     table = SymbolTable()
@@ -305,9 +307,10 @@ def _tidy(index: Index) -> Index:
     return Index(table.expression(sp.expand(formula)))
 
 
+@functools.lru_cache(maxsize=4096)
 def _matched(
     template: Access, access: Access, loose: frozenset[str]
-) -> dict[str, Expression] | None:
+) -> Mapping[str, Expression] | None:
     """Return the template's variables such that it is the access; None if it never is.
 
     An index of ``loose`` variables alone matches anything.
