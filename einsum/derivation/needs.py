@@ -151,7 +151,7 @@ class Needs:
         return first if first == second else frozenset({Opaque(node)})
 
     def _of_access(self, access: Access) -> Atoms:
-        found = frozenset(c for index in access.indices for c in index.condition)
+        found: Atoms = frozenset(c for index in access.indices for c in index.condition)
         for index in access.indices:
             for inner in accesses(index):
                 found |= self.of(inner)
