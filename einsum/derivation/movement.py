@@ -6,6 +6,7 @@ several a vector state (the variance of Welford, and of Chan, Golub and LeVeque)
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import sympy as sp
@@ -105,6 +106,19 @@ def move_of(flow: Dataflow, fold: Einsum) -> Move:
     >>> print(move_of(flow, flow.folds[1]))
     Y moves to a new S with a state of 3 functions
     """
+    known: dict[str, Move | str] = vars(flow).setdefault("_moves", {})
+    if fold.name not in known:
+        try:
+            known[fold.name] = _move_of(flow, fold)
+        except NotDerivableError as error:
+            known[fold.name] = str(error)
+    move = known[fold.name]
+    if isinstance(move, str):
+        raise NotDerivableError(move)
+    return move
+
+
+def _move_of(flow: Dataflow, fold: Einsum) -> Move:
     if len(fold.reductions) != 1:
         raise NotDerivableError(f"{fold.name} folds with several operators at once")
     return move_along(flow, fold, reduced_variables(fold), operator_of(fold))
@@ -145,7 +159,7 @@ def move_along(flow: Dataflow, einsum: Einsum, reduced: tuple[str, ...], operato
         table.symbol(a): sp.Symbol(f"{table.symbol(a)}_", **table.symbol(a).assumptions0)
         for a in references
     }
-    found = _orbit_of(formula, elements, moved, operator)
+    found = _orbit_of(formula, elements, tuple(moved.items()), operator)
     if found is None:
         raise NotDerivableError(_no_correction(einsum, references))
     found = without(found, _vanishing(flow, einsum, table, found, tuple(moved)))
@@ -211,9 +225,15 @@ def _checked_needs(flow: Dataflow, einsum: Einsum, cone: Expression) -> Atoms:
     return needed
 
 
+@functools.lru_cache(maxsize=1024)
 def _orbit_of(
-    formula: Formula, elements: frozenset[Formula], moved: dict[Formula, Formula], operator: str
+    formula: Formula,
+    elements: frozenset[Formula],
+    references: tuple[tuple[Formula, Formula], ...],
+    operator: str,
 ) -> Orbit | None:
+    """Return the orbit of a formula; formulas of many candidates are alike, up to their parts."""
+    moved = dict(references)
     if formula.free_symbols.isdisjoint(moved):
         return Orbit((Function(formula, ((0, sp.Integer(1)),)),), sp.Integer(1))
     if operator == "+":

@@ -8,8 +8,9 @@ all others.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,7 @@ class _Orders:
         self.minima = list(self._facts("min"))
         self.table = SymbolTable()
         self.fresh = 0
+        self.failed: dict[tuple[Formula, float], int] = {}
 
     def is_bounded(self, argument: Expression, limit: float) -> bool:
         """Tell whether an argument is at most ``limit`` wherever it is evaluated."""
@@ -99,8 +101,14 @@ class _Orders:
     def _below(self, formula: Formula, limit: float, depth: int) -> bool:
         if _upper(formula, self._interval_of) <= limit:
             return True
-        if depth == 0:
+        if self.failed.get((formula, limit), -1) >= depth:
             return False
+        found = depth > 0 and self._below_by_orders(formula, limit, depth)
+        if not found:
+            self.failed[formula, limit] = depth
+        return found
+
+    def _below_by_orders(self, formula: Formula, limit: float, depth: int) -> bool:
         for term in sp.Add.make_args(formula):
             weight, symbol = self._access_in(term)
             if symbol is None:
@@ -293,6 +301,7 @@ def _is_opaque(part: Expression) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=4096)
 def _tidy(index: Index) -> Index:
     """Return an index without its filter, sums of numbers evaluated (``m1-1+1`` is ``m1``)."""
     table = SymbolTable()
@@ -302,9 +311,10 @@ def _tidy(index: Index) -> Index:
     return Index(table.expression(sp.expand(formula)))
 
 
+@functools.lru_cache(maxsize=4096)
 def _matched(
     template: Access, access: Access, loose: frozenset[str]
-) -> dict[str, Expression] | None:
+) -> Mapping[str, Expression] | None:
     """Return the template's variables such that it is the access; None if it never is.
 
     An index of ``loose`` variables alone matches anything.
@@ -345,7 +355,7 @@ def _is_power(term: Formula) -> bool:
 
 def _bounds(formula: Formula, of_symbol: Any) -> Interval:
     if formula.is_number:
-        return (float(formula), float(formula))
+        return (float(formula), float(formula)) if formula.is_extended_real else ANYTHING
     if formula.is_Symbol:
         bounds: Interval = of_symbol(formula)
         return bounds

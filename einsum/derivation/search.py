@@ -312,16 +312,16 @@ class _Search:
             return
         for found in self._running(form):
             self._add(found, reasons)
-        for cut in cuts(form.cascade, self.variable):
+        for cut in cuts(flow):
             for found in self._running(replace(form, cascade=cut.rest)):
                 self._add(replace(found, cascade=cut.joined(found.cascade)), reasons)
 
     def _running(self, form: _Form) -> Iterable[_Form]:
         """Yield a form with running values, and with values of each tile."""
         tiled = self._tiled(form)
+        along = Dataflow(tiled.cascade, self._tile_variable(tiled))
         for rewrite, how in ((stream, "running values"), (localise, "values of each tile, merged")):
             check_time()
-            along = Dataflow(tiled.cascade, self._tile_variable(tiled))
             try:
                 found = rewrite(along)
             except NotDerivableError:

@@ -12,7 +12,7 @@ from einfuse.einsum.language.substitution import rebuild
 
 from .dataflow import Dataflow, is_filtered, uses
 from .normal_form import fresh, names_of, straight
-from .value_facts import is_positive
+from .value_facts import is_never_zero, is_positive
 
 
 def select_first(flow: Dataflow) -> Cascade | None:
@@ -72,11 +72,18 @@ def _core(flow: Dataflow, node: Expression) -> Expression | None:
             return _core(flow, left)
         case Binary(operator="+", left=left, right=right) if not _varies(flow, left):
             return _core(flow, right)
-        case Binary(operator="*" | "/", left=left, right=right) if not _varies(flow, right):
+        case Binary(operator="*", left=left, right=right) if not _varies(flow, right):
+            return _core(flow, left) if _keeps_order(flow, right) else None
+        case Binary(operator="/", left=left, right=right) if not _varies(flow, right):
             return _core(flow, left) if is_positive(right, flow) else None
         case Binary(operator="*", left=left, right=right) if not _varies(flow, left):
-            return _core(flow, right) if is_positive(left, flow) else None
+            return _core(flow, right) if _keeps_order(flow, left) else None
     return None
+
+
+def _keeps_order(flow: Dataflow, factor: Expression) -> bool:
+    """Tell whether products with a factor are ordered as elements are: with 0 all are equal."""
+    return is_positive(factor, flow) and is_never_zero(factor, flow)
 
 
 def _varies(flow: Dataflow, node: Expression) -> bool:

@@ -39,7 +39,7 @@ class Cut:
         )
 
 
-def cuts(cascade: Cascade, variable: str) -> Iterator[Cut]:
+def cuts(flow: Dataflow) -> Iterator[Cut]:
     """Yield the cuts before and behind folds that wait and have no correction, nearest first.
 
     Before such a fold: behind what it waits for.
@@ -47,10 +47,9 @@ def cuts(cascade: Cascade, variable: str) -> Iterator[Cut]:
     >>> from einfuse.einsum.language.parser import parse
     >>> text = "rank M\\ninput X[M]\\noutput Y\\nS[] = X[m]\\nT[] = tanh(X[m] - S[]) :: +(m)\\n"
     >>> text += "U[] = X[m] * T[]\\nY[] = exp(X[m] - U[]) :: +(m)"
-    >>> [([e.name for e in cut.first], cut.rest.inputs) for cut in cuts(parse(text), "m")]
+    >>> [([e.name for e in cut.first], cut.rest.inputs) for cut in cuts(Dataflow(parse(text), "m"))]
     [(['S'], ('X', 'S')), (['S', 'T'], ('X', 'T'))]
     """
-    flow = Dataflow(cascade, variable)
     held, seen = set[str](), set[frozenset[str]]()
     for einsum in flow.folds:
         waits = flow.waits_for[einsum.name]
@@ -60,7 +59,7 @@ def cuts(cascade: Cascade, variable: str) -> Iterator[Cut]:
             held |= _needed(flow, needed)
         before = held - {output.tensor for output in einsum.outputs}
         for names in map(frozenset, (before, held)):
-            cut = None if names in seen else _cut(cascade, names)
+            cut = None if names in seen else _cut(flow.cascade, names)
             seen.add(names)
             if cut is not None:
                 yield cut

@@ -160,7 +160,7 @@ def inputs_of(cascade: Cascade, sizes: Mapping[str, int], kind: str, seed: int) 
 def differences(origin: Cascade, derived: Cascade, *, stable: bool) -> list[str]:
     """Return where a derived cascade gives other numbers than its origin, as sentences.
 
-    A cascade that is unstable is held to inputs of usual size.
+    A cascade that is unstable is held to inputs of usual size, where its origin overflows nowhere.
     """
     found = []
     kinds = ("mixed", "negative", "positive", "masked", "fully masked", "huge")
@@ -170,6 +170,8 @@ def differences(origin: Cascade, derived: Cascade, *, stable: bool) -> list[str]
         for seed, kind in enumerate(kinds if stable else kinds[:3]):
             inputs = inputs_of(origin, sizes, kind, seed)
             expected = run(origin, inputs, _known(origin, sizes))
+            if not stable and any(np.isposinf(v).any() for v in expected.values()):
+                continue
             values = run(derived, inputs, _known(derived, sizes))
             for name, want in expected.items():
                 if not _close(want, values[name]):

@@ -11,6 +11,7 @@ from einfuse.einsum.derivation.dataflow import Dataflow
 from einfuse.einsum.derivation.movement import move_of
 from einfuse.einsum.derivation.needs import Needs
 from einfuse.einsum.derivation.normal_form import NotDerivableError
+from einfuse.einsum.derivation.safety import overflows
 from einfuse.einsum.derivation.search import derive
 from einfuse.einsum.derivation.value_facts import is_positive
 from einfuse.einsum.derivation.verification import Verification
@@ -164,6 +165,11 @@ def test_verification_refuses_a_shift_that_a_filter_culls() -> None:
     assert not Verification(parse(text), "K").agrees(parse(wrong))
 
 
+def test_an_exponential_of_what_is_no_number_may_overflow() -> None:
+    text = "rank K\ninput A[K]\noutput Y\nY[] = exp(A[k] * rsqrt(-2)) :: +(k)"
+    assert overflows(parse(text))
+
+
 @pytest.mark.parametrize("seed", range(24))
 def test_derived_cascades_of_random_ones_compute_the_same(seed: int) -> None:
     assert not faults(derivable(seed))
@@ -174,7 +180,7 @@ def test_derived_cascades_of_three_thousand_random_ones_compute_the_same() -> No
     assert {seed: found for seed in range(3000) if (found := faults(derivable(seed)))} == {}
 
 
-SAMPLE = ("attention/grid", "attention/frame-tiles", "attention/landmark")
+SAMPLE = ("attention/agent-image", "attention/grid", "attention/frame-tiles", "attention/landmark")
 
 
 @pytest.mark.parametrize(

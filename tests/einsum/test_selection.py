@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from einfuse.einsum import parse, run
+from einfuse.einsum.derivation.dataflow import Dataflow
 from einfuse.einsum.derivation.search import Derived, derive
+from einfuse.einsum.derivation.selection import select_first
 
 GATE = """
 rank E, P, M, T = 3
@@ -78,3 +80,12 @@ def test_quantised_attention_needs_another_pass_only_where_it_rounds(
     rounded: str, passes: int
 ) -> None:
     assert _best(QUANTISED.format(rounded=rounded))[0] == passes
+
+
+def test_products_with_what_may_be_zero_are_selected_after_it() -> None:
+    """All products with 0 are equal, and the first are selected, not those of the largest."""
+    text = "rank M, T = 2\ninput X[M]\noutput Y, I\nG[] = {} :: max(m)\n"
+    text += "(Y[t], I[t]) = X[m] * G[] :: topk(m -> t)"
+    flow = Dataflow(parse(text.format("abs(X[m])")), "m")
+    assert select_first(flow) is None
+    assert select_first(Dataflow(parse(text.format("exp(X[m])")), "m")) is not None
