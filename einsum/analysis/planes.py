@@ -22,11 +22,8 @@ from einfuse.einsum.language.expression import Access, Coordinate, Expression, v
 from einfuse.einsum.language.shape import bind_symbolic, filters
 from einfuse.einsum.language.substitution import rebuild
 
-from .access_kinds import FIXED_MARK
+from .access_kinds import ALL_MARK, FIXED_MARK
 from .partition import Partition, partition
-
-ALL_MARK = '"'
-"""Ends the name of a rank that is folded away beside the one that is swept: all of it is read."""
 
 MOST = 64
 """How many orientations are looked at; a cascade with more is refused."""
