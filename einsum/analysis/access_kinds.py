@@ -85,9 +85,23 @@ class Sweep:
                     continue
                 points = math.prod(self.sizes[r] for r in ranks)
                 known = not open_sizes(points) and not open_sizes(self.sizes[rank])
-                if not known or 2 * points > self.sizes[rank]:
+                if self._is_number(form) and (not known or 2 * points > self.sizes[rank]):
                     return form
         return Linear({}, 0)
+
+    def _is_number(self, form: Linear) -> bool:
+        """Tell whether an index has several digits; a window from a coordinate on has none.
+
+        The digits of a split of another rank are one coordinate of that rank.
+        """
+        steps = {self.cascade.rank_of(v): step for v, step in form.coefficients.items()}
+        for split in reversed(self.cascade.splits):
+            outer, inner = steps.get(split.outer), steps.get(split.inner)
+            if outer is not None and inner is not None and outer == inner * self.sizes[split.inner]:
+                del steps[split.outer], steps[split.inner]
+                steps[split.whole] = inner
+        positive = all(not (isinstance(step, int) and step < 0) for step in steps.values())
+        return positive and len(set(steps.values())) > 1
 
     def runs(self, variable: str) -> bool:
         """Tell whether a variable runs over the level."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from einfuse.einsum.execution.run import run
 from einfuse.einsum.language.affine import (
     Linear,
     at_most_zero,
