@@ -120,7 +120,7 @@ def splits(cascade: Cascade, sizes: Mapping[str, Any]) -> tuple[Split, ...]:
                 key = (rank, *(sizes[r] for r in own))
                 if len({rank, *own}) == 3 and key not in seen:
                     seen.add(key)
-                    found.append(Split(rank, *own))
+                    found.append(Split(rank, own[0], own[1]))
     return tuple(found)
 
 
@@ -162,7 +162,7 @@ def _place(
     inside: dict[str, tuple[str, ...]],
 ) -> None:
     """Put the parts of every split below a rank in their levels, those of further splits too."""
-    pending = [(rank, ())]
+    pending: list[tuple[str, tuple[str, ...]]] = [(rank, ())]
     while pending:
         rank, below = pending.pop()
         inside[rank] = below
