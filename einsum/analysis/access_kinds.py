@@ -6,6 +6,7 @@ the coordinate of the sweep, up to it, from it on, at one end, or out of order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -64,7 +65,43 @@ class Sweep:
         output = self.einsum.output_variables
         kept = [v for v in found if v in output] or found
         iterative = {iteration.variable for iteration in self.cascade.iterations}
-        return next((v for v in kept if v in iterative), kept[0] if kept else None)
+        placed = next((v for v in kept if v in iterative), kept[0] if kept else None)
+        return placed or next(iter(self._digits.coefficients), None)
+
+    @cached_property
+    def _digits(self) -> Linear:
+        """The first index that may touch most of the level by variables that do not run over it.
+
+        Two variables and more: a view of several digits, a window, a diagonal. The Einsum can
+        run in the order of that index. None has no coefficients.
+        """
+        for access in self.einsum.operands:
+            for rank, index in self.dimensions(access):
+                form = linear(index.expression, self.sizes)
+                if form is None or len(form.coefficients) < 2:
+                    continue
+                ranks = [self.cascade.rank_of(v) for v in form.coefficients]
+                if any(r in self.family.covers or r[-1] in FIXED_MARKS for r in ranks):
+                    continue
+                points = math.prod(self.sizes[r] for r in ranks)
+                known = not open_sizes(points) and not open_sizes(self.sizes[rank])
+                if self._is_number(form) and (not known or 2 * points > self.sizes[rank]):
+                    return form
+        return Linear({}, 0)
+
+    def _is_number(self, form: Linear) -> bool:
+        """Tell whether an index has several digits; a window from a coordinate on has none.
+
+        The digits of a split of another rank are one coordinate of that rank.
+        """
+        steps = {self.cascade.rank_of(v): step for v, step in form.coefficients.items()}
+        for split in reversed(self.cascade.splits):
+            outer, inner = steps.get(split.outer), steps.get(split.inner)
+            if outer is not None and inner is not None and outer == inner * self.sizes[split.inner]:
+                del steps[split.outer], steps[split.inner]
+                steps[split.whole] = inner
+        positive = all(not (isinstance(step, int) and step < 0) for step in steps.values())
+        return positive and len(set(steps.values())) > 1
 
     def runs(self, variable: str) -> bool:
         """Tell whether a variable runs over the level."""
@@ -108,6 +145,8 @@ class Sweep:
             return Kind.FINAL if form.constant - self.sizes[rank] in (0, -1) else Kind.INIT
         steps = self._units(rank, form)
         here = steps.pop(self.variable, 0) if self.variable else 0
+        if self.variable in self._digits.coefficients and not self.runs(self.variable or ""):
+            return Kind.ALIGNED if form == self._digits else Kind.UNALIGNED
         held = any(self.cascade.rank_of(v).endswith(FIXED_MARK) for v in form.coefficients)
         if held and not here and not steps:
             return Kind.FIXED
@@ -256,6 +295,11 @@ def open_sizes(size: Any) -> frozenset[Any]:
 
 FIXED_MARK = "'"
 """Ends the name of a rank that stands for a second axis of another: it is held fixed."""
+
+ALL_MARK = '"'
+"""Ends the name of one that is folded away beside the axis that is swept: all of it is read."""
+
+FIXED_MARKS = (FIXED_MARK, ALL_MARK)
 
 _SIGN = {"<": -1, "<=": -1, ">": 1, ">=": 1, "==": 0}
 _ORDERLINESS = (

@@ -231,7 +231,7 @@ def choose_rank(cascade: Cascade) -> str:
         dependence, level = _worst(same, whole)
         family = dependence.partition
         return (
-            bool(folded & family.covers.keys()),
+            bool(folded & family.covers.keys()) or level.passes > 1,
             level.passes,
             level.sweeps,
             len(family.levels) > 1,

@@ -22,11 +22,8 @@ from einfuse.einsum.language.expression import Access, Coordinate, Expression, v
 from einfuse.einsum.language.shape import bind_symbolic, filters
 from einfuse.einsum.language.substitution import rebuild
 
-from .access_kinds import FIXED_MARK
+from .access_kinds import ALL_MARK, FIXED_MARK
 from .partition import Partition, partition
-
-ALL_MARK = '"'
-"""Ends the name of a rank that is folded away beside the one that is swept: all of it is read."""
 
 MOST = 64
 """How many orientations are looked at; a cascade with more is refused."""
@@ -36,10 +33,15 @@ _Node = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Plane:
-    """Axes that meet in some Einsum or tensor; ``swept`` are those that a sweep may run along."""
+    """Axes that meet in some Einsum or tensor.
+
+    ``swept`` are those whose fold a sweep has to end, or the iterative ones; ``others`` may be
+    swept as well.
+    """
 
     axes: tuple[int, ...]
     swept: tuple[int, ...]
+    others: tuple[int, ...]
 
 
 def orientations(
@@ -114,7 +116,7 @@ class _Planes:
         if first:
             found.insert(0, tuple(usual))
         for k, plane in enumerate(planes):  # along the others some inputs may lie alone
-            found += [(*usual[:k], c, *usual[k + 1 :]) for c in plane.axes if c not in plane.swept]
+            found += [(*usual[:k], c, *usual[k + 1 :]) for c in plane.others]
         return tuple(self._oriented(choice) for choice in dict.fromkeys(found))
 
     def _overlap(self, ranks: list[str]) -> bool:
@@ -220,9 +222,12 @@ class _Planes:
             iterated |= {numbers[i, a] for a, axis in enumerate(axes) if self.iterative & {*axis}}
             apart = [g for g in groups if g.isdisjoint(met)]
             groups = [*apart, met.union(*(g for g in groups if not g.isdisjoint(met)))]
-        return [
-            _Plane(tuple(sorted(g)), tuple(sorted(g & iterated or g & folded or g))) for g in groups
-        ]
+        found = []
+        for group in groups:
+            swept = group & iterated or group & folded or group
+            others = group - swept if group.isdisjoint(iterated) else set()
+            found.append(_Plane(*(tuple(sorted(axes)) for axes in (group, swept, others))))
+        return found
 
     @cached_property
     def _folded(self) -> set[int]:
@@ -316,6 +321,7 @@ class _Planes:
                     reached.add(node)
                     pending.append(node)
         every = {*near, *((i,) for i, axes in enumerate(self.axes_of) if len(axes) == 1)}
+        every |= {(t, p) for t, places in self.places.items() for p in places}
         return found | (every - reached - pinned)
 
 

@@ -320,7 +320,8 @@ def _tensors_are_known(cascade: Cascade) -> None:
             if isinstance(index.expression, Coordinate):
                 other = cascade.rank_of(index.expression.variable)
                 same_size = other in fixed and fixed[other] == fixed.get(rank)
-                if shared[other] != shared[rank] and not same_size:
+                kept = bool(index.condition)  # a filter keeps it inside: ``A[n: n<M]``
+                if shared[other] != shared[rank] and not same_size and not kept:
                     raise CascadeError(
                         f"{tensor.name} is given two rank lists: {rank} in "
                         f"[{','.join(tensor.ranks)}], but {other} here (if they have one size, "

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from einfuse.einsum.execution.run import run
 from einfuse.einsum.language.affine import (
     Linear,
     at_most_zero,
@@ -138,3 +139,16 @@ def test_holds_is_a_mask_over_the_grid() -> None:
     grid = coordinates({"m": 4, "p": 4})
     assert np.array_equal(holds(condition("m<=p & m!=2"), grid, SIZES)[:3].sum(1), [4, 3, 0])
     assert holds((), grid, SIZES).all()
+
+
+def test_a_filter_lets_a_longer_rank_read_a_shorter_one() -> None:
+    text = "rank M, L, N\ninput A[M], B[L]\noutput C\nC[n] = A[n: n<M] + B[n-M: n>=M]"
+    inputs = {"A": np.arange(3.0), "B": np.arange(3.0, 5.0)}
+    found = run(parse(text), inputs, {"N": 5})["C"]
+    assert found.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_filter_that_leaves_a_rank_is_refused() -> None:
+    cascade = parse("rank M, N\ninput A[M]\noutput Y\nY[n] = A[n: n>0]")
+    with pytest.raises(EinfuseError, match=r"outside 0\.\.2"):
+        run(cascade, {"A": np.arange(3.0)}, {"N": 5})

@@ -1717,7 +1717,7 @@ def test_every_cascade_of_the_library_has_a_report_for_every_rank(name: str) -> 
     cascade = load(name)
     for rank in cascade.rank_names:
         report = count_passes(cascade, rank)
-        assert report.passes <= report.sweeps
+        assert report.passes <= report.sweeps or report.per_iteration  # one a slope, one a count
         assert report.exact
         assert set(report.footprint) == set(report.levels)
 

@@ -26,6 +26,11 @@ SPLITS = "rank K\nsplit K -> N1, N0\nsplit K -> K1, K0\ninput A[K]\noutput Y\n"
 SIZES = "rank K = 6, K0 = 2\nsplit K -> K1, K0\ninput A[K]\noutput Y\n"
 WRITTEN = "rank K1 = 3, K0\nsplit K -> K1, K0\ninput A[K], B[]\noutput Y\n"
 JOINED = "rank M, L, N\ninput A[M], B[L]\noutput Y\n"
+SELF = "rank M, N = M, B, E\ninput X[B,M], WQ[B,E], WK[B,E]\noutput AV\n"
+SOFTMAX = ("QK[n,m] = Q[e,n] * K[e,m]\nG[n] = QK[n,m] :: max(m)\nS[n,m] = exp(QK[n,m] - G[n])\n"
+           "D[n] = S[n,m]\nAV[e,n] = S[n,m] * K[e,m] / D[n]")  # fmt: skip
+TOKENS = {v: f"Q[e,{v}] = X[b,{v}] * WQ[b,e]\nK[e,m] = X[b,m] * WK[b,e]\n" for v in "nm"}
+WINDOWS = "rank AY, TY, AX, TX, X, P\ninput Q[P]\noutput Y\n"
 HALVES = "rank E = 8, H = 4\ninput X[E]\noutput Y\n"
 
 # name, cascade, rank, sweeps, passes of the roots
@@ -112,6 +117,29 @@ BY_HAND = [
      "Y[k] = A[k+1: k+1<K] * S[] + T[K-1-k]", "K", 2, {"A": 2, "B": 0}),
     ("the same, beside a prefix sum", K + "T[k] = A[k]\nP[k] = T[j: j<=k]\n"
      "Y[k] = A[k+1: k+1<K] * T[K-1-k] + P[k]", "K", 1, {"A": 1, "B": 0}),
+    # Two axes of one rank: queries and keys of one input, a matrix and a vector.
+    ("a softmax over the keys, queries of the same input", SELF + TOKENS["n"] + SOFTMAX, "M", 3,
+     {"X": 3}),
+    ("the same asked for by the name of the queries", SELF + TOKENS["n"] + SOFTMAX, "N", 3,
+     {"X": 3}),
+    ("the queries by the name of the keys", SELF + TOKENS["m"] + SOFTMAX, "M", 3, {"X": 3}),
+    ("the map of a softmax that normalises its keys first", SELF
+     + "T[b] = X[b,m]\nQ[e,m] = (X[b,m] - T[b]) * WQ[b,e]\nK[e,m] = (X[b,m] - T[b]) * WK[b,e]\n"
+     + SOFTMAX, "M", 4, {"X": 4}),
+    ("a plane elsewhere does not part two names",
+     K.replace("output Y", "output Y, T") + "T[k,j] = A[k] * A[j]\nS[] = A[k]\nY[j] = A[j] * S[]",
+     "J", 2, {"A": 2, "B": 0}),
+    ("a square matrix times a vector, then a map of the vector",
+     "rank K, J = K\ninput A[K], W[K,J]\noutput Y\nS[k] = A[j] * W[k,j]\nY[k] = A[k] / S[k]", "K",
+     2, {"A": 2, "W": 1}),
+    # Views of several digits without a split.
+    ("a view of four digits folded, then a map", WINDOWS
+     + "S[] = Q[(ay*TY+ty)*X+ax*TX+tx] :: max(ay,ax,ty,tx)\nY[p] = Q[p] * S[]", "P", 2, {"Q": 2}),
+    ("windows of two dimensions", WINDOWS.replace("P\n", "P, I = 3, J = 3\n")
+     + "Y[] = Q[(ay+i)*X+ax+j] :: max(ay,ax,i,j)", "P", 1, {"Q": 1}),
+    ("summaries by a rank that equals the tiles",
+     SPLIT.replace("rank K", "rank K, J = K1") + "L[j] = A[j*K0+k0] :: max(k0)\n"
+     "G[] = L[j] :: max(j)\nY[k1] = exp(A[k1*K0+k0] - G[]) :: +(k0)", "K", 2, {"A": 2}),
     # Tiles written out.
     ("a running maximum and sums, tile by tile", WRITTEN + "".join(
         f"L{c}[] = A[{c}*K0+k0] :: max(k0)\nR{c + 1}[] = max(R{c}[], L{c}[])\n"
@@ -129,7 +157,7 @@ BY_HAND = [
      "S[] = A[1*K0+k0] * R[]\nT[] = A[2*K0+k0] * S[]\nU[] = A[1*K0+k0] * T[]\n"
      "Y[] = A[0*K0+k0] * U[]", "K", 2, {"A": 2}),
     # Pieces: concatenations, halves, rolls.
-    ("softmax over a concatenation", JOINED + "C[n] = A[n+0: n<M] + B[n-M: n>=M]\n"
+    ("softmax over a concatenation", JOINED + "C[n] = A[n: n<M] + B[n-M: n>=M]\n"
      "G[] = C[n] :: max(n)\nS[] = exp(C[n] - G[]) :: +(n)\nY[n] = exp(C[n] - G[]) / S[]", "N", 3,
      {"A": 3, "B": 3}),
     ("a new part computed, then appended", JOINED + "D[l] = exp(B[l])\n"

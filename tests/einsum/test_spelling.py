@@ -157,7 +157,7 @@ class Spelling:
 
     ``splits`` are those that may be used; ``renamed`` lets variables take the names of a rank of
     equal size; ``copied`` puts copies in between; ``shuffled`` reorders steps and terms;
-    ``literal`` writes sizes as numbers.
+    ``literal`` writes sizes as numbers; ``plane`` lets both names meet in a tensor beside it.
     """
 
     seed: int = 0
@@ -168,6 +168,7 @@ class Spelling:
     copied: bool = False
     shuffled: bool = False
     literal: bool = False
+    plane: bool = False
 
 
 class Writer:
@@ -195,7 +196,10 @@ class Writer:
         if self.spelling.literal:
             ranks += [f"{r} = {SIZE[r]}" for r in ("K0", "N0") if any(r in s for s in splits)]
         last = steps[-1].name
-        head = [f"rank {', '.join(ranks)}", *splits, "input X[K], Z[K], IX[K]", f"output {last}"]
+        plane = self.spelling.plane
+        inputs = "input X[K], Z[K], IX[K]" + (", W[K]" if plane else "")
+        head = [f"rank {', '.join(ranks)}", *splits, inputs, f"output {last}"]
+        head += ["PL[k,j] = W[k] * W[j]"] if plane else []
         return "\n".join([*head, *self.lines])
 
     def shuffle_steps(self) -> list[Step]:
@@ -343,6 +347,7 @@ SPELLINGS = {
     "plain": Spelling(),
     "with bound variables renamed": Spelling(bound=True),
     "with variables and ranks renamed": Spelling(renamed=True),
+    "beside a plane of both names": Spelling(renamed=True, plane=True),
     "in tiles": Spelling(splits=(WHOLE, TILED)),
     "in tiles of two sizes": Spelling(splits=(WHOLE, TILED, OTHER)),
     "beside an unused split": Spelling(declared=("N1", "K1")),
