@@ -176,7 +176,7 @@ MACHINE = {
 @pytest.mark.parametrize("text", [SELF, TEXTS["window"]], ids=["self", "window"])
 @pytest.mark.parametrize("objective", ["traffic", "energy"])
 def test_a_search_says_what_the_evaluation_of_its_mapping_says(text: str, objective: str) -> None:
-    architecture = parse_architecture(MACHINE)
+    architecture = parse_architecture(MACHINE, "joint")
     shape = {"N": 8, "P": 8, "M": 8, "E": 2} if text == SELF else {"P": 6, "W": 4}
     cascade = parse(text, "joint")
     shape = {rank: size for rank, size in shape.items() if rank in cascade.rank_names}
