@@ -16,6 +16,7 @@ from einfuse.mapper.nest.nest import parse_nest
 from einfuse.mapper.nest.resolve import count
 from einfuse.mapper.nest.reuse import Counts, Problem
 from einfuse.mapper.nest.workload import facts
+from einfuse.mapper.search.export import to_design
 from einfuse.mapper.search.search import find_best
 from einfuse.mapper.space.space import MapSpace
 from einfuse.simulator.cost.model import evaluate
@@ -166,7 +167,8 @@ MACHINE = {
     },
     "units": {
         "array": {
-            "dimensions": {"lanes": 2},
+            "lanes": 2,
+            "registers": {"depth": 8, "read_pj": 0.1, "write_pj": 0.1},
             "operations": {"mac": {"energy_pj": 1}, "multiply": {"energy_pj": 1}},
         }
     },
@@ -176,13 +178,12 @@ MACHINE = {
 @pytest.mark.parametrize("text", [SELF, TEXTS["window"]], ids=["self", "window"])
 @pytest.mark.parametrize("objective", ["traffic", "energy"])
 def test_a_search_says_what_the_evaluation_of_its_mapping_says(text: str, objective: str) -> None:
-    architecture = parse_architecture(MACHINE, "joint")
+    architecture = parse_architecture({"schema": 1, **MACHINE}, "small")
     shape = {"N": 8, "P": 8, "M": 8, "E": 2} if text == SELF else {"P": 6, "W": 4}
     cascade = parse(text, "joint")
     shape = {rank: size for rank, size in shape.items() if rank in cascade.rank_names}
-    result = find_best(
-        MapSpace(cascade, architecture, shape), find_objective(objective, architecture)
-    )
-    evaluation = evaluate(result.design, shape)
+    space = MapSpace(cascade, architecture, shape)
+    result = find_best(space, find_objective(objective, architecture))
+    evaluation = evaluate(to_design(space, result.best.plan), shape)
     said = evaluation.dram_bytes if objective == "traffic" else evaluation.energy_pj
     assert result.best.figures[0] == pytest.approx(float(said), rel=1e-12)
