@@ -328,7 +328,7 @@ def _find_roofs(
 
 def _arrivals(
     used: Operand,
-    first: Numbers | None,
+    first: Values | None,
     last: Sequence[str | None],
     sizes: Mapping[str, int],
     steps: Numbers,
