@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
+import numpy as np
 import pytest
 
 from einfuse.einsum.library.cascades import load
-from einfuse.mapper.grouped.bounds import bound_group
+from einfuse.mapper.grouped.bounds import bound_group, bound_work
+from einfuse.mapper.grouped.group_tree import GroupTree
+from einfuse.mapper.grouped.tile_bounds import least_transfers
 from einfuse.mapper.machine.architecture import load_architecture
 from einfuse.mapper.nest.loops import loop_in_time
 from einfuse.mapper.nest.pieces import count_leaf
 from einfuse.mapper.space.memo import Pieces
 from einfuse.mapper.space.objective import Numbers
 from einfuse.mapper.space.space import MapSpace
+from einfuse.mapper.space.tile_sizes import group_tiles
 from einfuse.simulator.cost.objectives import find_objective
 
 SHAPES = [
@@ -51,3 +57,29 @@ def test_no_way_to_run_an_einsum_takes_less_than_its_bound(
     assert len(found) > 4
     assert bound <= min(found) * (1 + 1e-12)
     assert bound > 0.5 * min(found)  # and says something
+
+
+@pytest.mark.parametrize("objective", ["energy", "traffic"])
+@pytest.mark.parametrize("name", ["attention/1-pass", "attention/3-pass"])
+def test_no_choices_of_a_structure_move_less_than_its_bound(name: str, objective: str) -> None:
+    """Every storage, tile of a block, leaf and forwarding counted, where there is room for all."""
+    ample = {"buffer.bytes": 2.0**40, "staging.bytes": 2.0**40}
+    architecture = load_architecture("fusemax").with_settings(ample)
+    shape = {"B": 1, "H": 2, "E": 8, "F": 4, "M": 16, "P": 16}
+    space = MapSpace(load(name), architecture, shape)
+    pieces = Pieces(space, find_objective(objective, architecture))
+    sizes = next(iter(space.splits()))
+    rows = len(pieces.rows)
+    seen = 0
+    for start, end in ((1, 2), (0, 2), (0, 3), (2, 7)):
+        einsums = space.einsums[start:end]
+        for structure in islice(space.structures(einsums), 0, 90, 31):
+            for points in group_tiles(space, structure, sizes):
+                tree = GroupTree(pieces, structure, sizes, points)
+                spare = {level: np.full(tree.count, 2.0**39) for level in pieces.inner_levels}
+                bound = least_transfers(tree, spare) + bound_work(pieces, einsums, sizes)
+                least = tree.base() + sum(choice.bound for choice in tree.choices())
+                assert (bound[:rows] <= least[:rows] * (1 + 1e-9)).all()
+                assert (bound[:rows].max(axis=0) > 0).all()
+                seen += 1
+    assert seen >= 3

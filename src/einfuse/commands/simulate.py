@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from einfuse.progress import track
-
 from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
+from .progress import track
 
 
 def simulate(
@@ -89,7 +87,11 @@ def simulate(
         write_text(trace, encoder.dumps(render_trace(result)))
     carried = (
         simulate_functional(
-            found, sizes, set=numbers, repair=not strict, follow=partial(track, what="tasks")
+            found,
+            sizes,
+            set=numbers,
+            repair=not strict,
+            follow=lambda tasks: track(tasks, "tasks", len(tasks)),
         )
         if functional
         else None
