@@ -47,7 +47,8 @@ def tariff_of(point: Point, accounting: Accounting) -> Tariff:
 def find_energy(point: Point, tariff: Tariff, seconds: Values) -> Bill:
     """Energy by component of a run, in pJ; None where a price is unknown."""
     bill = Bill(point.values)
-    for event in (*events_of(point), *tariff.elapsed(seconds)):
+    events = (*events_of(point), *tariff.elapsed(seconds))
+    for event in sorted(events, key=lambda one: isinstance(one, Transport)):  # listed last
         for component, count, path in tariff.charges(event):
             bill.add(component, count, path)
     return bill

@@ -197,7 +197,8 @@ class Tariff:
 
     def charges(self, event: Event) -> Iterator[tuple[str, Values, str]]:
         """Yield what is charged for an event: a component, how often, the path of the price."""
-        for row in _rows(type(event), self.accounting.include):  # type: ignore[arg-type]
+        kind: Any = type(event)
+        for row in _rows(kind, self.accounting.include):
             component = f"{event.at}.{row.option}" if row.option else event.at
             if component not in self.omitted:
                 yield component, row.count(self, event), f"{event.at}.{row.price}"

@@ -91,7 +91,8 @@ def evaluate(
                 "energies to add to; leave it out"
             )
     else:
-        design.architecture.with_settings(settings)  # names are right
+        if settings:
+            design.architecture.with_settings(settings)  # names are right
         _check_numbers(shape, settings, design)
     points, shape, settings = broadcast_inputs(shape, settings)
     try:
@@ -112,7 +113,6 @@ def evaluate(
 def _check_numbers(shape: Mapping[str, Any], settings: Mapping[str, Any], design: Design) -> None:
     ranks = (*design.batch, *design.cascade.rank_names)
     for rank, size in shape.items():
-        array = np.asarray(size)
         if rank in dict(design.let):
             raise MappingError(
                 f"{design.name}: the design defines {rank} (= {dict(design.let)[rank].text}); "
@@ -120,6 +120,9 @@ def _check_numbers(shape: Mapping[str, Any], settings: Mapping[str, Any], design
             )
         if rank not in ranks:
             raise MappingError(f"{design.name}: no rank '{rank}'{closest(rank, ranks)}")
+        if type(size) is int and 1 <= size < 2**63:
+            continue
+        array = np.asarray(size)
         if array.dtype.kind not in "iu" and not (
             array.dtype.kind == "f" and np.all(np.isfinite(array) & (array == np.floor(array)))
         ):

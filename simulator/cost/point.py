@@ -68,15 +68,23 @@ class Point:
         return value
 
 
-def scope_of(design: Design, shape: Mapping[str, Any], settings: Mapping[str, Any]) -> Scope:
-    """Return every name that the design's formulas read, at a shape and with settings."""
+def scope_of(
+    design: Design,
+    shape: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    architecture: Architecture | None = None,
+) -> Scope:
+    """Return every name that the design's formulas read, at a shape and with settings.
+
+    ``architecture`` is the configured one, where it is at hand.
+    """
     if isinstance(design, KernelDesign):
         raise MappingError(
             f"{design.name} is a schedule of thread blocks, without a loop tree to simulate: "
             "evaluate it"
         )
     fixed = {r.name: r.size for r in design.cascade.ranks if isinstance(r.size, int)}
-    architecture = configured(design, settings)
+    architecture = architecture or configured(design, settings)
     tables = {table.name: table.lookup for table in design.tables}
     return architecture.scope(
         {**fixed, **shape},
@@ -89,6 +97,8 @@ def scope_of(design: Design, shape: Mapping[str, Any], settings: Mapping[str, An
 def configured(design: Design, settings: Mapping[str, Any]) -> Architecture:
     """Return the design's architecture with what the design and the user set; the user wins."""
     own = {path: formula for path, formula in design.settings if path not in settings}
+    if not settings and not own:
+        return design.architecture
     return design.architecture.with_settings({**settings, **own})
 
 
@@ -100,7 +110,8 @@ def find_point(
     Raises:
         MappingError: what does not fit; at points of an array it is marked in ``feasible``.
     """
-    architecture, scope = configured(design, settings), scope_of(design, shape, settings)
+    architecture = configured(design, settings)
+    scope = scope_of(design, shape, settings, architecture)
     known = facts(design.cascade, design.batch)
     values = architecture.values(scope)
     feasible = _requirements(design, scope, scalar)

@@ -110,6 +110,8 @@ def _map(form: Callable[[Sequence[Any]], Any], values: Sequence[Any]) -> Any:
     What one of them lacks by name is 0 there.
     """
     first = values[0]
+    if first is None or isinstance(first, float | int | str | np.generic | np.ndarray):
+        return form(values)
     if is_dataclass(first) and not isinstance(first, type):
         changed = {
             name: _map(form, [getattr(value, name) for value in values])
