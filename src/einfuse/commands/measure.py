@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from einfuse.einsum import EinfuseError
 from einfuse.kernels import require_packages
+from einfuse.progress import shown, track
 
 from .arguments import print_json
 
 if TYPE_CHECKING:
     from einfuse.kernels import Check, Outcome
-
-_T = TypeVar("_T")
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +42,7 @@ def compile_check(
         raise EinfuseError("--arch: expected architectures such as sm_80,sm_90, found none")
     tasks = list_tasks(architectures, kernel, every)
     found = check_all(tasks, jobs, default_cache() if cache else None)
-    checks = tuple(_tracked(found, len(tasks), "compiling"))
+    checks = tuple(track(found, "compiling", len(tasks)))
     if as_json:
         print_json([check.to_row() for check in checks])
     else:
@@ -77,7 +76,7 @@ def measure(
     outcomes = []
     try:
         running = measure_suite(cases, found, out, origin, seconds, seed)
-        for outcome in _tracked(running, len(cases), "measuring"):
+        for outcome in track(running, "measuring", len(cases)):
             outcomes.append(outcome)
     except KeyboardInterrupt:
         typer.echo(f"interrupted: {out} holds complete rows; run again to go on", err=True)
@@ -106,7 +105,8 @@ def calibrate(
 
     found = find_device(device)
     require_writable_yaml(out)
-    ceilings = find_ceilings(found, seconds)
+    with shown("calibrating"):
+        ceilings = find_ceilings(found, seconds)
     write_architecture(out, found, ceilings)
     typer.echo(str(ceilings))
     typer.echo(f"wrote {out}")
@@ -147,11 +147,3 @@ def _print_checks(checks: tuple[Check, ...]) -> None:
         for problem in check.problems:
             console.print(f"  {problem}", markup=False)
     console.print(f"{len(checks) - len(failed)} of {len(checks)} configurations passed")
-
-
-def _tracked(items: Iterable[_T], total: int, what: str) -> Iterator[_T]:
-    """Yield items under a progress bar on standard error, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, what, total, console=Console(stderr=True), transient=True)

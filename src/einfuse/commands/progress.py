@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -23,15 +22,3 @@ def progress() -> Callable[[str], None]:
             print(line, file=sys.stderr, flush=True)
 
     return show
-
-
-class ProgressHandler(logging.Handler):
-    """Shows what studies log as progress."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.show = progress()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show a record."""
-        self.show(record.getMessage())
