@@ -73,3 +73,13 @@ def test_its_own_cascade_does_what_it_says() -> None:
     x, w = random.normal(size=8), random.normal(size=(8, 3))
     expected = (x / np.sqrt(np.mean(x * x))) @ w
     np.testing.assert_allclose(ef.run(cascade, {"X": x, "W": w})["Y"], expected, rtol=1e-12)
+
+
+def test_the_two_files_of_the_readme_fit_each_other(tmp_path: Path) -> None:
+    """As printed, with the cascade that a comment names: C = A B on the chip of the second file."""
+    design, chip = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    product = "rank M, N, K\ninput A[M,K], B[K,N]\noutput C\nC[m,n] = A[m,k] * B[k,n]\n"
+    for name, text in {"my-gemm.yaml": design, "my-chip.yaml": chip, "gemm.txt": product}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = ef.evaluate(ef.load_design(tmp_path / "my-gemm.yaml"), {"M": 1024, "N": 1024, "K": 512})
+    assert found.cycles == (1024 // 64) ** 2 * 512  # a tile of 64 by 64 at a time, K in time

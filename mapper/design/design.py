@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -221,7 +222,7 @@ def load_design(name: str | Path, architecture: str | Path | None = None) -> Des
 
 def _is_file(name: str) -> bool:
     """Tell whether a name means a file, which may change, and not something shipped."""
-    return Path(name).suffix in (".yaml", ".yml") or Path(name).exists()
+    return Path(name).suffix in (".yaml", ".yml") or os.path.exists(name)  # noqa: PTH110
 
 
 def _read(path: Path, architecture: str | None) -> Design:

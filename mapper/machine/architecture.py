@@ -12,6 +12,7 @@ are unknown, until `einfuse.simulator.components.components` supplies them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -419,8 +420,8 @@ def _number_or_formula(value: Any) -> Any:
 def find_file(name: str | Path, folder: str, kind: str, error: type[EinfuseError]) -> Path:
     """Return the file of a shipped name or a path; the error lists the closest names."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        if not path.is_file():
+    if path.suffix in (".yaml", ".yml") or os.path.exists(path):  # noqa: PTH110 (as below)
+        if not os.path.isfile(path):  # noqa: PTH113 (false for a name that is too long)
             raise error(f"{path}: no such {kind} file")
         return path
     shipped = {p.stem: p for p in sorted((DATA / folder).rglob("*.yaml"))}

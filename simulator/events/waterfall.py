@@ -41,9 +41,9 @@ def draw_waterfall(simulation: Simulation) -> Figure:
     whole = len(simulation.runs) > 1
     found = list(_work(simulation)) if whole else list(spans(simulation))
     rows = _rows(simulation, found)
-    colours = _colours(simulation, found)
     end = simulation.cycles if whole else max((span.end for span in found), default=1.0)
-    figure = blank_figure(12, 1.9 + 0.75 * len(rows))
+    figure = blank_figure(12, 1.9 + 0.75 * len(rows))  # before matplotlib is imported otherwise
+    colours = _colours(simulation, found)
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter
 

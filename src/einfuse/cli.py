@@ -13,6 +13,8 @@ from einfuse.einsum import EinfuseError
 from .commands import MODULES, load
 from .printing import forsake_output, standard_streams
 
+_SHOWN = 200  # characters of a name
+
 app = typer.Typer(
     help="Attention algorithms as Einsum cascades: mapped, simulated, measured.",
     no_args_is_help=True,
@@ -48,8 +50,10 @@ def _run(arguments: Sequence[str] | None) -> None:
     except EinfuseError as error:
         _say(error)
         code = 2
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        _say(f"{error.filename}: {error.strerror}")
+    except OSError as error:
+        if error.filename is None:  # no file that a user named; a reader that left
+            raise
+        _say(f"{str(error.filename)[:_SHOWN]}: {error.strerror}")
         code = 2
     if code:
         with suppress(EinfuseError):  # it was said

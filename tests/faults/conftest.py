@@ -10,7 +10,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,14 +40,14 @@ def einfuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Return a function that runs ``einfuse`` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
-    def run(line: str, encoding: str = "utf-8") -> Done:
+    def run(line: str | Sequence[str], encoding: str = "utf-8") -> Done:
         out, errors = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
         code = 0
         with monkeypatch.context() as patched:
             patched.setattr(sys, "stdout", out)
             patched.setattr(sys, "stderr", errors)
             try:
-                main(line.split())
+                main(line.split() if isinstance(line, str) else line)
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         texts = []

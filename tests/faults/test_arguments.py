@@ -12,7 +12,8 @@ import einfuse as ef
 
 SHAPE = {"B": 1, "H": 1, "M": 1024, "P": 1024, "E": 64, "F": 64}
 WRONG: tuple[Any, ...] = (
-    None, 3, 2.5, "x", "", b"x", [], {}, object(), float("nan"), (1, 2), np.array([1]), len,
+    None, 3, 2.5, "x", "x" * 5000, "", b"x", [], {}, object(), float("nan"), (1, 2),
+    np.array([1]), len,
 )  # fmt: skip
 CASCADE = ef.load_cascade("attention/3-pass")
 CHIP = ef.load_architecture("fusemax")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Shell
+from .conftest import Command, Shell
 
 DRAWN = (
     "einfuse passes attention/3-pass --plot a.png",
@@ -15,7 +15,10 @@ DRAWN = (
 )
 
 
-@pytest.mark.parametrize("command", DRAWN)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(DRAWN[1]), *(pytest.param(c, marks=pytest.mark.slow) for c in DRAWN[::2])],
+)
 def test_a_backend_that_does_not_exist_changes_nothing(
     command: str, shell: Shell, tmp_path: Path
 ) -> None:
@@ -29,11 +32,11 @@ def test_a_backend_that_does_not_exist_changes_nothing(
 
 
 def test_a_name_of_no_kind_of_figure_is_refused_and_leaves_nothing(
-    shell: Shell, tmp_path: Path
+    einfuse: Command, tmp_path: Path
 ) -> None:
     for name in ("xplot", "x.jpeg2", "x.txt"):
         for command in DRAWN[:2]:
-            done = shell(command.replace("a.png", name))
+            done = einfuse(command.replace("a.png", name).removeprefix("einfuse "))
             assert done.returncode == 2
             assert "expected a figure's name, ending in .png, .svg or .pdf" in done.stderr
     assert not list(tmp_path.iterdir())

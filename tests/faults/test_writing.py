@@ -19,7 +19,13 @@ PLOT = "einfuse passes attention/3-pass --plot"
 TRACE = "einfuse simulate --design unfused --shape B=1,H=1,M=32,P=32,E=4,F=4 --trace"
 WATERFALL = TRACE.replace("--trace", "--plot")
 MAP = (
-    "einfuse map --cascade peer/matmuls --architecture nvdla --shape B=1,M=4,KN=4 --seconds 1 --out"
+    "einfuse map --cascade peer/matmuls --architecture nvdla --shape B=1,M=4,N0=4,N1=4,N2=4 "
+    "--seconds 1 --out"
+)
+
+WRITERS = (
+    RUN,
+    *(pytest.param(command, marks=pytest.mark.slow) for command in (PLOT, TRACE, WATERFALL, MAP)),
 )
 
 
@@ -80,7 +86,7 @@ def test_a_full_device_is_a_sentence_and_stays(tmp_path: Path) -> None:
     assert stat.S_ISCHR(full.stat().st_mode)
 
 
-@pytest.mark.parametrize("command", [RUN, PLOT, TRACE, WATERFALL, MAP])
+@pytest.mark.parametrize("command", WRITERS)
 def test_no_command_replaces_a_device_a_pipe_or_a_link(
     command: str, shell: Shell, tmp_path: Path
 ) -> None:
@@ -91,7 +97,7 @@ def test_no_command_replaces_a_device_a_pipe_or_a_link(
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "full: cannot be written: No space left on device" in done.stderr
     assert stat.S_ISCHR(full.stat().st_mode)
-    done = shell(f"cat pipe > heard & {command} pipe && wait && {command} link.png")
+    done = shell(f"timeout 60 cat pipe > heard & {command} pipe && wait && {command} link.png")
     assert done.returncode == 0, done.stderr
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert (tmp_path / "link.png").is_symlink()
@@ -100,7 +106,7 @@ def test_no_command_replaces_a_device_a_pipe_or_a_link(
     assert not list(tmp_path.glob(".partial-*"))
 
 
-@pytest.mark.parametrize("command", [RUN, PLOT, TRACE, WATERFALL, MAP])
+@pytest.mark.parametrize("command", WRITERS)
 def test_a_bad_place_is_one_sentence_before_the_work(command: str, shell: Shell) -> None:
     for place, words in {
         f"{'x' * 300}.png": "File name too long",
@@ -166,6 +172,7 @@ def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
         require_folder(tmp_path, "study b")
 
 
+@pytest.mark.slow
 def test_two_studies_of_the_command_line_do_not_share_a_folder(shell: Shell) -> None:
     assert shell("einfuse study footprint --out here --length 1K").returncode == 0
     assert shell("einfuse study footprint --out here --length 1K").returncode == 0

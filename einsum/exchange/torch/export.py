@@ -76,6 +76,10 @@ def from_torch(
     MATMUL[p,f] = A[p,e] * B[e,f]
     TANH[p,f] = tanh(MATMUL[p,f])
     """
+    if not callable(function):
+        raise EinfuseError(
+            f"from_torch: expected a function or a module, found {type(function).__name__}"
+        )
     name = _name_of(function)
     parameters = _parameter_names(function, example_inputs, example_keywords)
     program = _exported(function, example_inputs, example_keywords)

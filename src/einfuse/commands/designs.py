@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from einfuse.einsum import EinfuseError
+from einfuse.progress import shown
 
 from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
 
@@ -89,12 +90,16 @@ def study(
 
     from einfuse.studies import run_study
 
-    from .progress import ProgressHandler
-
     log = logging.getLogger("einfuse")
     log.setLevel(logging.INFO)
-    log.addHandler(ProgressHandler())
-    run_study(name, out, models=model, lengths=length)
+    with shown(f"study {name}") as say:
+        handler = logging.Handler()
+        handler.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+        log.addHandler(handler)
+        try:
+            run_study(name, out, models=model, lengths=length)
+        finally:
+            log.removeHandler(handler)
 
 
 def schema(kind: Annotated[str, typer.Argument(help="architecture, design or kernel.")]) -> None:

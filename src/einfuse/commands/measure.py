@@ -10,9 +10,9 @@ import typer
 
 from einfuse.einsum import EinfuseError
 from einfuse.kernels import require_packages
+from einfuse.progress import shown, track
 
 from .arguments import print_json
-from .progress import track
 
 if TYPE_CHECKING:
     from einfuse.kernels import Check, Outcome
@@ -105,7 +105,8 @@ def calibrate(
 
     found = find_device(device)
     require_writable_yaml(out)
-    ceilings = find_ceilings(found, seconds)
+    with shown("calibrating"):
+        ceilings = find_ceilings(found, seconds)
     write_architecture(out, found, ceilings)
     typer.echo(str(ceilings))
     typer.echo(f"wrote {out}")

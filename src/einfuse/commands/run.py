@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from einfuse.einsum import EinfuseError
+from einfuse.progress import shown
 
 from .arguments import (
     Parameters,
@@ -80,7 +81,8 @@ def run(
         loaded = _batched(chosen, sizes)
         arrays = _drawn(loaded, sizes, seed, dtype) if given is None else given
         fed = _converted(arrays, backend, device, dtype)
-        results = execute(loaded, fed, sizes, backend)
+        with shown(f"running {loaded.name}", silent_seconds=1):
+            results = execute(loaded, fed, sizes, backend)
     outputs = {name: _numpy(array) for name, array in results.items()}
     report: dict[str, Any] = {
         "cascade": loaded.name,

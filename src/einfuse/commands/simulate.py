@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
-from .progress import track
+from einfuse.progress import track
 
 
 def simulate(

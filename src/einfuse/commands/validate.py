@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from einfuse.einsum import EinfuseError, closest
+from einfuse.progress import shown
 
 from .arguments import print_json
 
@@ -50,18 +51,20 @@ def validate(
                 )
         if compiled:
             raise EinfuseError("--compiled: goes with kernels on GPUs; leave it out")
-        rows, summary = run.validate_this_cpu(out)
+        with shown("validating this cpu"):
+            rows, summary = run.validate_this_cpu(out)
     else:
         if device == "cuda" and data is not None:
             raise EinfuseError("--data: --device cuda measures its rows; use --device published")
-        rows, summary = run.validate_gpus(
-            out,
-            data=run.measure_this_gpu(out) if device == "cuda" else data,
-            constants=constants,
-            fit=fit,
-            held_out=leave_one_out,
-            compiled=compiled,
-        )
+        with shown("validating"):
+            rows, summary = run.validate_gpus(
+                out,
+                data=run.measure_this_gpu(out) if device == "cuda" else data,
+                constants=constants,
+                fit=fit,
+                held_out=leave_one_out,
+                compiled=compiled,
+            )
     if json:
         print_json(rows)
     else:
