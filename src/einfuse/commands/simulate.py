@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
 from einfuse.progress import track
+
+from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
 
 
 def simulate(
