@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -64,7 +64,7 @@ def track(items: Iterable[_T], what: str, total: int | None = None) -> Iterator[
     >>> list(track([1, 2], "counting"))
     [1, 2]
     """
-    of = len(items) if total is None and hasattr(items, "__len__") else total
+    of = len(items) if total is None and isinstance(items, Sized) else total
     with shown(f"{what}: 0 of {of}") as say:
         for number, item in enumerate(items):
             yield item
