@@ -43,7 +43,7 @@ def is_never_zero(part: Expression, flow: Dataflow) -> bool:
     """Tell whether a part is above 0 whatever has been seen, as exponentials and their sums are.
 
     >>> from einfuse.einsum.language.parser import parse
-    >>> text = "rank M\ninput X[M]\noutput Y\nS[] = sq(X[m]) :: +(m)\nY[] = S[] + 0.1"
+    >>> text = "rank M\\ninput X[M]\\noutput Y\\nS[] = sq(X[m]) :: +(m)\\nY[] = S[] + 0.1"
     >>> flow = Dataflow(parse(text), "m")
     >>> [is_never_zero(flow.producer[name].output, flow) for name in ("S", "Y")]
     [False, True]
