@@ -32,7 +32,7 @@ FOLDERS = {
         "library derivation",
         "gradient",
     ),
-    "mapper": ("errors", "machine", "nest", "design space", "grouped sequential", "search"),
+    "mapper": ("errors", "machine", "nest", "design", "space", "grouped sequential", "search"),
     "simulator": ("components", "result", "gpu", "cost", "events", "functional"),
     "kernels": ("errors", "packages", "calls", "compiled", "attention measured", "decoding linear"),
     "studies": (

@@ -69,7 +69,7 @@ def orientations(
     ... """)
     >>> found = orientations(same_coordinates(cascade, "M").cascade, "M", None, frozenset())
     >>> [one.tensor("T").ranks for one in found]
-    [("M'", 'M')]
+    [("M'", 'M'), ('M', "M'")]
     '''
     return _Planes(cascade, rank, level).orientations(first)
 

@@ -112,7 +112,7 @@ class _Rooms:
             pieces: what there is of each rank.
             places: tensor -> the words of the place that it has, which others may share.
         """
-        if not any(isinstance(node.step, Keep) for node in walk_nest(nest)):
+        if not any(isinstance(node.step, Keep | Branch) for node in walk_nest(nest)):
             return {}
         step, rest = nest[0].step, nest[1:]
         match step:

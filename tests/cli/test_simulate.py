@@ -80,7 +80,7 @@ def test_the_plot_is_a_picture(einfuse: Any, tmp_path: Path, design: str) -> Non
         (["--set", "buffer.bytes=1000"], "no tile of queries fits the buffer"),
         (["--overhead", "drain,gravity"], "no overhead 'gravity'"),
         (["--set", "array_3d.lanes=2"], "no parameter 'array_3d.lanes'"),
-        (["--set", "dram.bandwidth_bytes_per_s=nan"], "expected a number above 0, found nan"),
+        (["--set", "dram.bandwidth_bytes_per_s=nan"], "needs a finite number, found 'nan'"),
         (["--plot", "out.nothing"], "expected a figure's name, ending in .png, .svg or .pdf"),
         (
             ["--plot", "/nowhere/out.png"],

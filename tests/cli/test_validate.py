@@ -92,7 +92,7 @@ def test_every_row_is_printed_with_its_prediction_or_why_not(
     assert "Blackwell" in gpu["skipped"]
     assert "factor of two" in mask["skipped"]
     assert {one.name for one in out.iterdir()} == {
-        "results.csv", "scatter.png", "scatter.svg", "report.md"
+        "written-by.txt", "results.csv", "scatter.png", "scatter.svg", "report.md"
     }  # fmt: skip
     assert "Where it fails, and why" in (out / "report.md").read_text()
 

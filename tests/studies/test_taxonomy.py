@@ -120,7 +120,7 @@ def test_orders_of_growth(lengths: tuple[int, int], counts: tuple[int, int], ord
 
 def test_the_study_writes_table_figure_and_report(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
-        "report.md", "taxonomy.csv", "taxonomy.png", "taxonomy.svg",
+        "written-by.txt", "report.md", "taxonomy.csv", "taxonomy.png", "taxonomy.svg",
     }  # fmt: skip
     report = (folder / "report.md").read_text()
     assert "| 1 | attention/1-pass | `E*M0 + E + F*M0 + F + 2` | 1 |" in report
