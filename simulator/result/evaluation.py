@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 from einfuse.mapper import Values
 
 from .sources import Source
@@ -205,7 +207,9 @@ class Evaluation:
     @property
     def _title(self) -> str:
         charged = "".join(f" + {option}" for option in self.include)
-        return f"{self.design}, accounting {self.accounting}{charged}"
+        points = np.size(self.seconds)
+        shown = f": the first of {points:,} points, the fields hold all" if points > 1 else ""
+        return f"{self.design}, accounting {self.accounting}{charged}{shown}"
 
     def _lines(self) -> list[tuple[str, str, str]]:
         unknown = {name: f"unknown: {why}" for name, why in self.unknown.items()}

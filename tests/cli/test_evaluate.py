@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from einfuse.mapper import load_design
+from einfuse.simulator import evaluate
+
 from .conftest import Command
 
 SHAPE = "B=64,H=12,M=4096,P=4096,E=64,F=64"
@@ -124,3 +127,10 @@ def test_options_without_figures_are_refused(
 ) -> None:
     done = einfuse("evaluate", "--design", "fusemax", "--shape", SHAPE, *arguments)
     assert done.returncode == 2 and words in done.stderr and done.stdout == ""
+
+
+def test_a_result_of_many_points_says_that_it_shows_the_first() -> None:
+    shape = {"B": 1, "H": 1, "M": [1024, 2048, 4096], "P": 1024, "E": 64, "F": 64}
+    found = evaluate(load_design("fusemax"), shape)
+    assert "the first of 3 points" in str(found)
+    assert "points" not in str(evaluate(load_design("fusemax"), {**shape, "M": 1024}))

@@ -168,7 +168,7 @@ def main(arguments: list[str]) -> int:
         lines = list(differences(json.loads(path.read_text(encoding="utf-8")), found))
         print(f"{name}: {len(found)} entries, {len(lines)} differences", flush=True)
         for line in lines[:20]:
-            print(f"  {line}")
+            print(f"  {line[:200]}")
         failed |= bool(lines)
     return int(failed)
 
