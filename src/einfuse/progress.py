@@ -69,3 +69,18 @@ def track(items: Iterable[_T], what: str, total: int | None = None) -> Iterator[
         for number, item in enumerate(items):
             yield item
             say(f"{what}: {number + 1} of {of}")
+
+
+def progress() -> Callable[[str], None]:
+    """Return what shows a line of progress; the empty line clears it away."""
+    shown = [time.monotonic()]
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+
+    def show(line: str) -> None:
+        if terminal:
+            print(f"\r\x1b[K{line[:90]}", end="", file=sys.stderr, flush=True)
+        elif line and time.monotonic() - shown[0] > SILENT_SECONDS:
+            shown[0] = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    return show

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from einfuse.einsum import EinfuseError
+from einfuse.progress import progress
 
 from .arguments import Include, parse_names, parse_numbers, parse_shape, print_json
-from .progress import progress
 
 if TYPE_CHECKING:
     from einfuse.mapper import Ratio, SearchResult, Solution
